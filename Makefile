@@ -1,0 +1,55 @@
+# One word for each thing a developer does; `make` lists them. Needs Python 3.11 with pip, and make.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+SCHEMA := tests/schema/meta_schema_20240725.json
+
+# A key that stands twice in a config is an error; small tensors are slower on several threads than on one.
+export MONAI_FAIL_ON_DUPLICATE_CONFIG := 1
+test test-all: export OMP_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup lint format types test test-all demo metadata clean
+
+help:  ## list these words
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(READY)  ## make .venv with everything pinned in requirements*.txt
+
+# torch first and by itself: whatever build of it the machine's package index offers must not be replaced by the rest.
+$(READY): requirements.txt requirements-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements.txt)"
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	touch $@
+
+lint: $(READY)  ## ruff: rules and formatting, changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)  ## ruff: sort imports, mend what can be mended, format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY)  ## mypy on scripts/
+	$(BIN)/mypy
+
+test: $(READY)  ## all tests but the slow ones and those for a GPU
+	$(BIN)/python -m pytest
+
+test-all: $(READY)  ## all tests; those for a GPU skip themselves without one
+	$(BIN)/python -m pytest -m ""
+
+demo: $(READY)  ## phantom data, both stages, a table and pictures; minutes on a CPU
+	$(BIN)/python -m scripts demo
+
+metadata: $(READY)  ## metadata.json: both copies equal, the Zoo's schema, the network's input and output
+	cmp metadata.json configs/metadata.json
+	$(BIN)/python -m monai.bundle verify_metadata --meta_file configs/metadata.json --filepath $(SCHEMA)
+	$(BIN)/python -m monai.bundle verify_net_in_out network_def --meta_file configs/metadata.json \
+		--config_file configs/inference.yaml
+
+clean:  ## remove caches of the tools; runs, models and .venv stay
+	rm -rf .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""CPS4: class-prompt driven semi-supervised segmentation of spine MR."""

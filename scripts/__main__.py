@@ -1,0 +1,45 @@
+"""`python -m scripts COMMAND`: everything that is not a training or a labelling, which `python -m monai.bundle` runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+
+COMMANDS = {
+    "info": ("scripts.info", "list the classes, label maps and methods"),
+    "prepare": ("scripts.data.prepare", "make a datalist of a folder of scans"),
+    "check": ("scripts.data.check", "open every file of a datalist and report problems"),
+    "phantom": ("scripts.phantom.write", "draw synthetic spine volumes with labels"),
+    "demo": ("scripts.demo", "show the whole method on phantoms, in minutes"),
+    "benchmark": ("scripts.benchmark.commands", "measure accuracy or speed"),
+    "report": ("scripts.report.results", "make tables of what a benchmark wrote"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and run one command; return its exit code.
+
+    A command's module has `add_arguments(parser)` and `run(args) -> int`; only the module that is asked for is imported.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="python -m scripts", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, words) in COMMANDS.items():
+        sub = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
+        if given[:1] == [name]:
+            command = importlib.import_module(module)
+            command.add_arguments(sub)
+            sub.set_defaults(run=command.run)
+    args = parser.parse_args(given)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        return int(args.run(args) or 0)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

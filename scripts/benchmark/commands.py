@@ -1,0 +1,26 @@
+"""`python -m scripts benchmark accuracy|speed`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+KINDS = {
+    "accuracy": "train and score methods under equal conditions",
+    "speed": "time steps, maps and thresholds against stated references",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of both benchmarks."""
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    for name, words in KINDS.items():
+        module = importlib.import_module(f"scripts.benchmark.{name}")
+        sub = kinds.add_parser(name, help=words, description=module.__doc__)
+        module.add_arguments(sub)
+        sub.set_defaults(benchmark=module.run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one benchmark."""
+    return int(args.benchmark(args) or 0)

@@ -1,0 +1,172 @@
+"""Slices of volumes on disk: every volume is transformed once and then read slice by slice through a memory map."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.utils import pickle_hashing
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+IMAGE, LABEL = "image.npy", "label.npy"
+
+
+class SliceCache:
+    """Transformed volumes as arrays of slices, one folder a volume, kept between runs.
+
+    Args:
+        folder: where the arrays live; made on first use.
+        transform: volume-level transforms, dictionary in, `image` (1, H, W, S) and maybe `label` (1, H, W, S) out.
+
+    Convention: `image.npy` is (S, H, W) float16, `label.npy` (S, H, W) uint8. A folder's name is a hash of the files
+    (path, size, time of change) and of the transforms, so a changed file or setting is never mistaken for the old one.
+    """
+
+    def __init__(self, folder: str | Path, transform: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
+        self.folder = Path(folder)
+        self.transform = transform
+        self._transform_hash = pickle_hashing(transform).decode()
+
+    def key(self, entry: Mapping[str, Any]) -> str:
+        """Name of the folder of one volume."""
+        stamps: list[Any] = [self._transform_hash, entry.get("label_map")]
+        for name in ("image", "label"):
+            if name in entry:
+                stat = os.stat(entry[name])
+                stamps.append([str(entry[name]), stat.st_size, stat.st_mtime_ns])
+        return hashlib.sha1(json.dumps(stamps, sort_keys=True).encode()).hexdigest()
+
+    def build(self, entry: Mapping[str, Any]) -> Path:
+        """Transform a volume unless that was done before; return its folder. Safe against a kill and a second process."""
+        target = self.folder / self.key(entry)
+        if target.is_dir():
+            return target
+        self.folder.mkdir(parents=True, exist_ok=True)
+        out = self.transform({k: entry[k] for k in ("image", "label", "label_map") if k in entry})
+        part = Path(tempfile.mkdtemp(dir=self.folder, prefix=".part-"))
+        for name, file, dtype in (("image", IMAGE, np.float16), ("label", LABEL, np.uint8)):
+            if name in entry:
+                slices = np.moveaxis(np.asarray(out[name])[0], -1, 0)  # (H, W, S) -> (S, H, W)
+                np.save(part / file, np.ascontiguousarray(slices, dtype=dtype))
+        try:
+            part.rename(target)
+        except OSError:  # another process was faster; its arrays are the same
+            shutil.rmtree(part)
+        return target
+
+    def build_all(self, entries: Sequence[Mapping[str, Any]]) -> list[Path]:
+        """Build every volume, with a progress bar if there is anything to build."""
+        missing = [e for e in entries if not (self.folder / self.key(e)).is_dir()]
+        for entry in tqdm(missing, desc="slicing volumes", disable=not missing):
+            self.build(entry)
+        return [self.folder / self.key(entry) for entry in entries]
+
+
+class SliceDataset(Dataset):
+    """All slices of a list of volumes, read from a `SliceCache`.
+
+    Args:
+        data: entries with `image`, maybe `label` and `unlabelled_classes`.
+        cache: where the slices live; volumes are transformed at the first look, not at construction.
+        num_classes: N, background included.
+        prompt_maps: where attention maps of the slices are kept (`scripts.data.prompt_maps`), or None.
+
+    An item holds `image` (1, H, W) float32, `is_unlabelled` (N,) bool, `label` (1, H, W) uint8 where the entry
+    has one, and with `prompt_maps` also `attention_maps` (N, h, w) float32 and `thresholds` (N,) float32.
+    """
+
+    def __init__(
+        self, data: Sequence[Mapping[str, Any]], cache: SliceCache, num_classes: int, prompt_maps: Any | None = None
+    ) -> None:
+        self.data = list(data)
+        self.cache = cache
+        self.num_classes = num_classes
+        self.prompt_maps = prompt_maps
+        self._images: list[np.ndarray] | None = None
+        self._labels: list[np.ndarray | None] = []
+        self._first: np.ndarray = np.zeros(1, dtype=np.int64)
+
+    def prepare(self) -> SliceDataset:
+        """Make sure that every volume is in the cache and open the arrays; done once."""
+        if self._images is None:
+            folders = self.cache.build_all(self.data)
+            self._labels = [
+                np.load(f / LABEL, mmap_mode="r") if (f / LABEL).exists() else None for f in folders
+            ]
+            self._images = [np.load(f / IMAGE, mmap_mode="r") for f in folders]
+            self._first = np.cumsum([0] + [len(a) for a in self._images])
+        return self
+
+    @property
+    def images(self) -> list[np.ndarray]:
+        """One (S, H, W) float16 memory map for each volume."""
+        self.prepare()
+        assert self._images is not None
+        return self._images
+
+    def __len__(self) -> int:
+        self.prepare()
+        return int(self._first[-1])
+
+    def labelled_classes(self) -> list[int]:
+        """Ids of the classes that at least one case labels."""
+        hidden = [set(entry.get("unlabelled_classes", ())) for entry in self.data]
+        never = set.intersection(*hidden) if hidden else set()
+        return [i for i in range(self.num_classes) if i not in never]
+
+    def is_unlabelled(self, case: int) -> torch.Tensor:
+        """(N,) bool, true for classes that the case shows but does not label."""
+        flags = torch.zeros(self.num_classes, dtype=torch.bool)
+        flags[list(self.data[case].get("unlabelled_classes", ()))] = True
+        return flags
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.prepare()
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        case = int(np.searchsorted(self._first, index, side="right")) - 1
+        number = index - int(self._first[case])
+        item: dict[str, Any] = {
+            "image": torch.from_numpy(self.images[case][number].astype(np.float32))[None],
+            "is_unlabelled": self.is_unlabelled(case),
+        }
+        label = self._labels[case]
+        if label is not None:
+            item["label"] = torch.from_numpy(label[number].copy())[None]
+        if self.prompt_maps is not None and self.prompt_maps.available:
+            maps, thresholds = self.prompt_maps.read(self, case, number)
+            item.update(attention_maps=maps, thresholds=thresholds)
+        return item
+
+
+class VolumeDataset(Dataset):
+    """Whole volumes out of a `SliceDataset`: `image` (S, 1, H, W), `label` (S, 1, H, W), `is_unlabelled` (N,)."""
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], cache: SliceCache, num_classes: int) -> None:
+        self.data = list(data)
+        self.slices = SliceDataset(data, cache, num_classes)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, case: int) -> dict[str, Any]:
+        if not 0 <= case < len(self):
+            raise IndexError(case)
+        slices = self.slices.prepare()
+        item: dict[str, Any] = {
+            "image": torch.from_numpy(slices.images[case].astype(np.float32))[:, None],
+            "is_unlabelled": slices.is_unlabelled(case),
+        }
+        label = slices._labels[case]
+        if label is not None:
+            item["label"] = torch.from_numpy(np.array(label))[:, None]
+        return item

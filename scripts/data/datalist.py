@@ -1,0 +1,243 @@
+"""Datalists: the JSON files that name a data set's volumes, split by patient."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..labels import ClassTable, LabelMap
+from . import dicom
+from .names import case_name, image_files, is_label
+
+SECTIONS = ("training", "unlabelled", "validation", "test")
+MAY_BE_EMPTY = ("unlabelled", "validation")
+"""Without unlabelled scans training is supervised; with one or two labelled patients none is left to validate on."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used; every line of the message is a sentence that names the file and the mend."""
+
+
+@dataclass(frozen=True)
+class Datalist:
+    """A datalist as read.
+
+    Attributes:
+        path: the file.
+        table: the classes.
+        label_map: how the data set's label values become class ids.
+        sections: section -> entries with `image`, `case`, `patient`, `unlabelled_classes` (ids), and, where there are
+            any, `label`, `hidden_label` and `label_map` (for `MapLabelValuesd`). Paths are absolute.
+    """
+
+    path: Path
+    table: ClassTable
+    label_map: LabelMap
+    sections: dict[str, list[dict[str, Any]]]
+
+
+def load_datalist(path: str | Path, *, class_table: str | Path | None = None) -> Datalist:
+    """Read a datalist, resolve its paths and its classes, and refuse what no part of the program could use.
+
+    Whether the files exist and fit is the business of `scripts.data.check`.
+
+    Args:
+        path: the JSON file.
+        class_table: JSON file of the class table; None is the bundle's own.
+
+    Raises:
+        DataError: a missing file, bad JSON, an unknown label map or class, an entry without an image.
+    """
+    path = Path(path).expanduser().absolute()
+    raw = _read_json(path)
+    table = ClassTable.load(class_table)
+    source, label_map = _label_map(path, raw.get("label_map"), table)
+    default = raw.get("unlabelled_classes", label_map.unlabelled_classes)
+    common: dict[str, Any] = {} if source is None else {"label_map": source}
+    sections: dict[str, list[dict[str, Any]]] = {}
+    mistakes: list[str] = []
+    for section in (s for s in SECTIONS if s in raw):
+        sections[section] = []
+        if not isinstance(raw[section], list):
+            raise DataError(f'{path}: "{section}" must be a list of entries {{"image": ..., "label": ...}}')
+        for number, row in enumerate(raw[section]):
+            try:
+                sections[section].append(_entry(path.parent, section, row, default, table, common))
+            except DataError as error:
+                mistakes.append(f'{path}: entry {number} of "{section}" {error}')
+    if mistakes:
+        raise DataError("\n".join(mistakes))
+    return Datalist(path, table, label_map, sections)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise DataError(
+            f"{path}: there is no such datalist; write one with `python -m scripts prepare FOLDER --out {path}`"
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: this is not JSON ({error}); correct it, or write it anew with prepare") from error
+    if not isinstance(raw, dict):
+        raise DataError(f'{path}: a datalist is a table {{"training": [...], ...}}, not a {type(raw).__name__}')
+    return raw
+
+
+def _label_map(path: Path, source: Any, table: ClassTable) -> tuple[str | dict[str, Any] | None, LabelMap]:
+    """The label map in a form that `LabelMap.load` reads from any folder, and the map itself."""
+    if isinstance(source, Mapping):
+        source = dict(source) if "map" in source else {"map": dict(source)}
+    elif source is not None and (path.parent / str(source)).is_file():
+        source = str(path.parent / str(source))
+    try:
+        return source, LabelMap.load(source, table)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        mend = 'name one of those, or a JSON file with {"map": {"1": "S", ...}}'
+        raise DataError(f'{path}: "label_map" cannot be used ({error}); {mend}') from error
+
+
+def _entry(
+    folder: Path, section: str, row: Any, default: Sequence[str | int], table: ClassTable, common: dict[str, Any]
+) -> dict[str, Any]:
+    """One entry with absolute paths; errors read on from 'entry 3 of "training"'."""
+    if not isinstance(row, dict) or not row.get("image"):
+        raise DataError('names no image; add the key "image" with the path of a scan')
+    if section == "training" and not row.get("label"):
+        raise DataError('has no label; add the key "label", or move the entry to "unlabelled"')
+    if section == "unlabelled" and row.get("label"):
+        raise DataError('has a label; call it "hidden_label" (training never reads it) or move the entry to "training"')
+    entry = {k: str(folder / Path(row[k]).expanduser()) for k in ("image", "label", "hidden_label") if row.get(k)}
+    entry = {k: os.path.normpath(v) for k, v in entry.items()}
+    entry["case"] = str(row.get("case") or case_name(row["image"]))
+    entry["patient"] = str(row.get("patient") or entry["case"])
+    try:
+        ids = tuple(table.id_of(c) for c in row.get("unlabelled_classes", default))
+    except ValueError as error:
+        raise DataError(f'has an unknown class in "unlabelled_classes": {error}') from error
+    return {**entry, "unlabelled_classes": ids, **(common if {"label", "hidden_label"} & entry.keys() else {})}
+
+
+def _section(datalist: Datalist, section: str) -> list[dict[str, Any]]:
+    """The entries of one section; see `MAY_BE_EMPTY`."""
+    if section not in SECTIONS:
+        raise DataError(
+            f"{datalist.path}: no section can be called {section!r}; the sections are {', '.join(SECTIONS)}"
+        )
+    if section not in datalist.sections and section != "unlabelled":
+        raise DataError(f'{datalist.path}: the section "{section}" is missing; add "{section}": [...] or run prepare')
+    entries = datalist.sections.get(section, [])
+    if not entries and section not in MAY_BE_EMPTY:
+        raise DataError(f'{datalist.path}: "{section}" is an empty list; add scans with labels to it or run prepare')
+    return entries
+
+
+def select(datalist: str | Path | None, section: str, *, class_table: str | Path | None = None) -> list[dict[str, Any]]:
+    """The entries of one section, as configs ask for them; no datalist gives no entries, so that a graph builds.
+
+    Labels of unlabelled scans stay out: what is never read cannot leak.
+
+    Raises:
+        DataError: as `load_datalist`; a missing section; an empty list where there must be scans.
+    """
+    if not datalist:
+        return []
+    entries = _section(load_datalist(datalist, class_table=class_table), section)
+    hidden = ("hidden_label", "label_map") if section == "unlabelled" else ("hidden_label",)
+    return [{k: v for k, v in entry.items() if k not in hidden} for entry in entries]
+
+
+def select_for_scoring(
+    datalist: str | Path, section: str, *, class_table: str | Path | None = None
+) -> list[dict[str, Any]]:
+    """The entries of one section that have labels; for "unlabelled" the hidden labels take the place of labels.
+
+    Raises:
+        DataError: as `select`; no entry with a label.
+    """
+    key = "hidden_label" if section == "unlabelled" else "label"
+    entries = _section(load_datalist(datalist, class_table=class_table), section)
+    scored = [{**entry, "label": entry[key]} for entry in entries if key in entry]
+    if not scored:
+        raise DataError(f'{datalist}: no entry of "{section}" has a "{key}", so nothing can be scored; add some')
+    return [{k: v for k, v in entry.items() if k != "hidden_label"} for entry in scored]
+
+
+def find_scans(folder: str | Path) -> list[dict[str, Any]]:
+    """All scans at or below a folder (or the one file): NIfTI, MetaImage, NRRD, and folders of one DICOM series.
+
+    Labels and earlier results ("x_seg", folders "labels" or "masks") are passed over. Of scans with the same name each
+    is called by its folders too ("visit1_t2").
+
+    Returns:
+        `{"image": path, "case": name}`, sorted by path; the cases differ.
+
+    Raises:
+        DataError: no such folder, no scan in it, or a folder in which DICOM series are mixed.
+    """
+    root = Path(folder).expanduser().absolute()
+    if not root.exists():
+        raise DataError(f"{root}: there is no such folder or file; give the path of a scan or of a folder of scans")
+    base = root.parent if root.is_file() else root
+    files = [root] if root.is_file() else [p for p in image_files(root) if not is_label(p, root)]
+    files += dicom.dicom_folders(root)
+    mixed = [p for p in files if p.is_dir() and len(dicom.series_files(p)) > 1]
+    if mixed:
+        mend = "give each series a folder of its own, or convert them with `python -m scripts prepare --layout dicom`"
+        raise DataError("\n".join(f"{p}: the folder mixes several DICOM series; {mend}" for p in mixed))
+    if not files:
+        raise DataError(f"{root}: there is no scan here; NIfTI, MHA, NRRD and folders of DICOM files are read")
+    count = Counter(case_name(p) for p in files)
+    scans = []
+    for path in sorted(files):
+        parts = path.relative_to(base).parts if count[case_name(path)] > 1 else ()
+        scans.append({"image": str(path), "case": "_".join((*parts[:-1], case_name(path)))})
+    return scans
+
+
+def write_datalist(
+    path: str | Path,
+    sections: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    label_map: str | Mapping[str, Any] | None = None,
+    unlabelled_classes: Sequence[str | int] | None = None,
+    prepared: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a datalist, whole or not at all; paths below its own folder become relative, so that both can move.
+
+    Args:
+        path: the JSON file; folders are made.
+        sections: section -> entries as in the file.
+        label_map: name, file or table; None for class ids as they are.
+        unlabelled_classes: None leaves them to the label map.
+        prepared: how the list came about, for the reader.
+
+    Returns:
+        The absolute path of the file.
+    """
+    path = Path(path).expanduser().absolute()
+    content: dict[str, Any] = {"label_map": label_map}
+    if unlabelled_classes is not None:
+        content["unlabelled_classes"] = list(unlabelled_classes)
+    if prepared:
+        content["prepared"] = dict(prepared)
+    for section in SECTIONS:
+        content[section] = [
+            {k: _relative(v, path.parent) if k in ("image", "label", "hidden_label") else v for k, v in row.items()}
+            for row in sections.get(section, [])
+        ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def _relative(file: str | Path, folder: Path) -> str:
+    file = Path(os.path.normpath(Path(file).expanduser().absolute()))
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)

@@ -1,0 +1,89 @@
+"""The two streams of training: endless batches of labelled and of unlabelled slices, a function of seed and step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class EndlessBatches(Sampler[list[int]]):
+    """Batches of indices without an end: shuffled passes over the data, one after another.
+
+    Batch `step` depends on (seed, step) only, so a run that starts at a later step sees what the whole run would have.
+
+    Args:
+        dataset: anything with a length; asked when iteration begins.
+        batch_size: indices in each batch; a batch may reach into the next pass, so none is ever short.
+        seed: fixes the order of every pass.
+    """
+
+    def __init__(self, dataset: Any, batch_size: int, seed: int = 0) -> None:
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.start_step = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size = len(self.dataset)
+        if size == 0:
+            raise ValueError("there are no slices to draw batches from; check the datalist's sections")
+        position = self.start_step * self.batch_size
+        passed, order = -1, torch.empty(0)
+        while True:
+            batch = []
+            for _ in range(self.batch_size):
+                if position // size != passed:
+                    passed = position // size
+                    generator = torch.Generator().manual_seed(self.seed * 1_000_003 + passed)
+                    order = torch.randperm(size, generator=generator)
+                batch.append(int(order[position % size]))
+                position += 1
+            yield batch
+
+
+class TwoStreamLoader:
+    """Pairs of batches, `{"labelled": batch, "unlabelled": batch or None}`, without an end.
+
+    Args:
+        labelled: labelled slices.
+        unlabelled: unlabelled slices; None or an empty list of volumes gives None in every pair.
+        batch_size: labelled slices a step.
+        unlabelled_batch_size: unlabelled slices a step.
+        seed: fixes the order of both streams.
+        num_workers: loader processes for each stream; slices come out of a memory map, so 0 is usually fastest.
+    """
+
+    def __init__(
+        self,
+        labelled: Dataset,
+        unlabelled: Dataset | None,
+        batch_size: int,
+        unlabelled_batch_size: int,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        has_unlabelled = unlabelled is not None and len(unlabelled.data) > 0  # type: ignore[attr-defined]
+        self.samplers = [EndlessBatches(labelled, batch_size, seed)]
+        if has_unlabelled:
+            self.samplers.append(EndlessBatches(unlabelled, unlabelled_batch_size, seed + 1))
+        self.loaders = [
+            DataLoader(
+                s.dataset, batch_sampler=s, num_workers=num_workers, pin_memory=torch.cuda.is_available(),
+                persistent_workers=num_workers > 0,
+            )
+            for s in self.samplers
+        ]  # fmt: skip
+
+    def start_at(self, step: int) -> None:
+        """Begin the next iteration at this step (0-based) of the endless streams."""
+        for sampler in self.samplers:
+            sampler.start_step = step
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if len(self.loaders) == 1:
+            for batch in self.loaders[0]:
+                yield {"labelled": batch, "unlabelled": None}
+        else:
+            for labelled, unlabelled in zip(*self.loaders, strict=True):
+                yield {"labelled": labelled, "unlabelled": unlabelled}

@@ -1,0 +1,117 @@
+"""Attention maps of slices, computed once with the frozen stage-1 model and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..ops.otsu import otsu_thresholds
+from ..ops.prompt_map import upsample
+from .cache import SliceDataset
+
+MAPS, THRESHOLDS = "maps.npy", "thresholds.npy"
+
+
+class PromptMaps:
+    """Attention maps (N, h, w) and OTSU thresholds (N,) of every slice of a data set.
+
+    Args:
+        model_dir: folder of the stage-1 checkpoint; it need not exist until `build`.
+        load_model: `load_model(model_dir)` returns a frozen network (B, 1, H, W) -> (B, N, h, w).
+        folder: where the maps are kept, one sub-folder for each stage-1 checkpoint and volume.
+        batch_size: slices that go through the vision encoder at once.
+        device: where the vision encoder runs.
+
+    Convention: maps are stored as float16 on the encoder's own grid. A threshold belongs to the up-sampled map of the
+    slice as it is; under augmentation the maps are warped and their thresholds stay.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        load_model: Callable[[str | Path], torch.nn.Module],
+        folder: str | Path,
+        batch_size: int = 16,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.model_dir, self.folder = Path(model_dir), Path(folder)
+        self.load_model, self.batch_size, self.device = load_model, batch_size, device
+        self._folders: dict[str, Path] = {}
+        self._open: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
+
+    @property
+    def checkpoint(self) -> Path:
+        """The stage-1 weights that the maps come from."""
+        return self.model_dir / "model.pt"
+
+    @property
+    def available(self) -> bool:
+        """Whether maps were built (or found) in this run."""
+        return bool(self._folders)
+
+    def build(self, dataset: SliceDataset) -> None:
+        """Compute the maps of every volume of a data set, unless they are there already.
+
+        Raises:
+            FileNotFoundError: there is no stage-1 checkpoint.
+        """
+        root = self.folder / _digest(self.checkpoint)
+        dataset.prepare()
+        todo: list[tuple[int, Path]] = []
+        for case, entry in enumerate(dataset.data):
+            key = dataset.cache.key(entry)
+            self._folders[str(entry["image"])] = root / key
+            if not (root / key).is_dir():
+                todo.append((case, root / key))
+        if not todo:
+            logging.getLogger(__name__).info("attention maps of %d volumes found in %s", len(dataset.data), root)
+            return
+        root.mkdir(parents=True, exist_ok=True)
+        model = self.load_model(self.model_dir).to(self.device).eval()
+        for case, target in tqdm(todo, desc="attention maps of unlabelled volumes"):
+            image = torch.from_numpy(dataset.images[case].astype(np.float32))[:, None]
+            maps, thresholds = self.compute(model, image)
+            _write(target, maps.to(torch.float16).numpy(), thresholds.numpy())
+
+    @torch.no_grad()
+    def compute(self, model: torch.nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps (S, N, h, w) and thresholds (S, N) of the slices (S, 1, H, W), on the CPU."""
+        maps, thresholds = [], []
+        for part in image.split(self.batch_size):
+            # Through float16 and back: thresholds belong to the maps as they are kept.
+            kept = model(part.to(self.device)).to(torch.float16).float()
+            maps.append(kept.cpu())
+            thresholds.append(otsu_thresholds(upsample(kept, part.shape[-2:])).cpu())
+        return torch.cat(maps), torch.cat(thresholds)
+
+    def read(self, dataset: SliceDataset, case: int, number: int) -> tuple[Tensor, Tensor]:
+        """Maps (N, h, w) and thresholds (N,) of one slice, float32."""
+        folder = self._folders[str(dataset.data[case]["image"])]
+        if folder not in self._open:
+            self._open[folder] = (np.load(folder / MAPS, mmap_mode="r"), np.load(folder / THRESHOLDS))
+        maps, thresholds = self._open[folder]
+        return torch.from_numpy(maps[number].astype(np.float32)), torch.from_numpy(thresholds[number].copy())
+
+
+def _digest(file: Path) -> str:
+    """Name of a checkpoint by what it holds."""
+    return hashlib.sha1(file.read_bytes()).hexdigest()[:16]
+
+
+def _write(target: Path, maps: np.ndarray, thresholds: np.ndarray) -> None:
+    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=".part-"))
+    np.save(part / MAPS, maps)
+    np.save(part / THRESHOLDS, thresholds)
+    try:
+        part.rename(target)
+    except OSError:  # another process was faster; its maps are the same
+        shutil.rmtree(part)

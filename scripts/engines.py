@@ -1,0 +1,111 @@
+"""Adapters between MONAI's engines and the objectives: one optimisation step, and inference of whole volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from .ops.otsu import otsu_thresholds
+from .ops.prompt_map import upsample
+
+
+class OptimizationStep:
+    """`iteration_update` of a MONAI trainer: batch to device, augment, objective, backward, optimiser.
+
+    Args:
+        objective: (batch, progress) -> {"loss": (), named parts}.
+        optimizer: moves what the objective trains.
+        augment: (batch, step) -> batch, on the device; None leaves the batch as it is.
+        max_grad_norm: gradients are clipped to this norm; None leaves them.
+
+    Mixed precision follows the engine's `amp`: bfloat16 where the GPU has it, else float16 with the engine's scaler.
+    """
+
+    def __init__(
+        self,
+        objective: Callable[[dict[str, Any], float], dict[str, Tensor]],
+        optimizer: torch.optim.Optimizer,
+        augment: Callable[[dict[str, Any], int], dict[str, Any]] | None = None,
+        max_grad_norm: float | None = None,
+    ) -> None:
+        self.objective, self.optimizer = objective, optimizer
+        self.augment, self.max_grad_norm = augment, max_grad_norm
+
+    def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Take one step and return the detached losses."""
+        state = engine.state
+        engine.network.train()
+        batch = to_device(batch, state.device, engine.non_blocking)
+        if self.augment is not None:
+            batch = self.augment(batch, state.iteration)
+        progress = (state.iteration - 1) / (state.max_epochs * state.epoch_length)
+        device = torch.device(state.device).type
+        bf16 = device == "cpu" or torch.cuda.is_bf16_supported()
+        with torch.autocast(device, dtype=torch.bfloat16 if bf16 else torch.float16, enabled=engine.amp):
+            losses = self.objective(batch, progress)
+        self.optimizer.zero_grad(set_to_none=True)
+        self._backward(losses["loss"], engine.scaler if not bf16 else None)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _backward(self, loss: Tensor, scaler: Any | None) -> None:
+        if scaler is None:
+            loss.backward()
+        else:
+            scaler.scale(loss).backward()
+            scaler.unscale_(self.optimizer)
+        if self.max_grad_norm is not None:
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+
+
+class ChunkedInferer(Inferer):
+    """Run a 2D network on the slices (S, 1, H, W) of a volume, `chunk` at a time, so that memory does not grow with S."""
+
+    def __init__(self, chunk: int = 16) -> None:
+        super().__init__()
+        self.chunk = chunk
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Return the network's output for all slices, (S, N, H, W)."""
+        return torch.cat([network(part, *args, **kwargs) for part in inputs.split(self.chunk)])
+
+
+def to_device(batch: Any, device: torch.device | str, non_blocking: bool = False) -> Any:
+    """Move every tensor of a nested batch; what is not a tensor stays."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=non_blocking)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device, non_blocking) for key, value in batch.items()}
+    return batch
+
+
+class PromptMapInferer(ChunkedInferer):
+    """Slices (S, 1, H, W) through a stage-1 network to the prompt-guided map (S, H, W), as stage 2 would make it.
+
+    Args:
+        prompt_map: (maps (S, N, H, W), thresholds (S, N)) -> (S, H, W).
+        chunk: slices that go through the network at a time.
+    """
+
+    def __init__(self, prompt_map: Callable[[Tensor, Tensor], Tensor], chunk: int = 16) -> None:
+        super().__init__(chunk)
+        self.prompt_map = prompt_map
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """Return class ids, (S, H, W)."""
+
+        def label_map(part: Tensor) -> Tensor:
+            maps = upsample(network(part, *args, **kwargs), part.shape[-2:])
+            return self.prompt_map(maps, otsu_thresholds(maps))
+
+        return super().__call__(inputs, label_map)

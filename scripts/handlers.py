@@ -1,0 +1,230 @@
+"""Event adapters: the EMA teacher, checkpoints, the model file, logs, the progress bar. No mathematics here."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from .ops.ema import update_ema_, warmup_decay
+
+
+class EMATeacher:
+    """Move the teacher after every step: teacher = decay · teacher + (1 - decay) · student.
+
+    Args:
+        student: network that is trained.
+        teacher: its moving average.
+        decay: share of the teacher that is kept, warmed up as min(1 - 1 / (step + 1), decay).
+        buffers: "batch", "average" or "copy"; see `scripts.ops.ema.update_ema_`.
+    """
+
+    def __init__(
+        self, student: torch.nn.Module, teacher: torch.nn.Module, decay: float = 0.99, buffers: str = "batch"
+    ) -> None:
+        self.student, self.teacher, self.decay, self.buffers = student, teacher, decay, buffers
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Update the teacher."""
+        update_ema_(self.teacher, self.student, warmup_decay(engine.state.iteration, self.decay), self.buffers)
+
+
+class TrainingCheckpoint:
+    """Everything that a killed run needs to go on, written after each epoch, at once or not at all.
+
+    Args:
+        path: checkpoint file of the run.
+        objects: name -> whatever has `state_dict` and `load_state_dict`.
+        loader: has `start_at(step)`; told where to go on.
+        resume: load the file, if there is one, when training starts.
+        interval: epochs between two checkpoints.
+    """
+
+    def __init__(self, path: str | Path, objects: Mapping[str, Any], loader: Any, resume: bool, interval: int = 1):
+        self.path, self.objects, self.loader = Path(path), dict(objects), loader
+        self.resume, self.interval = resume, interval
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save)
+
+    def load(self, engine: Engine) -> None:
+        """Go on from the file, if resuming was asked for and there is one."""
+        if not (self.resume and self.path.is_file()):
+            return
+        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        for name, thing in self.objects.items():
+            thing.load_state_dict(state[name])
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        torch.set_rng_state(state["rng"])
+        self.loader.start_at(state["iteration"])
+        logging.getLogger(__name__).info("resuming %s after epoch %d", self.path, state["epoch"])
+
+    def save(self, engine: Engine) -> None:
+        """Write the file."""
+        state = {name: thing.state_dict() for name, thing in self.objects.items()}
+        state.update(epoch=engine.state.epoch, iteration=engine.state.iteration, rng=torch.get_rng_state())
+        save_atomically(state, self.path)
+
+
+class ModelFile:
+    """Write the network that is kept: the best on validation, or the last where there is no validation.
+
+    Args:
+        write: writes the weights; takes no argument.
+        metric: name of the validation score to compare, larger is better; None writes when the engine completes.
+
+    Attach to the evaluator with a metric, to the trainer without one.
+    """
+
+    def __init__(self, write: Callable[[], Any], metric: str | None = None) -> None:
+        self.write, self.metric = write, metric
+        self.best = float("-inf")
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator or a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write if this is the best score so far."""
+        score = float(engine.state.metrics[self.metric]) if self.metric else float("inf")
+        if score > self.best or not self.metric:
+            self.best = score
+            self.write()
+
+    def state_dict(self) -> dict[str, float]:
+        """The best score so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Remember the best score of the run that goes on."""
+        self.best = state["best"]
+
+
+class MetricsLog:
+    """One row for each epoch and quantity in a CSV file: `epoch,step,name,value`; losses are means over the epoch.
+
+    Args:
+        path: the CSV file; rows of epochs that a resumed run repeats are dropped.
+        evaluator: engine whose metrics are logged beside the losses; None if there is no validation.
+        draw: called as `draw(path)` when training ends, to draw the curves.
+    """
+
+    FIELDS = ("epoch", "step", "name", "value")
+
+    def __init__(
+        self, path: str | Path, evaluator: Engine | None = None, draw: Callable[[Path], Any] | None = None
+    ) -> None:
+        self.path, self.evaluator, self.draw = Path(path), evaluator, draw
+        self._sums: dict[str, list[Any]] = defaultdict(list)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer, after its validation handler and its checkpoint."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        """Keep the rows up to the epoch that the run starts after."""
+        rows = []
+        if engine.state.epoch > 0 and self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [r for r in csv.DictReader(file) if int(r["epoch"]) <= engine.state.epoch]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def collect(self, engine: Engine) -> None:
+        """Remember the losses of a step; they stay on their device."""
+        for name, value in engine.state.output.items():
+            self._sums["loss" if name == "loss" else f"loss/{name}"].append(value)
+
+    def write(self, engine: Engine) -> None:
+        """Write the means of the epoch, and the metrics if this epoch was validated."""
+        values = {name: float(torch.stack(parts).float().mean()) for name, parts in self._sums.items()}
+        self._sums.clear()
+        if self.evaluator is not None and self.evaluator.state.metrics:
+            values.update({name: float(value) for name, value in self.evaluator.state.metrics.items()})
+            self.evaluator.state.metrics = {}
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerows([engine.state.epoch, engine.state.iteration, n, f"{v:.6g}"] for n, v in values.items())
+
+    def finish(self, engine: Engine) -> None:
+        """Draw the curves."""
+        if self.draw is not None:
+            self.draw(self.path)
+
+
+class ProgressBar:
+    """A bar over all steps of a run, with the loss and the last validation score."""
+
+    def __init__(self, description: str, evaluator: Engine | None = None) -> None:
+        self.description, self.evaluator = description, evaluator
+        self._bar: Any = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer or an evaluator."""
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
+
+    def start(self, engine: Engine) -> None:
+        """Open the bar where the run starts."""
+        total = engine.state.max_epochs * engine.state.epoch_length
+        self._bar = tqdm(total=total, initial=engine.state.iteration, desc=self.description, mininterval=1.0)
+
+    def step(self, engine: Engine) -> None:
+        """Advance by a step."""
+        self._bar.update()
+
+    def epoch(self, engine: Engine) -> None:
+        """Show the loss; reading it waits for the device, hence once an epoch."""
+        output = engine.state.output
+        shown = {"loss": f"{float(output['loss']):.3f}"} if isinstance(output, Mapping) and "loss" in output else {}
+        if self.evaluator is not None:
+            shown.update({k: f"{float(v):.3f}" for k, v in self.evaluator.state.metrics.items()})
+        self._bar.set_postfix(shown)
+
+    def close(self, engine: Engine) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+    def fail(self, engine: Engine, error: BaseException) -> None:
+        """Close the bar and let the error go on."""
+        if self._bar is not None:
+            self._bar.close()
+        raise error
+
+
+def save_atomically(state: Any, path: Path) -> None:
+    """`torch.save` to a temporary file beside `path`, then rename: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,187 @@
+"""Vision encoders of stage 1: an image in, patch embeddings on a grid out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops.shapes import check_shape
+from .pretrained import load_pretrained
+from .resunet import ResidualEncoder, UpStage
+from .transformer import TransformerLayer, sincos_position
+
+
+def resize_to_multiple(image: Tensor, multiple: int, scale: float = 1.0) -> Tensor:
+    """Image at `scale` times its size, each side rounded to a multiple (at least one) of `multiple`.
+
+    Resizing, unlike padding, keeps grid and image congruent: a map resized to the image's size lies on it exactly.
+
+    Raises:
+        ValueError: the image is not (B, 1, H, W).
+    """
+    check_shape("image", image, "B 1 H W")
+    size = [max(1, round(side * scale / multiple)) * multiple for side in image.shape[2:]]
+    if size == list(image.shape[2:]):
+        return image
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+
+
+class VisionEncoder(nn.Module):
+    """What every vision encoder offers beside `forward`: (B, 1, H, W) -> (B, D, h, w)."""
+
+    embed_dim: int
+    """D, the dimension of a patch embedding."""
+
+    def spec(self) -> dict[str, Any]:
+        """Kind and constructor arguments, as JSON, from which :func:`build_vision_encoder` makes the encoder again."""
+        raise NotImplementedError
+
+
+class ViTEncoder(VisionEncoder):
+    """Vision Transformer; the default is the ImageNet-21k ViT-B/16, about 86 M weights.
+
+    Args:
+        pretrained: name on the Hugging Face hub or a local folder; not looked at if there is a `config`.
+        config: arguments of `transformers.ViTConfig`, for a transformer that starts from random weights.
+        input_scale: enlarges the image, so that a patch covers less of it: 2.0 makes 16-pixel patches cover 8.
+
+    Raises:
+        RuntimeError: the pretrained transformer cannot be loaded.
+        ValueError: neither `pretrained` nor `config`.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = "google/vit-base-patch16-224-in21k",
+        config: dict[str, Any] | None = None,
+        input_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        from transformers import ViTConfig, ViTModel
+
+        if config is not None:
+            self.vit = ViTModel(ViTConfig(**config), add_pooling_layer=False)
+        elif pretrained:
+            self.vit = load_pretrained(ViTModel, pretrained, "vision encoder")
+        else:
+            raise ValueError("ViTEncoder needs `pretrained` or `config`")
+        self.input_scale = input_scale
+        self.embed_dim = self.vit.config.hidden_size
+
+    def spec(self) -> dict[str, Any]:
+        """See :meth:`VisionEncoder.spec`; the whole configuration, so that nothing is downloaded again."""
+        options = {"config": self.vit.config.to_dict(), "input_scale": self.input_scale}
+        return {"kind": "vit", "options": options}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W) z-scored image -> (B, D, h, w) patch embeddings, h ≈ H·input_scale/patch."""
+        patch: int = self.vit.config.patch_size
+        image = resize_to_multiple(image, patch, self.input_scale)
+        h, w = image.shape[2] // patch, image.shape[3] // patch
+        # Pretrained ViTs saw values in [-1, 1]. The sigmoid curve keeps bright fat and fluid apart, which clipping
+        # would not; half a standard deviation per unit gives about the spread of photographs.
+        image = torch.tanh(0.5 * image).expand(-1, self.vit.config.num_channels, -1, -1)
+        tokens = self.vit(pixel_values=image, interpolate_pos_encoding=True).last_hidden_state
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (h, w))  # (B, 1+P, D) -> (B, D, h, w)
+
+
+class UNetTransformerEncoder(VisionEncoder):
+    """Convolutional trunk, transformer layers on its coarsest features, then a way up to the output's stride.
+
+    The trunk is the upper part of a :class:`ResUNet2d`; receptive field and hierarchy are what names a level.
+
+    Args:
+        channels: widths of the trunk's levels, finest first; three levels end at stride 4.
+        width: width of the transformer, a multiple of 4 and of `heads`.
+        layers: number of transformer layers.
+        heads: attention heads of a layer.
+        output_stride: pixels of the image per patch of the result: the trunk's last stride, or a finer power of two,
+            which is reached through the trunk's skip features.
+        norm: "batch", "group" or "instance", in the convolutions.
+        dropout: in the transformer layers.
+        trunk_weights: checkpoint of a :class:`ResUNet2d` whose encoder begins with the same `channels`.
+
+    Raises:
+        ValueError: an `output_stride` or `width` that cannot be, or `trunk_weights` that do not fit.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (32, 64, 128),
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        output_stride: int = 4,
+        norm: str = "batch",
+        dropout: float = 0.0,
+        trunk_weights: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.stride = 2 ** (len(channels) - 1)
+        strides = [2**level for level in range(len(channels))]
+        if output_stride not in strides:
+            raise ValueError(f"output_stride must be one of {strides} for {len(channels)} levels, got {output_stride}")
+        if width % 4 or width % heads:
+            raise ValueError(f"width must be a multiple of 4 and of heads = {heads}, got {width}")
+        self.options = {"channels": [*channels], "width": width, "layers": layers, "heads": heads}
+        self.options |= {"output_stride": output_stride, "norm": norm, "dropout": dropout}
+        self.trunk = ResidualEncoder(1, channels, norm)
+        self.entry = nn.Conv2d(channels[-1], width, 1)
+        self.layers = nn.ModuleList(TransformerLayer(width, heads, dropout) for _ in range(layers))
+        self.final_norm = nn.LayerNorm(width)
+        widths = [width, *channels[strides.index(output_stride) : -1][::-1]]
+        self.up = nn.ModuleList(UpStage(a, b, norm) for a, b in pairwise(widths))
+        self.embed_dim = widths[-1]
+        if trunk_weights:
+            self._load_trunk(Path(trunk_weights))
+
+    def spec(self) -> dict[str, Any]:
+        """See :meth:`VisionEncoder.spec`."""
+        return {"kind": "unet_transformer", "options": self.options}
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W) z-scored image -> (B, D, h, w) patch embeddings, h ≈ H/output_stride."""
+        features = self.trunk(resize_to_multiple(image, self.stride))
+        x = self.entry(features[-1])
+        h, w = x.shape[2:]
+        tokens = x.flatten(2).transpose(1, 2)  # (B, D, h, w) -> (B, P, D)
+        tokens = tokens + sincos_position(h, w, tokens.shape[2], x.device).to(x.dtype)
+        for layer in self.layers:
+            tokens = layer(tokens)
+        x = self.final_norm(tokens).transpose(1, 2).unflatten(2, (h, w))
+        for step, stage in enumerate(self.up):
+            x = stage(x, features[-2 - step])
+        return x
+
+    def _load_trunk(self, path: Path) -> None:
+        """Start the trunk from the encoder of a segmentation network."""
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        own = self.trunk.state_dict()
+        wrong = [k for k, v in own.items() if getattr(state.get(f"encoder.{k}"), "shape", None) != v.shape]
+        if wrong:
+            raise ValueError(
+                f"trunk_weights {path} do not fit channels {self.options['channels']} and norm "
+                f"{self.options['norm']!r}: give a ResUNet2d checkpoint with the same (first difference: {wrong[0]})"
+            )
+        self.trunk.load_state_dict({k: state[f"encoder.{k}"] for k in own})
+
+
+VISION_ENCODERS: dict[str, type[VisionEncoder]] = {"vit": ViTEncoder, "unet_transformer": UNetTransformerEncoder}
+"""Encoders that a stage-1 checkpoint can name."""
+
+
+def build_vision_encoder(spec: dict[str, Any]) -> VisionEncoder:
+    """Encoder with random weights from what its `spec()` gave.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if spec["kind"] not in VISION_ENCODERS:
+        raise ValueError(f"vision encoder must be one of {', '.join(VISION_ENCODERS)}, got {spec['kind']!r}")
+    return VISION_ENCODERS[spec["kind"]](**spec["options"])

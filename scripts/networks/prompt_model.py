@@ -1,0 +1,200 @@
+"""The checkpoint of stage 1: all that stage 2 needs of it, without text encoder, vocabulary or download."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+
+from .encoders import VisionEncoder, build_vision_encoder
+from .vision_language import PromptAttention, VisionLanguageModel
+
+WEIGHTS, DESCRIPTION, VOCABULARY = "model.pt", "model.json", "vocab.txt"
+"""Names of the files of a checkpoint."""
+
+
+class PromptModel(PromptAttention):
+    """A frozen :class:`VisionLanguageModel` whose prompts have become a matrix; it stays in evaluation mode.
+
+    Args:
+        vision: encoder as in :class:`PromptAttention`.
+        info: the checkpoint's description, see :func:`describe_prompt_model`; kept as `info`.
+        statistics: what batch normalisation uses: "running" averages of the training, or those of the "batch",
+            which fit scanners unlike the training's; batches should then be slices of few volumes.
+
+    Raises:
+        ValueError: unknown statistics.
+    """
+
+    def __init__(self, vision: VisionEncoder, info: dict[str, Any], statistics: str = "running") -> None:
+        super().__init__(vision, info["embed_dim"], info["activation"], info["similarity"])
+        if statistics not in ("running", "batch"):
+            raise ValueError(f"statistics must be 'running' or 'batch', got {statistics!r}")
+        self.info = info
+        self.statistics = statistics
+        self.prompt_matrix: Tensor
+        self.register_buffer("prompt_matrix", torch.zeros(len(info["class_names"]), info["embed_dim"]))
+        self.requires_grad_(False)
+        self.train(False)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Short names of the classes in the order of the maps, background first."""
+        return tuple(self.info["class_names"])
+
+    @property
+    def trained_classes(self) -> tuple[int, ...]:
+        """Ids of the classes that were labelled in stage 1; maps of the others mean nothing."""
+        return tuple(self.info["trained_classes"])
+
+    def prompt_embeddings(self) -> Tensor:
+        """(N, E) embeddings of the class prompts."""
+        return self.prompt_matrix
+
+    def train(self, mode: bool = True) -> PromptModel:
+        """Stay in evaluation mode whatever `mode` says: an objective that holds this model must not wake it."""
+        super().train(False)
+        if self.statistics == "batch":
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    # In training mode without tracking, the layer uses the batch and leaves its averages alone.
+                    module.track_running_stats = False
+                    module.training = True
+        return self
+
+
+def describe_prompt_model(
+    model: VisionLanguageModel, class_names: Sequence[str], trained_classes: Sequence[int]
+) -> dict[str, Any]:
+    """The description that lies beside the weights.
+
+    `maps_reflect_wording` is false where the text encoder started from random weights: such maps say nothing about
+    how the method takes another wording of the prompts.
+
+    Raises:
+        ValueError: the number of class names is not that of the prompts.
+    """
+    if len(class_names) != len(model.text.prompts):
+        raise ValueError(f"{len(class_names)} class names for {len(model.text.prompts)} class prompts")
+    return {
+        "class_names": list(class_names),
+        "prompts": list(model.text.prompts),
+        "trained_classes": sorted(int(c) for c in trained_classes),
+        "activation": model.activation,
+        "similarity": model.similarity_kind,
+        "centre_prompts": model.centre_prompts,
+        "embed_dim": model.embed_dim,
+        "vision": model.vision.spec(),
+        "text": model.text.description(),
+        "maps_reflect_wording": model.text.pretrained is not None,
+        "transformers": _transformers_version(),
+    }
+
+
+def freeze_prompt_model(
+    model: VisionLanguageModel, class_names: Sequence[str], trained_classes: Sequence[int], statistics: str = "running"
+) -> PromptModel:
+    """Frozen copy of a stage-1 model, on the same device; see :class:`PromptModel` for `statistics`."""
+    info = describe_prompt_model(model, class_names, trained_classes)
+    was_training = model.training
+    model.eval()  # prompts without dropout
+    with torch.no_grad():
+        prompts = model.prompt_embeddings().float()
+    model.train(was_training)
+    frozen = PromptModel(copy.deepcopy(model.vision), info, statistics).to(prompts.device)
+    frozen.image_projection.load_state_dict(model.image_projection.state_dict())
+    frozen.scale.copy_(model.scale.detach())
+    frozen.bias.copy_(model.bias.detach())
+    frozen.prompt_matrix.copy_(prompts)
+    return frozen
+
+
+def save_prompt_model(
+    model: VisionLanguageModel,
+    folder: str | Path,
+    class_names: Sequence[str],
+    trained_classes: Sequence[int],
+    extra: dict[str, Any] | None = None,
+) -> Path:
+    """Write `model.pt` (tensors only; its path is returned), `model.json`, and `vocab.txt` for a vocabulary of its own.
+
+    Each file is replaced as a whole, weights first: an interrupted run leaves the old checkpoint or the new one.
+
+    Args:
+        model: stage-1 model, in any mode; it is left as it was.
+        folder: where to; made if it is not there.
+        class_names: short names of the class table, background first.
+        trained_classes: ids of the classes that were labelled in the training data.
+        extra: more for `model.json` (score, step, ...), where it must be JSON.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    frozen = freeze_prompt_model(model, class_names, trained_classes)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in frozen.state_dict().items()}
+    text = json.dumps({**(extra or {}), **frozen.info}, indent=1, ensure_ascii=False)
+    if model.text.vocabulary:
+        _replace(folder / VOCABULARY, lambda f: f.write("\n".join([*model.text.vocabulary, ""]).encode()))
+    _replace(folder / WEIGHTS, lambda f: torch.save(state, f))
+    _replace(folder / DESCRIPTION, lambda f: f.write(f"{text}\n".encode()))
+    return folder / WEIGHTS
+
+
+def load_prompt_model(
+    folder: str | Path, class_names: Sequence[str] | None = None, statistics: str = "running"
+) -> PromptModel:
+    """Read a stage-1 checkpoint, on the CPU, without network access.
+
+    Args:
+        folder: what :func:`save_prompt_model` wrote.
+        class_names: short names of the class table that stage 2 uses, to be compared with the checkpoint's.
+        statistics: see :class:`PromptModel`.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: the checkpoint is for other classes, or its two files do not belong together.
+    """
+    folder = Path(folder)
+    missing = [name for name in (WEIGHTS, DESCRIPTION) if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"no stage-1 checkpoint in {folder} ({missing[0]} is missing): train stage 1 first")
+    info = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    if class_names is not None and list(class_names) != info["class_names"]:
+        raise ValueError(
+            f"the stage-1 checkpoint in {folder} names other classes ({', '.join(info['class_names'])}) than asked for "
+            f"({', '.join(class_names)}): train stage 1 with this class table, or give the folder of one that was"
+        )
+    model = PromptModel(build_vision_encoder(info["vision"]), info, statistics)
+    try:
+        model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises errors of several kinds for a damaged file
+        raise ValueError(
+            f"{folder / WEIGHTS} does not fit its {DESCRIPTION} (written with transformers "
+            f"{info['transformers']}, here {_transformers_version()}), or is damaged: train stage 1 again"
+        ) from error
+    return model
+
+
+def _transformers_version() -> str | None:
+    """Version of `transformers`, whose names of weights have changed before; None where it is not installed."""
+    try:
+        return version("transformers")
+    except PackageNotFoundError:
+        return None
+
+
+def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file beside `path` and move it there in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,135 @@
+"""Text encoders of stage 1: class prompts in, one embedding each out."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .pretrained import load_pretrained, load_tokenizer
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def prompt_vocabulary(prompts: Sequence[str]) -> list[str]:
+    """BERT vocabulary of whole words, lower-cased and without accents, as BERT's own splitting makes them."""
+    words: set[str] = set()
+    for prompt in prompts:
+        letters = unicodedata.normalize("NFD", prompt.lower())
+        plain = "".join(c for c in letters if unicodedata.category(c) != "Mn")
+        words.update(re.findall(r"[^\W_]+|[^\w\s]|_", plain))
+    return [*SPECIAL_TOKENS, *sorted(words)]
+
+
+class TextEncoder(nn.Module):
+    """What every text encoder offers beside `forward`: () -> (N, D).
+
+    Attributes:
+        prompts: N class prompts in the order of the class ids.
+        embed_dim: D, the dimension of an embedding.
+        pretrained: where its weights come from; None for random ones, to which words mean nothing beforehand.
+        vocabulary: tokens in the order of their ids if it was made from the prompts, else empty.
+    """
+
+    prompts: list[str]
+    embed_dim: int
+    pretrained: str | None
+    vocabulary: list[str]
+
+    def description(self) -> dict[str, Any]:
+        """What a reader of a checkpoint must know about the text side, as JSON."""
+        raise NotImplementedError
+
+
+class BertTextEncoder(TextEncoder):
+    """BERT's [CLS] embedding of each class prompt; the default is Bio_ClinicalBERT, about 108 M weights.
+
+    Args:
+        prompts: N sentences in the order of the class ids.
+        pretrained: name on the Hugging Face hub or a local folder; not looked at if there is a `config`.
+        config: arguments of `transformers.BertConfig`, for a transformer that starts from random weights and
+            knows no words but the prompts'; its `vocab_size` follows from them.
+        dropout: in all layers, in training. BERT's own 0.1 adds noise to each prompt by itself, many times what tells
+            two prompts of this template apart where the weights are random.
+
+    Raises:
+        RuntimeError: the pretrained transformer cannot be loaded.
+        ValueError: neither `pretrained` nor `config`, or a word that the vocabulary cannot spell.
+
+    Convention: the tokenizer keeps its own casing. Bio_ClinicalBERT is a cased model whose published tokenizer
+    lower-cases; results of others rest on that, so it stays, and `lower_case` says what was done.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        pretrained: str | None = "emilyalsentzer/Bio_ClinicalBERT",
+        config: dict[str, Any] | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        from transformers import BertConfig, BertModel, BertTokenizer
+
+        self.prompts = list(prompts)
+        self.vocabulary = []
+        rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        if config is not None:
+            self.pretrained = None
+            self.vocabulary = prompt_vocabulary(self.prompts)
+            with tempfile.TemporaryDirectory() as folder:
+                # A vocabulary file is the one form that every version of transformers reads alike.
+                Path(folder, "vocab.txt").write_text("\n".join(self.vocabulary) + "\n", encoding="utf-8")
+                tokenizer = load_tokenizer(BertTokenizer, folder)
+            bert_config = BertConfig(**{**config, **rates, "vocab_size": len(self.vocabulary)})
+            self.bert = BertModel(bert_config, add_pooling_layer=False)
+        elif pretrained:
+            self.pretrained = pretrained
+            self.bert = load_pretrained(BertModel, pretrained, "text encoder", **rates)
+            tokenizer = load_tokenizer(BertTokenizer, pretrained)
+        else:
+            raise ValueError("BertTextEncoder needs `pretrained` or `config`")
+        self.embed_dim = self.bert.config.hidden_size
+        self.lower_case = all(tokenizer.tokenize(p) == tokenizer.tokenize(p.lower()) for p in self.prompts)
+        tokens = tokenizer(self.prompts, padding=True, return_tensors="pt")
+        unknown = [p for p, ids in zip(self.prompts, tokens["input_ids"], strict=True) if tokenizer.unk_token_id in ids]
+        if unknown:
+            raise ValueError(f"the text encoder's vocabulary cannot spell the prompt {unknown[0]!r}")
+        self.input_ids: Tensor
+        self.attention_mask: Tensor
+        # Not part of the checkpoint: they follow from the prompts, whose number and length may change.
+        self.register_buffer("input_ids", tokens["input_ids"], persistent=False)
+        self.register_buffer("attention_mask", tokens["attention_mask"], persistent=False)
+
+    def description(self) -> dict[str, Any]:
+        """See :meth:`TextEncoder.description`."""
+        return {"kind": "bert", "pretrained": self.pretrained, "lower_case": self.lower_case}
+
+    def forward(self) -> Tensor:
+        """(N, D) embeddings of the class prompts."""
+        return self.bert(input_ids=self.input_ids, attention_mask=self.attention_mask).last_hidden_state[:, 0]
+
+
+class ClassVectors(TextEncoder):
+    """One learned vector for each class in place of a text encoder: the control that knows no words."""
+
+    def __init__(self, prompts: Sequence[str], embed_dim: int = 64) -> None:
+        super().__init__()
+        self.prompts = list(prompts)
+        self.vocabulary = []
+        self.pretrained = None
+        self.embed_dim = embed_dim
+        self.vectors = nn.Parameter(torch.randn(len(self.prompts), embed_dim))
+
+    def description(self) -> dict[str, Any]:
+        """See :meth:`TextEncoder.description`."""
+        return {"kind": "class_vectors", "pretrained": None, "lower_case": None}
+
+    def forward(self) -> Tensor:
+        """(N, D) vectors of the classes."""
+        return self.vectors

@@ -1,0 +1,102 @@
+"""The network of stage 1: patch embeddings of an image against embeddings of the class prompts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.attention import ACTIVATIONS, activate, cosine_similarity
+from .encoders import VisionEncoder
+from .text_encoder import TextEncoder
+
+SIMILARITIES = ("cosine", "dot")
+
+
+class PromptAttention(nn.Module):
+    """Attention maps of class prompts over an image; subclasses say where the prompt embeddings come from.
+
+    Args:
+        vision: encoder (B, 1, H, W) -> (B, D, h, w).
+        embed_dim: dimension E in which patches and prompts meet.
+        activation: "softmax_classes" over the classes at each patch, or "sigmoid" of each class by itself.
+        similarity: "cosine", or "dot" for the dot product divided by √E.
+        scale: start of the learned factor of the similarity.
+        bias: start of the learned summand of the similarity; it cancels in a softmax.
+
+    Raises:
+        ValueError: an unknown activation or similarity.
+    """
+
+    def __init__(
+        self,
+        vision: VisionEncoder,
+        embed_dim: int = 512,
+        activation: str = "softmax_classes",
+        similarity: str = "cosine",
+        scale: float = 10.0,
+        bias: float = -2.5,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+        if similarity not in SIMILARITIES:
+            raise ValueError(f"similarity must be one of {', '.join(SIMILARITIES)}, got {similarity!r}")
+        self.vision = vision
+        self.embed_dim = embed_dim
+        self.activation = activation
+        self.similarity_kind = similarity
+        self.image_projection = nn.Conv2d(vision.embed_dim, embed_dim, 1)  # a linear layer at each patch
+        self.scale = nn.Parameter(torch.tensor(float(scale)))
+        self.bias = nn.Parameter(torch.tensor(float(bias)))
+
+    def prompt_embeddings(self) -> Tensor:
+        """(N, E) embeddings of the class prompts, not normalised."""
+        raise NotImplementedError
+
+    def patch_embeddings(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W) z-scored image -> (B, E, h, w) projected patch embeddings, not normalised."""
+        return self.image_projection(self.vision(image))
+
+    def similarity(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W) image -> (B, N, h, w) float32 similarity of patch and prompt; cosines lie in [-1, 1]."""
+        patches, prompts = self.patch_embeddings(image), self.prompt_embeddings()
+        if self.similarity_kind == "cosine":
+            return cosine_similarity(patches, prompts)
+        with torch.autocast(image.device.type, enabled=False):  # float32, as cosine_similarity does
+            return torch.einsum("behw,ne->bnhw", patches.float(), prompts.float()) / self.embed_dim**0.5
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W) z-scored image -> (B, N, h, w) float32 attention maps in (0, 1), background first."""
+        return activate(self.similarity(image), self.activation, self.scale, self.bias)
+
+
+class VisionLanguageModel(PromptAttention):
+    """Vision encoder and text encoder, each with a linear projection into one space.
+
+    Args:
+        text: encoder () -> (N, D) of the class prompts.
+        centre_prompts: subtract the mean of the classes' embeddings. The sentences differ in a word or two, so that
+            their embeddings are nearly parallel; what tells them apart is the rest.
+        vision, embed_dim, activation, similarity, scale, bias: see :class:`PromptAttention`.
+    """
+
+    def __init__(
+        self,
+        vision: VisionEncoder,
+        text: TextEncoder,
+        embed_dim: int = 512,
+        activation: str = "softmax_classes",
+        similarity: str = "cosine",
+        scale: float = 10.0,
+        bias: float = -2.5,
+        centre_prompts: bool = True,
+    ) -> None:
+        super().__init__(vision, embed_dim, activation, similarity, scale, bias)
+        self.text = text
+        self.text_projection = nn.Linear(text.embed_dim, embed_dim)
+        self.centre_prompts = centre_prompts
+
+    def prompt_embeddings(self) -> Tensor:
+        """(N, E) projected embeddings of the class prompts; their mean is 0 if they are centred."""
+        prompts = self.text_projection(self.text())
+        return prompts - prompts.mean(0, keepdim=True) if self.centre_prompts else prompts

@@ -1,0 +1,136 @@
+"""Ways to join the teacher's prediction and the prompt evidence into one hard pseudo-label.
+
+Every way takes the teacher's logits (B, N, H, W) and a :class:`PromptEvidence`, and returns (B, H, W) int64 class
+indices, 255 where no label is given. Where the prompt-guided map itself is 255, the teacher decides alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..labels import IGNORE
+from .levels import top_class, type_probability
+from .shapes import check_shape
+
+
+@dataclass(frozen=True)
+class PromptEvidence:
+    """What the class prompts say about a batch of slices.
+
+    Attributes:
+        maps: (B, N, H, W) activated and up-sampled attention maps, ≥ 0.
+        label: (B, H, W) int64 prompt-guided map; 255 where there is none.
+    """
+
+    maps: Tensor
+    label: Tensor
+
+
+def fuse(
+    kind: str, teacher_logits: Tensor, prompt: PromptEvidence, *, groups: Tensor, gamma: float = 1.5, beta: float = 1.0
+) -> Tensor:
+    """Join teacher and prompt evidence in the way of the given name.
+
+    Args:
+        kind: "logit", "probability", "product", "agreement" or "level_evidence"; see the functions of these names.
+        teacher_logits: (B, N, H, W) logits of the teacher.
+        prompt: evidence of the prompts for the same slices.
+        groups: (N,) int64 type of every class; read by "level_evidence".
+        gamma: exponent of the prompt's level, ≥ 0; read by "level_evidence".
+        beta: weight of the prompt-guided map; read by "logit" (added to logits) and "probability".
+
+    Returns:
+        (B, H, W) int64 pseudo-label, 255 where none is given.
+
+    Raises:
+        ValueError: an unknown kind, or shapes that do not fit.
+    """
+    ways: dict[str, Callable[[Tensor, PromptEvidence], Tensor]] = {
+        "logit": partial(logit_fusion, beta=beta),
+        "probability": partial(probability_fusion, weight=beta),
+        "product": product_fusion,
+        "agreement": agreement_fusion,
+        "level_evidence": partial(level_evidence_fusion, groups=groups, gamma=gamma),
+    }
+    if kind not in ways:
+        raise ValueError(f"fusion must be one of {', '.join(ways)}, got {kind!r}")
+    sizes = check_shape("teacher_logits", teacher_logits, "B N H W")
+    check_shape("prompt.label", prompt.label, "B H W", sizes)
+    check_shape("prompt.maps", prompt.maps, "B N H W", sizes)
+    return ways[kind](teacher_logits, prompt)
+
+
+def logit_fusion(teacher_logits: Tensor, prompt: PromptEvidence, *, beta: float = 1.0) -> Tensor:
+    """argmax_c z_t(c) + beta · [S = c]: the map multiplies the odds of its class by e^beta.
+
+    With beta 1 this is the literal reading of the paper's enhanced pseudo-label.
+
+    References: the CPS4 paper, enhanced pseudo-label; its predecessors add the text map to the teacher's logits.
+    """
+    return top_class(_add_at_label(teacher_logits.float(), prompt.label, beta))
+
+
+def probability_fusion(teacher_logits: Tensor, prompt: PromptEvidence, *, weight: float = 0.5) -> Tensor:
+    """argmax_c p_t(c) + weight · [S = c]: the map wins unless the teacher leads by more than the weight.
+
+    From weight 1 on this is the prompt-guided map itself.
+    """
+    return top_class(_add_at_label(teacher_logits.float().softmax(dim=1), prompt.label, weight))
+
+
+def product_fusion(teacher_logits: Tensor, prompt: PromptEvidence) -> Tensor:
+    """argmax_c (p_t(c) + 0.001) · ([S = c] + 0.1): the map is believed ten to one against any other class."""
+    probs = teacher_logits.float().softmax(dim=1) + 1e-3
+    # (p + .001) · .1 + (p + .001) · [S = c]
+    at_label = probs.gather(1, _index(prompt.label, probs.shape[1]))
+    return top_class(_add_at_label(probs * 0.1, prompt.label, at_label))
+
+
+def agreement_fusion(teacher_logits: Tensor, prompt: PromptEvidence) -> Tensor:
+    """argmax_c z_t(c) where the map says the same, 255 where it does not."""
+    teacher = top_class(teacher_logits)
+    return teacher.masked_fill(teacher != prompt.label, IGNORE)
+
+
+def level_evidence_fusion(
+    teacher_logits: Tensor, prompt: PromptEvidence, *, groups: Tensor, gamma: float = 1.5, eps: float = 1e-3
+) -> Tensor:
+    """Type from the teacher, level from teacher and prompts: the prompts only ever rename a level.
+
+    type = argmax_t p_t(type);  level = argmax_c p_t(c | type) · q(c | type)^gamma  over the classes of that type,
+    with q(c | type) = (A_c + eps) / Σ over the type of (A + eps). A type of one class leaves no choice.
+
+    Args:
+        teacher_logits: (B, N, H, W) logits of the teacher.
+        prompt: evidence of the prompts; its label is not read.
+        groups: (N,) int64 type of every class.
+        gamma: exponent of the prompt's level, ≥ 0; at 0 the teacher alone decides, type first.
+        eps: floor of an attention map, > 0; keeps a map that is silent from vetoing its class.
+
+    Returns:
+        (B, H, W) int64 class indices.
+
+    References: no paper; prompts are better at levels than at tissue, and the teacher is the reverse.
+    """
+    logits = teacher_logits.float()
+    tissue = top_class(type_probability(logits.softmax(dim=1), groups))  # (B, H, W)
+    # Inside one type p_t(c | type) is proportional to exp(z_t(c)) and q to A_c + eps: no need to normalise either.
+    score = logits + gamma * (prompt.maps.float() + eps).log()
+    outside = groups.to(logits.device)[:, None, None] != tissue[:, None]  # (B, N, H, W)
+    return top_class(score.masked_fill_(outside, -torch.inf))
+
+
+def _index(label: Tensor, num_classes: int) -> Tensor:
+    """(B, 1, H, W) index for gather and scatter; 255 becomes the last class, whose addition is then 0."""
+    return label[:, None].clamp(max=num_classes - 1)
+
+
+def _add_at_label(scores: Tensor, label: Tensor, amount: float | Tensor) -> Tensor:
+    """Add an amount (a number or (B, 1, H, W)) to the class of the label in the scores (B, N, H, W)."""
+    added = (label != IGNORE)[:, None] * torch.as_tensor(amount, dtype=scores.dtype, device=scores.device)
+    return scores.scatter_add(1, _index(label, scores.shape[1]), added)

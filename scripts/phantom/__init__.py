@@ -1,0 +1,1 @@
+"""Drawn sagittal spine MR volumes with labels, for demos and tests without patient data."""

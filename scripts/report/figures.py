@@ -1,0 +1,169 @@
+"""Pictures of images, label maps and attention maps, written as PNG. Needs neither torch nor monai.
+
+Convention: images are (H, W) with H = superior to inferior and W = anterior to posterior, as the networks take them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..labels import ClassTable
+from .drawing import MUTED, colours, grey, new_figure, painted, save, show, window_around, write_names
+
+PANEL_WIDTH = 2.4
+
+
+def overlay(
+    image: np.ndarray,
+    label: np.ndarray | None,
+    pred: np.ndarray,
+    table: ClassTable,
+    path: str | Path,
+    *,
+    titles: Sequence[str] = ("image", "truth", "prediction"),
+    spacing: Sequence[float] = (1.0, 1.0),
+) -> Path:
+    """Image, truth and prediction side by side, with the names of the levels.
+
+    Args:
+        image: (H, W), any range.
+        label: (H, W) class ids, or None where there is no truth.
+        pred: (H, W) class ids.
+        table: the classes.
+        path: PNG to write.
+        titles: of the three panels.
+        spacing: distance of neighbouring pixels along H and W.
+    """
+    rows = [("", image, _named(titles, None, label, pred))]
+    return _draw_rows(rows, table, path, spacing)
+
+
+def overlay_volume(
+    image: np.ndarray,
+    label: np.ndarray | None,
+    pred: np.ndarray,
+    table: ClassTable,
+    path: str | Path,
+    *,
+    count: int = 3,
+    titles: Sequence[str] = ("image", "truth", "prediction"),
+    spacing: Sequence[float] = (1.0, 1.0),
+) -> Path:
+    """As :func:`overlay`, a row for each of the `count` most telling slices of a volume (H, W, S), in their order."""
+    slices = telling_slices(pred if label is None else label, count)
+    rows = []
+    for s in slices:
+        truth = None if label is None else label[..., s]
+        name = f"slice {s + 1} of {image.shape[-1]}"
+        rows.append((name, image[..., s], _named(titles, None, truth, pred[..., s])))
+    return _draw_rows(rows, table, path, spacing)
+
+
+def telling_slices(label: np.ndarray, count: int) -> list[int]:
+    """Up to `count` slices of a label map (H, W, S) with the most structures and area, neighbours only if need be."""
+    structures = [len(np.unique(label[..., s])) + float((label[..., s] > 0).mean()) for s in range(label.shape[-1])]
+    best = [int(s) for s in np.argsort(structures)[::-1]]
+    chosen: list[int] = []
+    for distance in (2, 1):  # first without neighbours, then with them
+        for s in best:
+            if len(chosen) < count and all(abs(s - other) >= distance for other in chosen):
+                chosen.append(s)
+    return sorted(chosen)
+
+
+def attention_panel(
+    image: np.ndarray, maps: np.ndarray, masks: np.ndarray, table: ClassTable, path: str | Path, *, columns: int = 5
+) -> Path:
+    """Attention map of every class beside the mask that Otsu's threshold makes of it.
+
+    Args:
+        image: (H, W), any range.
+        maps: (N, h, w) attention maps, background first; each shown from 0 to its own maximum, which the title tells,
+            or to a quarter of the strongest class's, so that noise does not look like attention.
+        masks: (N, h', w') bool, Otsu masks, in the grid of the maps or of the image.
+        table: the classes.
+        path: PNG to write.
+        columns: pairs of map and mask per row.
+    """
+    height, width = image.shape
+    size = (1.05, 1.05 * height / width + 0.22)
+    figure, axes = new_figure(math.ceil(len(maps) / columns), 2 * columns, size)
+    base, palette = grey(image), colours(table)
+    strongest = float(maps[1:].max())
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    for panel in axes.flat:
+        panel.set_axis_off()
+    for structure, values, mask in zip(table.classes, maps, masks, strict=True):
+        left, right = axes.reshape(-1, 2)[structure.id]
+        top = float(values.max())
+        show(
+            left,
+            values,
+            structure.name,
+            cmap="magma",
+            vmax=max(top, strongest / 4),
+            interpolation="bilinear",
+            extent=extent,
+        )
+        show(right, base, f"max {top:.2f}")
+        right.title.set(color=MUTED, fontsize=7)
+        colour = palette[structure.id] if structure.id else np.ones(3)
+        tinted = np.concatenate([np.broadcast_to(colour, (*mask.shape, 3)), 0.6 * mask[..., None]], axis=-1)
+        show(right, tinted, extent=extent)
+        for panel in (left, right):
+            panel.set_axis_on()
+    return save(figure, path)
+
+
+def prompt_map_panel(
+    image: np.ndarray,
+    prompt_map: np.ndarray,
+    pseudo_label: np.ndarray,
+    truth: np.ndarray | None,
+    path: str | Path,
+    table: ClassTable | None = None,
+) -> Path:
+    """Where training targets come from: image, prompt-guided map, the teacher's pseudo-label, and truth if known.
+
+    Args:
+        image: (H, W), any range.
+        prompt_map: (H, W) class ids, the prompt-guided map.
+        pseudo_label: (H, W) class ids or `IGNORE`.
+        truth: (H, W) class ids, or None.
+        path: PNG to write.
+        table: the classes; None is the bundle's own table.
+    """
+    titles = ("image", "prompt-guided map", "teacher's pseudo-label", "truth")
+    row = ("", image, _named(titles, None, prompt_map, pseudo_label, truth))
+    return _draw_rows([row], table or ClassTable.load(), path, (1.0, 1.0))
+
+
+def _named(titles: Sequence[str], *labels: np.ndarray | None) -> dict[str, np.ndarray | None]:
+    """Title -> label map for the panels of one row; the first panel is the bare image, a missing label map has none."""
+    pairs = list(zip(titles, labels, strict=True))
+    return dict(pairs[:1] + [(title, label) for title, label in pairs[1:] if label is not None])
+
+
+def _draw_rows(
+    rows: Sequence[tuple[str, np.ndarray, Mapping[str, np.ndarray | None]]],
+    table: ClassTable,
+    path: str | Path,
+    spacing: Sequence[float],
+) -> Path:
+    """Draw rows of (name, image (H, W), panels), all cut to the window around the structures of all rows."""
+    window = window_around([label for _, _, panels in rows for label in panels.values() if label is not None])
+    height, width = rows[0][1][window].shape
+    size = (PANEL_WIDTH, PANEL_WIDTH * height * spacing[0] / (width * spacing[1]) + 0.2 / len(rows))
+    figure, axes = new_figure(len(rows), len(rows[0][2]), size)
+    for number, (line, (name, image, panels)) in enumerate(zip(axes, rows, strict=True)):
+        for panel, (title, label) in zip(line, panels.items(), strict=True):
+            cut = grey(image)[window]
+            show(panel, cut if label is None else painted(cut, label[window], table), "" if number else title, spacing)
+            if label is not None:
+                write_names(panel, label[window], table)
+        line[0].text(0.03, 0.02, name, fontsize=7, color="white", transform=line[0].transAxes)
+    return save(figure, path, dpi=180)

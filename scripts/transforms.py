@@ -1,0 +1,165 @@
+"""Dictionary transforms that MONAI lacks: single slices as volumes, guarded in-plane resampling, label values to class ids."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, MapTransform, Spacingd, Transform
+from monai.utils import convert_to_tensor
+
+from .labels import ClassTable, LabelMap
+
+
+class EnsureVolumed(MapTransform, InvertibleTransform):
+    """Give a single slice (1, X, Y) a third axis of length one; a volume (1, X, Y, Z) passes unchanged.
+
+    The inverse takes the axis away again, so that a label map returns in the scan's own number of dimensions.
+
+    Raises:
+        ValueError: the image has more than one channel or more than three spatial axes.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with every key as a one-channel volume."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            image = d[key]
+            if image.ndim not in (3, 4) or image.shape[0] != 1:
+                name = image.meta.get("filename_or_obj", key) if isinstance(image, MetaTensor) else key
+                raise ValueError(
+                    f"{name}: expected one channel and two or three axes, got an array of shape {tuple(image.shape)}; "
+                    "give one grey-value volume per file"
+                )
+            added = image.ndim == 3
+            d[key] = image[..., None] if added else image
+            self.push_transform(d, key, extra_info={"added": added})
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Take the added axis away."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            if self.pop_transform(d, key)["extra_info"]["added"]:
+                d[key] = d[key][..., 0]
+        return d
+
+
+class InPlaneSpacingd(Spacingd):
+    """Resample the first two axes to `pixel_mm`; slices along the third are left as they are.
+
+    Args:
+        keys: keys of (1, H, W, S) volumes, slices last.
+        pixel_mm: edge length of a pixel in mm, for both axes.
+        mode: interpolation for each key, "bilinear" or "nearest".
+
+    Convention: MONAI 1.6's `Spacingd` updates every entry whose key starts with "<key>_" as if it were a dictionary;
+    MONAI Label puts the string `image_path` there. Such entries are kept out of its way.
+    """
+
+    def __init__(self, keys: KeysCollection, pixel_mm: float, mode: Any = "bilinear", **kwargs: Any) -> None:
+        super().__init__(keys, pixdim=(pixel_mm, pixel_mm, -1.0), mode=mode, padding_mode="border", **kwargs)
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """Return the data with every key resampled in plane."""
+        hidden = {
+            k: v
+            for k, v in data.items()
+            if k not in self.keys and any(str(k).startswith(f"{key}_") for key in self.keys) and not isinstance(v, dict)
+        }
+        visible = {k: v for k, v in data.items() if k not in hidden}
+        return {**super().__call__(visible, lazy=lazy), **hidden}
+
+
+class MapLabelValuesd(MapTransform):
+    """Turn a data set's label values into class ids; a value that the map does not know is an error.
+
+    Args:
+        keys: keys of label volumes.
+        label_map: name of a label map, a JSON file, a table, or None for class ids as they are; an entry's own
+            `label_map` (the datalist's) wins over it.
+        class_table: JSON file of the class table; None is the bundle's own.
+
+    Raises:
+        ValueError: a label value that the label map does not contain.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_map: str | dict[str, Any] | None = None,
+        class_table: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_map = label_map
+        self.class_table = class_table
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with class ids, uint8, in every key."""
+        d = dict(data)
+        label_map = LabelMap.load(d.get("label_map", self.label_map), ClassTable.load(self.class_table))
+        for key in self.key_iterator(d):
+            values = convert_to_tensor(d[key], track_meta=False).round().to(torch.int64)
+            low, high = int(values.min()), int(values.max())
+            lookup = np.full(max(high, 0) + 1, -1, dtype=np.int64)
+            for value, target in label_map.mapping.items():
+                if 0 <= value <= high:
+                    lookup[value] = target
+            mapped = torch.from_numpy(lookup)[values.clamp_min(0)]
+            unknown = sorted(set(values[(mapped < 0) | (values < 0)].tolist()))
+            if unknown:
+                name = d[key].meta.get("filename_or_obj", key) if isinstance(d[key], MetaTensor) else key
+                raise ValueError(
+                    f"{name}: label values {unknown} are not in the label map {label_map.name!r}; "
+                    "correct the file or name the label map that fits"
+                )
+            mapped = mapped.to(torch.uint8)
+            d[key] = MetaTensor(mapped, meta=d[key].meta) if isinstance(d[key], MetaTensor) else mapped
+            if isinstance(data[key], MetaTensor):
+                d[key].applied_operations = data[key].applied_operations
+        return d
+
+
+def output_name(metadata: Mapping[str, Any], saver: Any) -> dict[str, Any]:
+    """Name of a label map: the scan's own name without its ending (for a DICOM series, its folder's name).
+
+    Made for `monai.transforms.SaveImage(output_name_formatter=...)`.
+    """
+    # MONAI cuts an ending off the name; giving it one keeps the dots of "scan.v2" in place.
+    name = scan_name(str(metadata.get("filename_or_obj", "scan")))
+    return {"subject": f"{name}.nii.gz", "idx": None}
+
+
+def scan_name(path: str) -> str:
+    """File name without the endings of image formats; a folder's name stays whole."""
+    name = Path(path).name
+    lower = name.lower()
+    for ending in (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".dcm"):
+        if lower.endswith(ending):
+            return name[: -len(ending)]
+    return name
+
+
+
+
+class VolumeLabelMapsd(Transform):
+    """Make label maps (S, H, W) of a validated volume's slices, and name the classes that it does not label.
+
+    Takes `pred` as logits (S, N, H, W) or class ids (S, H, W), `label` (S, 1, H, W) and `is_unlabelled` (N,) bool;
+    gives `pred` and `label` (S, H, W) and `unlabelled_classes`, a tuple of ids.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with its label maps."""
+        d = dict(data)
+        if d["pred"].ndim == 4:
+            d["pred"] = d["pred"].argmax(1)
+        d["label"] = d["label"].squeeze(1)
+        d["unlabelled_classes"] = tuple(d["is_unlabelled"].nonzero().flatten().tolist())
+        return d

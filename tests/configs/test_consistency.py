@@ -1,0 +1,124 @@
+"""What tools force the bundle to say twice, compared: metadata, changelog, requirements, class table, main configs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigParser
+from monai.bundle.reference_resolver import ReferenceResolver
+
+from scripts.labels import ClassTable
+
+ROOT = Path(__file__).resolve().parents[2]
+METADATA = json.loads((ROOT / "configs/metadata.json").read_text(encoding="utf-8"))
+FORMAT = METADATA["network_data_format"]
+
+
+def load(name: str) -> ConfigParser:
+    """A config as it is for a bundle without trained weights."""
+    path = ROOT / "configs" / f"{name}.yaml"
+    if not path.is_file():
+        pytest.skip(f"{path.name} does not exist yet")
+    parser = ConfigParser(ConfigParser.load_config_files(str(path)))
+    parser["bundle_root"] = str(ROOT)
+    parser["ckpt_dir"] = str(ROOT / "models" / "not there")
+    return parser
+
+
+def with_constants(parser: ConfigParser, value: Any) -> Any:
+    """A part of a config as text, and beside each reference the value that it stands for."""
+    if isinstance(value, dict):
+        return {key: with_constants(parser, inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [with_constants(parser, inner) for inner in value]
+    refs = ReferenceResolver.match_refs_pattern(value) if isinstance(value, str) else {}
+    return (value, {ref: parser.get_parsed_content(ref) for ref in refs}) if refs else value
+
+
+def for_images(transforms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a list of transforms does to the image, written as for a list that knows no other key."""
+    kept = []
+    for transform in transforms:
+        keys = transform["keys"] if isinstance(transform["keys"], list) else [transform["keys"]]
+        if "image" in keys:
+            one = {name: value for name, value in transform.items() if name != "allow_missing_keys"}
+            mode = transform.get("mode")
+            kept.append(
+                {**one, "keys": "image"} | ({"mode": mode[keys.index("image")]} if isinstance(mode, list) else {})
+            )
+    return kept
+
+
+def pinned(file: str) -> dict[str, str]:
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+class TestMetadata:
+    def test_copies_are_equal(self) -> None:
+        assert (ROOT / "metadata.json").read_bytes() == (ROOT / "configs/metadata.json").read_bytes()
+
+    def test_version_is_in_both_changelogs(self) -> None:
+        assert METADATA["version"] in METADATA["changelog"]
+        in_file = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert in_file[0] == METADATA["version"]
+        assert set(in_file) == set(METADATA["changelog"])
+
+    def test_versions_are_the_pinned_ones(self) -> None:
+        own = {f"{key}_version": METADATA[f"{key}_version"] for key in ("monai", "pytorch", "numpy")}
+        requirements = pinned("requirements.txt")
+        assert own == {
+            "monai_version": requirements.pop("monai"),
+            "pytorch_version": requirements.pop("torch"),
+            "numpy_version": requirements.pop("numpy"),
+        }
+        assert METADATA["required_packages_version"] == requirements
+
+    def test_classes_are_the_table_s(self) -> None:
+        table = ClassTable.load()
+        pred = next(iter(FORMAT["outputs"].values()))
+        assert pred["channel_def"] == table.channel_def()
+        assert pred["num_channels"] == table.num_classes
+        assert pred["channel_def"]["0"] == "background"
+
+    def test_first_input_and_output(self) -> None:
+        # MONAI Label takes the names of its keys, and the dimension, from the first entries
+        assert next(iter(FORMAT["inputs"])) == "image"
+        assert next(iter(FORMAT["outputs"])) == "pred"
+        assert len(FORMAT["inputs"]["image"]["spatial_shape"]) == 2
+        assert FORMAT["inputs"]["image"]["spatial_shape"] == FORMAT["outputs"]["pred"]["spatial_shape"]
+
+
+class TestMainConfigs:
+    def test_same_network(self) -> None:
+        train, inference = load("train"), load("inference")
+        assert with_constants(train, train["network_def"]) == with_constants(inference, inference["network_def"])
+
+    def test_same_transforms_of_the_image(self) -> None:
+        train, inference = load("train"), load("inference")
+        *slices, cut = with_constants(train, for_images(train["deterministic_transforms"]))
+        *scan, cut_at_inference = with_constants(inference, for_images(inference["preprocessing"]["transforms"]))
+        assert slices == scan
+        # inference keeps the whole height: the network slides along it
+        assert cut["spatial_size"][1:] == cut_at_inference["spatial_size"][1:]
+        assert cut_at_inference["spatial_size"][0] == -1
+        assert {**cut, "spatial_size": None} == {**cut_at_inference, "spatial_size": None}
+
+    @pytest.mark.parametrize(
+        "key", ["deterministic_transforms", "label_transforms", "image_size", "pixel_mm", "class_table"]
+    )
+    def test_both_stages_see_the_same_slices(self, key: str) -> None:
+        train, pretrain = load("train"), load("pretrain")
+        assert with_constants(train, train[key]) == with_constants(pretrain, pretrain[key])
+
+    @pytest.mark.parametrize("name", ["train", "inference", "pretrain"])
+    def test_class_count(self, name: str) -> None:
+        assert load(name).get_parsed_content("num_classes") == ClassTable.load().num_classes
+
+    @pytest.mark.parametrize("name", ["train", "inference", "pretrain"])
+    def test_size_is_the_metadata_s(self, name: str) -> None:
+        assert load(name).get_parsed_content("image_size") == FORMAT["inputs"]["image"]["spatial_shape"]

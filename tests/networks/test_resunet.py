@@ -1,0 +1,119 @@
+from itertools import pairwise
+
+import pytest
+import torch
+
+from scripts.networks.resunet import ResidualDecoder, ResidualEncoder, ResUNet2d, UpStage, normalisation
+
+SMALL = {"out_channels": 5, "channels": (8, 16, 32)}
+
+
+def num_weights(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+class TestResUNet2d:
+    def test_weights_of_the_published_network(self):
+        # 11.8 M: 3x3 convolutions without bias (each block 3, each step up 1 more, transposed, with bias), batch norms
+        # of two weights a channel after each convolution of a block, the head
+        w = (1, 32, 64, 128, 256, 512)
+        blocks = sum(9 * (a * b + 2 * b * b) + 6 * b for a, b in pairwise(w))
+        steps_up = sum(9 * (b * a + 3 * a * a) + 6 * a + a for a, b in pairwise(w[1:]))
+        assert num_weights(ResUNet2d()) == blocks + steps_up + (32 * 20 + 20) == 11_779_092
+
+    @pytest.mark.parametrize("size", [(64, 64), (48, 24), (33, 17), (1, 1)])
+    def test_shape(self, size):
+        network = ResUNet2d(**SMALL).eval()
+        logits = network(torch.randn(2, 1, *size))
+        assert logits.shape == (2, 5, *size)
+        assert logits.isfinite().all()
+
+    def test_padding_does_not_move_the_image(self):
+        network = ResUNet2d(**SMALL).eval()
+        image = torch.randn(1, 1, 64, 64)
+        image[:, :, 61:] = image[:, :, 60:61]
+        torch.testing.assert_close(network(image[:, :, :61]), network(image)[:, :, :61])
+
+    def test_features(self):
+        network = ResUNet2d(**SMALL).eval()
+        image = torch.randn(1, 1, 33, 32)
+        assert [f.shape[1:] for f in network.encode(image)] == [(8, 36, 32), (16, 18, 16), (32, 9, 8)]
+        decoded = network.features(image)
+        assert [f.shape[1:] for f in decoded] == [(32, 9, 8), (16, 18, 16), (8, 36, 32)]
+        torch.testing.assert_close(network.head(decoded[-1])[:, :, :33], network(image))
+
+    def test_twin_of_a_block(self):
+        network = ResUNet2d(in_channels=3, out_channels=2, channels=(4,)).eval()
+        block, image = network.encoder.stages[0], torch.randn(1, 3, 8, 8)
+        conv, norm, _ = block.entry
+        first = norm(conv(image)).relu()
+        conv1, norm1, _, conv2, norm2 = block.residual
+        expected = (norm2(conv2(norm1(conv1(first)).relu())) + first).relu()
+        torch.testing.assert_close(network(image), network.head(expected))
+
+    @pytest.mark.parametrize("norm", ["batch", "group", "instance"])
+    @pytest.mark.parametrize("size", [(64, 64), (33, 17)])
+    def test_scripts(self, norm, size):
+        network = ResUNet2d(**SMALL, norm=norm, dropout=0.2).eval()
+        scripted, image = torch.jit.script(network), torch.randn(1, 1, *size)
+        torch.testing.assert_close(scripted(image), network(image))
+
+    def test_dropout_layers_can_be_turned_on(self):
+        image = torch.randn(1, 1, 32, 32)
+        for dropout, differs in ((0.0, False), (0.5, True)):
+            network = ResUNet2d(**SMALL, dropout=dropout).eval()
+            torch.testing.assert_close(network(image), network(image))
+            layers = [m for m in network.modules() if isinstance(m, torch.nn.Dropout2d)]
+            assert len(layers) == 2
+            for layer in layers:
+                layer.train()
+            assert torch.equal(network(image), network(image)) is not differs
+
+    def test_channels_last(self):
+        network, image = ResUNet2d(**SMALL).eval(), torch.randn(2, 1, 32, 16)
+        expected = network(image)
+        network = network.to(memory_format=torch.channels_last)
+        logits = network(image.to(memory_format=torch.channels_last))
+        assert logits.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+
+    def test_autocast(self):
+        network = ResUNet2d(**SMALL)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(torch.randn(2, 1, 33, 17))
+        logits.float().sum().backward()
+        assert all(p.grad.isfinite().all() for p in network.parameters())
+
+    def test_overfits(self):
+        network, image = ResUNet2d(**SMALL), torch.randn(2, 1, 32, 32)
+        label = (image[:, 0] > 0).long() + 1
+        optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+        losses = []
+        for _ in range(25):
+            loss = torch.nn.functional.cross_entropy(network(image), label)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.5 * losses[0]
+
+
+class TestResidualDecoder:
+    @pytest.mark.parametrize("upsampling", ["transposed", "bilinear", "nearest"])
+    def test_further_decoders_fit_the_encoder(self, upsampling):
+        features = ResidualEncoder(1, (4, 8, 16))(torch.randn(2, 1, 16, 24))
+        decoded = ResidualDecoder((4, 8, 16), upsampling=upsampling)(features)
+        assert [f.shape[1:] for f in decoded] == [(16, 4, 6), (8, 8, 12), (4, 16, 24)]
+
+    def test_exception(self):
+        with pytest.raises(ValueError, match="upsampling must be 'transposed', 'bilinear' or 'nearest', got 'deconv'"):
+            UpStage(8, 4, upsampling="deconv")
+
+
+class TestNormalisation:
+    def test_exception(self):
+        with pytest.raises(ValueError, match="norm must be 'batch', 'group' or 'instance', got 'layer'"):
+            normalisation("layer", 8)
+
+    def test_groups_divide_the_channels(self):
+        assert [normalisation("group", c).num_groups for c in (32, 12, 3)] == [8, 4, 1]

@@ -1,0 +1,81 @@
+import pytest
+import torch
+from transformers import BertTokenizer
+
+from scripts.labels import ClassTable
+from scripts.networks.text_encoder import BertTextEncoder, ClassVectors, prompt_vocabulary
+from scripts.prompts import class_prompts
+
+BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[str]:
+    return class_prompts(ClassTable.load())
+
+
+class TestPromptVocabulary:
+    def test_value(self):
+        words = prompt_vocabulary(["Image of L4/L5", "image of the Rückenmark, T_1"])
+        assert words[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        assert words[5:] == sorted(["image", "of", "l4", "l5", "/", "the", "ruckenmark", ",", "t", "1", "_"])
+
+
+class TestBertTextEncoder:
+    def test_shape(self, prompts):
+        text = BertTextEncoder(prompts, config=BERT).eval()
+        embeddings = text()
+        assert embeddings.shape == (20, text.embed_dim) == (20, 32)
+        assert torch.pdist(embeddings).min() > 0
+        assert text.lower_case
+
+    def test_padding_does_not_count(self, prompts):
+        text = BertTextEncoder(prompts, config=BERT).eval()
+        short, long = prompts[0], prompts[11]
+        assert len(long.split()) > len(short.split())
+        row = prompts.index(short)
+        alone = {"input_ids": text.input_ids[[row]], "attention_mask": text.attention_mask[[row]]}
+        alone = {name: ids[:, : alone["attention_mask"].sum()] for name, ids in alone.items()}
+        torch.testing.assert_close(text.bert(**alone).last_hidden_state[:, 0], text()[[row]])
+
+    def test_dropout(self, prompts):
+        quiet, noisy = BertTextEncoder(prompts, config=BERT).train(), BertTextEncoder(prompts, config=BERT, dropout=0.1)
+        torch.testing.assert_close(quiet(), quiet())
+        assert (noisy() - noisy()).abs().max() > 0.01
+
+    def test_every_weight_gets_a_gradient(self, prompts):
+        text = BertTextEncoder(prompts, config=BERT)
+        text().square().sum().backward()
+        assert [n for n, p in text.named_parameters() if p.grad is None] == []
+
+    def test_folder(self, prompts, tmp_path):
+        text = BertTextEncoder(prompts, config=BERT).eval()
+        text.bert.save_pretrained(tmp_path)
+        (tmp_path / "vocab.txt").write_text("\n".join(text.vocabulary) + "\n")
+        loaded = BertTextEncoder(prompts, pretrained=str(tmp_path)).train()  # no dropout here either
+        torch.testing.assert_close(loaded(), text())
+        assert loaded.description() == {"kind": "bert", "pretrained": str(tmp_path), "lower_case": True}
+        with pytest.raises(ValueError, match="cannot spell the prompt 'a picture'"):
+            BertTextEncoder(["a picture"], pretrained=str(tmp_path))
+
+    def test_vocabulary_file_gives_words(self, prompts, tmp_path):
+        text = BertTextEncoder(prompts, config=BERT)
+        (tmp_path / "vocab.txt").write_text("\n".join(text.vocabulary) + "\n")
+        tokens = BertTokenizer.from_pretrained(tmp_path).convert_ids_to_tokens(text.input_ids[0])
+        assert tokens[: tokens.index("[SEP]")] == ["[CLS]", *prompts[0].lower().split()]
+
+    def test_exception(self, prompts, tmp_path):
+        with pytest.raises(RuntimeError, match=r"text encoder '.*nowhere' cannot be loaded.*set `config` to train"):
+            BertTextEncoder(prompts, pretrained=str(tmp_path / "nowhere"))
+        with pytest.raises(ValueError, match="needs `pretrained` or `config`"):
+            BertTextEncoder(prompts, pretrained=None)
+        BertTextEncoder(prompts, config=BERT).bert.save_pretrained(tmp_path)
+        with pytest.raises((RuntimeError, ValueError), match=r"tokenizer .* cannot be loaded|cannot spell"):
+            BertTextEncoder(prompts, pretrained=str(tmp_path))
+
+
+class TestClassVectors:
+    def test_shape(self, prompts):
+        vectors = ClassVectors(prompts, 16)
+        assert vectors().shape == (20, vectors.embed_dim) == (20, 16)
+        assert vectors().requires_grad
