@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from .model_file import save_atomically
 from .ops.ema import update_ema_, warmup_decay
 
 
@@ -214,17 +213,3 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.close()
         raise error
-
-
-def save_atomically(state: Any, path: Path) -> None:
-    """`torch.save` to a temporary file beside `path`, then rename: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -1,9 +1,10 @@
-"""`models/model.pt` and `models/model.json`: the weights that inference runs, and the settings they were trained with."""
+"""`models/model.pt` and `models/model.json`: the weights that inference runs and the settings of their training."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,31 @@ from .labels import ClassTable
 WEIGHTS, SETTINGS = "model.pt", "model.json"
 
 
-def write_model(network: torch.nn.Module, folder: str | Path, settings: dict[str, Any]) -> None:
-    """Write a flat state dict and beside it the settings (network, grid, classes, which network it was).
+def save_atomically(state: Any, path: Path) -> None:
+    """`torch.save` to a temporary file beside `path`, then rename: readers see the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
-    Both are written to temporary files and renamed, the weights last.
-    """
+
+def write_model(network: torch.nn.Module, folder: str | Path, settings: dict[str, Any]) -> None:
+    """Write the settings (network, grid, classes) and a flat state dict; each file is the old one or the new one."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    torch.save(state, folder / f".{WEIGHTS}")
-    (folder / f".{SETTINGS}").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    os.replace(folder / f".{SETTINGS}", folder / SETTINGS)
-    os.replace(folder / f".{WEIGHTS}", folder / WEIGHTS)
+    part = folder / f".{SETTINGS}.part"
+    part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, folder / SETTINGS)
+    save_atomically({name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
 
 
-def trained_settings(folder: str | Path, **defaults: Any) -> dict[str, Any]:
+def trained_settings(folder: str | Path, class_table: str | Path | None = None, **defaults: Any) -> dict[str, Any]:
     """Settings that the weights in `folder` were trained with; `defaults` where there are none yet.
 
     Raises:
@@ -38,8 +49,8 @@ def trained_settings(folder: str | Path, **defaults: Any) -> dict[str, Any]:
     if not file.is_file():
         return defaults
     settings = {**defaults, **json.loads(file.read_text(encoding="utf-8"))}
-    names = list(ClassTable.load(settings.get("class_table")).names)
-    if "classes" in settings and settings["classes"] != names:
+    names = list(ClassTable.load(class_table).names)
+    if settings.get("classes", names) != names:
         raise ValueError(
             f"{file} was trained for the classes {', '.join(settings['classes'])}, the class table has "
             f"{', '.join(names)}; use the class table it was trained with, or train again"

@@ -1,0 +1,1 @@
+"""Data: lists, layouts, checks, caches and the streams of training."""

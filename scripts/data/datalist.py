@@ -153,13 +153,17 @@ def select(datalist: str | Path | None, section: str, *, class_table: str | Path
 
 
 def select_for_scoring(
-    datalist: str | Path, section: str, *, class_table: str | Path | None = None
+    datalist: str | Path | None, section: str, *, class_table: str | Path | None = None
 ) -> list[dict[str, Any]]:
     """The entries of one section that have labels; for "unlabelled" the hidden labels take the place of labels.
+
+    No datalist gives no entries, so that a graph builds.
 
     Raises:
         DataError: as `select`; no entry with a label.
     """
+    if not datalist:
+        return []
     key = "hidden_label" if section == "unlabelled" else "label"
     entries = _section(load_datalist(datalist, class_table=class_table), section)
     scored = [{**entry, "label": entry[key]} for entry in entries if key in entry]
@@ -168,8 +172,10 @@ def select_for_scoring(
     return [{k: v for k, v in entry.items() if k != "hidden_label"} for entry in scored]
 
 
-def find_scans(folder: str | Path) -> list[dict[str, Any]]:
+def find_scans(folder: str | Path | None) -> list[dict[str, Any]]:
     """All scans at or below a folder (or the one file): NIfTI, MetaImage, NRRD, and folders of one DICOM series.
+
+    No folder gives no scans, so that a graph builds.
 
     Labels and earlier results ("x_seg", folders "labels" or "masks") are passed over. Of scans with the same name each
     is called by its folders too ("visit1_t2").
@@ -180,6 +186,8 @@ def find_scans(folder: str | Path) -> list[dict[str, Any]]:
     Raises:
         DataError: no such folder, no scan in it, or a folder in which DICOM series are mixed.
     """
+    if not folder:
+        return []
     root = Path(folder).expanduser().absolute()
     if not root.exists():
         raise DataError(f"{root}: there is no such folder or file; give the path of a scan or of a folder of scans")

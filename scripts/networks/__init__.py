@@ -1,0 +1,1 @@
+"""Networks: the segmentation network, the encoders of stage 1 and the model that joins them."""

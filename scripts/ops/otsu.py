@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-_PIXELS_AT_A_TIME = 2**18
-"""On a CPU, pixels whose temporary tensors stay in the cache: 16 maps of 128 x 128, 1 of 512 x 512."""
+_PIXELS_AT_A_TIME = 2**17
+"""On a CPU, pixels whose temporary tensors stay in the cache: 8 maps of 128 x 128, half a map of 512 x 512."""
 
 
 def otsu_thresholds(maps: Tensor, bins: int = 256) -> Tensor:
@@ -35,42 +35,53 @@ def otsu_thresholds(maps: Tensor, bins: int = 256) -> Tensor:
     if bins < 2:
         raise ValueError(f"bins must be at least 2, got {bins}")
     flat = maps.detach().flatten(-2).reshape(-1, maps.shape[-2] * maps.shape[-1])  # (..., h, w) -> (M, h·w)
-    # A GPU wants all maps at once; a CPU is faster on pieces that fit its cache.
-    at_a_time = max(1, _PIXELS_AT_A_TIME // flat.shape[1]) if flat.device.type == "cpu" else max(1, len(flat))
-    pieces = [_histograms(piece, bins) for piece in flat.split(at_a_time)]
-    low, high, edges, counts = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+    flat = flat if flat.dtype == torch.float64 else flat.float()
+    # amin and amax are vectorised; aminmax over an axis is several times slower than both together.
+    low, high = flat.amin(dim=1), flat.amax(dim=1)
+    step = (high - low) / bins
+    edges = torch.arange(bins + 1, dtype=flat.dtype, device=flat.device) * step[:, None] + low[:, None]
+    edges[:, -1] = high
     centres = (edges[:, :-1] + edges[:, 1:]) / 2
-    best = _between_class_variance(counts, centres).argmax(dim=1, keepdim=True)
+    best = _between_class_variance(_histograms(flat, low, high, bins), centres).argmax(dim=1, keepdim=True)
     threshold = torch.where(low == high, low, centres.gather(1, best)[:, 0])
     return threshold.where((high - low).isfinite(), torch.nan).reshape(maps.shape[:-2])
 
 
-def _histograms(flat: Tensor, bins: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Histogram of every row, as numpy bins it.
+def _histograms(flat: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
+    """Histogram of every row, binned as numpy does it.
 
     Args:
         flat: (M, P) values.
+        low: (M,) minimum of every row.
+        high: (M,) maximum of every row.
         bins: number of bins.
 
     Returns:
-        (M,) minimum, (M,) maximum, (M, bins + 1) edges, (M, bins) int64 counts.
+        (M, bins) int64 counts.
     """
-    flat = flat if flat.dtype == torch.float64 else flat.float()
-    rows = len(flat)
-    # amin and amax are vectorised; aminmax over an axis is several times slower than both together.
-    low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
+    if flat.device.type != "cpu" or flat.numel() <= _PIXELS_AT_A_TIME:
+        return _count(flat, low[:, None], high[:, None], bins)
+    # A GPU wants all maps at once; a CPU is faster on pieces that fit its cache, of several rows or of one.
+    counts = torch.zeros(len(flat), bins, dtype=torch.int64)
+    rows = max(1, _PIXELS_AT_A_TIME // flat.shape[1])
+    for start in range(0, len(flat), rows):
+        own = slice(start, start + rows)
+        for piece in flat[own].split(_PIXELS_AT_A_TIME, dim=1):
+            counts[own] += _count(piece, low[own, None], high[own, None], bins)
+    return counts
+
+
+def _count(values: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
+    """Count the values (M, P) of every row in bins between low (M, 1) and high (M, 1); (M, bins) int64."""
     step = (high - low) / bins
-    edges = torch.arange(bins + 1, dtype=flat.dtype, device=flat.device) * step + low
-    edges[:, -1:] = high
     # The quotient may land beside the right bin by rounding; like numpy, let the edges decide. They are computed anew
     # and compared in place as floating point: looking them up, or making booleans, costs several times more.
-    index = (flat - low).div_(high - low).mul_(bins).trunc_()
-    index.sub_((index * step).add_(low).gt_(flat))
-    index.add_((index + 1).mul_(step).add_(low).le_(flat))
+    index = (values - low).div_(high - low).mul_(bins).trunc_()
+    index.sub_((index * step).add_(low).gt_(values))
+    index.add_((index + 1).mul_(step).add_(low).le_(values))
     index = index.to(torch.int32).clamp_(0, bins - 1)  # the last bin holds its right edge
-    index += torch.arange(rows, dtype=torch.int32, device=flat.device)[:, None] * bins
-    counts = torch.bincount(index.view(-1), minlength=rows * bins).view(rows, bins)
-    return low[:, 0], high[:, 0], edges, counts
+    index += torch.arange(len(values), dtype=torch.int32, device=values.device)[:, None] * bins
+    return torch.bincount(index.view(-1), minlength=len(values) * bins).view(len(values), bins)
 
 
 def _between_class_variance(counts: Tensor, centres: Tensor) -> Tensor:

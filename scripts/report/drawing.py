@@ -73,7 +73,7 @@ def painted(image: np.ndarray, label: np.ndarray, table: ClassTable) -> np.ndarr
         (H, W, 3) in 0..1.
     """
     base = np.repeat(grey(image)[..., None], 3, axis=-1)
-    tint = colours(table)[label]
+    tint = colours(table)[label.astype(np.intp)]  # label maps of scans are often read as float
     alpha = np.where((label > 0) & (label != IGNORE), FILL, 0.0)
     alpha[outlines(label)] = 1.0
     return base * (1 - alpha[..., None]) + tint * alpha[..., None]

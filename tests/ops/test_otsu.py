@@ -60,6 +60,15 @@ class TestOtsuThresholds:
         best = centres[int(np.argmax(variances))]
         assert otsu_thresholds(image.double()).item() == pytest.approx(best, abs=1e-9)
 
+    def test_value_bins_as_numpy_on_and_beside_the_edges(self) -> None:
+        for low, high in ((0.0, 1.0), (-0.3, 0.7), (0.1, 0.2), (1 / 3, 1000.1)):
+            edges = np.histogram_bin_edges(np.array([low, high]), bins=256)
+            beside = [np.nextafter(edges, -np.inf)[1:], edges, np.nextafter(edges, np.inf)[:-1]]
+            values = np.concatenate(beside)
+            ends = (torch.tensor([end], dtype=torch.float64) for end in (values.min(), values.max()))
+            counts = otsu._histograms(torch.from_numpy(values)[None], *ends, bins=256)
+            assert counts[0].tolist() == np.histogram(values, bins=256)[0].tolist()
+
     def test_value_of_two_values_is_the_first_bin(self) -> None:
         maps = torch.zeros(1, 4, 4)
         maps[0, :2] = 1
@@ -89,9 +98,10 @@ class TestOtsuThresholds:
     def test_value_does_not_depend_on_chunks_or_layout(self, monkeypatch: pytest.MonkeyPatch) -> None:
         maps = draw("smooth", 12, (16, 12)).view(3, 4, 16, 12)
         expected = otsu_thresholds(maps)
-        monkeypatch.setattr(otsu, "_PIXELS_AT_A_TIME", 400)
-        assert torch.equal(otsu_thresholds(maps), expected)
-        assert torch.equal(otsu_thresholds(maps.contiguous(memory_format=torch.channels_last)), expected)
+        for pixels in (100, 400, 10_000):  # half a map, two maps, all
+            monkeypatch.setattr(otsu, "_PIXELS_AT_A_TIME", pixels)
+            assert torch.equal(otsu_thresholds(maps), expected)
+            assert torch.equal(otsu_thresholds(maps.contiguous(memory_format=torch.channels_last)), expected)
 
     def test_value_leaves_the_maps_alone(self) -> None:
         maps = draw("noise", 2, (8, 8)).requires_grad_()

@@ -72,6 +72,11 @@ class TestPromptGuidedMap:
         result = prompt_guided_map(maps, torch.full((2, 2), 0.2), gate=0.5)
         assert result.flatten(1).tolist() == [[0, 0], [1, 0]]
 
+    def test_value_gate_has_to_be_exceeded(self) -> None:
+        maps = column([0.0], [0.5])
+        values = [prompt_guided_map(maps, torch.zeros(1, 2), gate=gate).item() for gate in (0.499, 0.5, 0.501)]
+        assert values == [1, 0, 0]
+
     def test_value_foreground_by_background_fills_the_foreground(self) -> None:
         maps = column([0.9, 0.1, 0.2], [0.8, 0.05, 0.3], [0.0, 0.01, 0.9])
         result = prompt_guided_map(maps, torch.tensor([[0.5, 9, 9]]), gate=0.0, integration="foreground_by_background")

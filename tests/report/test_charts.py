@@ -24,7 +24,7 @@ class TestReadCurves:
         "text",
         [
             "step,loss,mean_dice\n1,0.5,\n2,0.25,0.75\n",
-            "step,name,value\n1,loss,0.5\n2,loss,0.25\n2,mean_dice,0.75\n",
+            "epoch,step,name,value\n1,1,loss,0.5\n2,2,loss,0.25\n2,2,mean_dice,0.75\n",
             '[{"step": 1, "loss": 0.5, "mean_dice": null}, {"step": 2, "loss": 0.25, "mean_dice": 0.75}]',
             '{"step": 1, "loss": 0.5, "note": "x"}\n{"step": 2, "loss": 0.25, "mean_dice": 0.75}\n',
         ],
