@@ -112,7 +112,9 @@ def partial_label_cross_entropy(
         logits = _at_least_float32(logits)
         counted = (label != ignore).sum().clamp_min(1)
         if unlabelled is None or not unlabelled.any():
-            # Summed apart: the reduction inside cross_entropy is not deterministic on a GPU.
+            if logits.device.type == "cpu":
+                return F.cross_entropy(logits, label, ignore_index=ignore, reduction="sum") / counted
+            # The reduction inside cross_entropy is fastest on a CPU and not deterministic on a GPU.
             return F.cross_entropy(logits, label, ignore_index=ignore, reduction="none").sum() / counted
         log_probs = logits.log_softmax(dim=1)
         pixelwise = F.nll_loss(log_probs, label, ignore_index=ignore, reduction="none")

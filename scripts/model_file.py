@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,24 @@ def write_model(network: torch.nn.Module, folder: str | Path, settings: dict[str
     part.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     os.replace(part, folder / SETTINGS)
     save_atomically({name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
+
+
+def load_weights(path: str | Path | None, networks: Sequence[torch.nn.Module]) -> None:
+    """Give every network the weights of a file that `write_model` wrote; no path leaves them as they are.
+
+    Raises:
+        ValueError: the file is missing or belongs to another network.
+    """
+    if not path:
+        return
+    if not Path(path).is_file():
+        raise ValueError(f"there are no weights {path}; correct --warm_start or leave it out")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for network in networks:
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f"the weights {path} are of another network (channels, norm or classes differ)") from error
 
 
 def trained_settings(folder: str | Path, class_table: str | Path | None = None, **defaults: Any) -> dict[str, Any]:

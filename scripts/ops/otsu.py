@@ -15,7 +15,7 @@ def otsu_thresholds(maps: Tensor, bins: int = 256) -> Tensor:
     """OTSU's threshold of every map: the bin centre with the largest between-class variance, the first if several.
 
     Equals `skimage.filters.threshold_otsu` on float images bit for bit: same edges, same order of the sums. Near
-    ties are common on smooth maps, and rounding decides them.
+    ties are common on smooth maps, and rounding decides them. (NumPy 1 rounds float32 edges otherwise: one digit.)
 
     Args:
         maps: (..., h, w) floating point, any range; half precision is read as float32.

@@ -21,6 +21,7 @@ def check_shape(name: str, tensor: Tensor, shape: str, sizes: dict[str, int] | N
         ValueError: another number of axes, or an axis of another size.
 
     Example:
+        >>> import torch
         >>> sizes = check_shape("logits", torch.zeros(2, 20, 64, 32), "B N H W")
         >>> check_shape("label", torch.zeros(2, 1, 64, 32), "B H W", sizes)
         Traceback (most recent call last):
