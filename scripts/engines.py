@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SliceInferer
 from torch import Tensor, nn
 
+from .networks.statistics import normalised_by
 from .ops.otsu import otsu_thresholds
 from .ops.prompt_map import upsample
 
@@ -68,16 +69,66 @@ class OptimizationStep:
             scaler.update()
 
 
-class ChunkedInferer(Inferer):
-    """Run a 2D network on the slices (S, 1, H, W) of a volume, `chunk` at a time, so that memory does not grow with S."""
+class VolumeInferer(Inferer):
+    """Run a 2D network on the slices (S, 1, H, W) of a volume, `chunk` at a time, so that memory does not grow with S.
 
-    def __init__(self, chunk: int = 16) -> None:
+    Args:
+        chunk: slices that go through the network at a time.
+        statistics: whose statistics batch normalisation uses, see `scripts.networks.statistics`.
+    """
+
+    def __init__(self, chunk: int = 32, statistics: str = "running") -> None:
         super().__init__()
-        self.chunk = chunk
+        self.chunk, self.statistics = chunk, statistics
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Return the network's output for all slices, (S, N, H, W)."""
-        return torch.cat([network(part, *args, **kwargs) for part in inputs.split(self.chunk)])
+        with normalised_by(network, self.statistics):
+            return torch.cat([self.infer(part, network) for part in inputs.split(self.chunk)])
+
+    def infer(self, slices: Tensor, network: nn.Module) -> Tensor:
+        """Output for some slices."""
+        return network(slices)
+
+
+class PromptMapInferer(VolumeInferer):
+    """Slices (S, 1, H, W) through a stage-1 network to the prompt-guided map (S, H, W), as stage 2 would make it.
+
+    Args:
+        prompt_map: (maps (S, N, H, W), thresholds (S, N)) -> (S, H, W).
+        chunk: see `VolumeInferer`.
+        statistics: see `VolumeInferer`.
+    """
+
+    def __init__(
+        self, prompt_map: Callable[[Tensor, Tensor], Tensor], chunk: int = 32, statistics: str = "running"
+    ) -> None:
+        super().__init__(chunk, statistics)
+        self.prompt_map = prompt_map
+
+    def infer(self, slices: Tensor, network: nn.Module) -> Tensor:
+        """Class ids of some slices."""
+        maps = upsample(network(slices), slices.shape[-2:])
+        return self.prompt_map(maps, otsu_thresholds(maps))
+
+
+class SlicewiseInferer(SliceInferer):
+    """MONAI's `SliceInferer`, with a choice of whose statistics batch normalisation uses.
+
+    Args:
+        statistics: see `scripts.networks.statistics`; for "volume", `sw_batch_size` should reach the number of slices.
+        args: as `SliceInferer`.
+        kwargs: as `SliceInferer`.
+    """
+
+    def __init__(self, *args: Any, statistics: str = "running", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.statistics = statistics
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Return the network's output for a volume (B, N, H, W, S)."""
+        with normalised_by(network, self.statistics):
+            return super().__call__(inputs, network, *args, **kwargs)
 
 
 def to_device(batch: Any, device: torch.device | str, non_blocking: bool = False) -> Any:
@@ -87,25 +138,3 @@ def to_device(batch: Any, device: torch.device | str, non_blocking: bool = False
     if isinstance(batch, dict):
         return {key: to_device(value, device, non_blocking) for key, value in batch.items()}
     return batch
-
-
-class PromptMapInferer(ChunkedInferer):
-    """Slices (S, 1, H, W) through a stage-1 network to the prompt-guided map (S, H, W), as stage 2 would make it.
-
-    Args:
-        prompt_map: (maps (S, N, H, W), thresholds (S, N)) -> (S, H, W).
-        chunk: slices that go through the network at a time.
-    """
-
-    def __init__(self, prompt_map: Callable[[Tensor, Tensor], Tensor], chunk: int = 16) -> None:
-        super().__init__(chunk)
-        self.prompt_map = prompt_map
-
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """Return class ids, (S, H, W)."""
-
-        def label_map(part: Tensor) -> Tensor:
-            maps = upsample(network(part, *args, **kwargs), part.shape[-2:])
-            return self.prompt_map(maps, otsu_thresholds(maps))
-
-        return super().__call__(inputs, label_map)

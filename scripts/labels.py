@@ -155,9 +155,19 @@ class LabelMap:
             return cls("identity", {**{i: i for i in range(table.num_classes)}, IGNORE: IGNORE})
         if isinstance(name_or_file, dict):
             return cls.from_dict("inline", name_or_file, table)
-        path = LABEL_MAP_DIR / f"{name_or_file}.json"
-        path = path if path.is_file() else Path(name_or_file)
-        if not path.is_file():
-            known = ", ".join(sorted(p.stem for p in LABEL_MAP_DIR.glob("*.json")))
-            raise ValueError(f"label map {str(name_or_file)!r} is neither a file nor one of {known}")
-        return cls.from_dict(str(name_or_file), json.loads(path.read_text(encoding="utf-8")), table)
+        content = json.loads(label_map_file(name_or_file).read_text(encoding="utf-8"))
+        return cls.from_dict(str(name_or_file), content, table)
+
+
+def label_map_file(name_or_file: str | Path) -> Path:
+    """File of a label map given by its name or as a file.
+
+    Raises:
+        ValueError: neither a known name nor a file.
+    """
+    path = LABEL_MAP_DIR / f"{name_or_file}.json"
+    path = path if path.is_file() else Path(name_or_file)
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in LABEL_MAP_DIR.glob("*.json")))
+        raise ValueError(f"label map {str(name_or_file)!r} is neither a file nor one of {known}")
+    return path

@@ -43,11 +43,16 @@ class PicturesAtEnd:
         """Draw."""
         if not len(self.volumes):
             return
-        item = self.volumes[0]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with torch.no_grad():
-            self.draw(item["image"].to(engine.state.device), item["label"].squeeze(1), self.folder)
-        logging.getLogger(__name__).info("pictures are in %s", self.folder)
+        log = logging.getLogger(__name__)
+        try:
+            item = self.volumes[0]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with torch.no_grad():
+                self.draw(item["image"].to(engine.state.device), item["label"].squeeze(1), self.folder)
+        except Exception:  # whatever it is, hours of training must not end in it
+            log.exception("the pictures could not be drawn")
+        else:
+            log.info("pictures are in %s", self.folder)
 
 
 def draw_overlay(image: Tensor, label: Tensor, folder: Path, *, network: torch.nn.Module, table: ClassTable) -> None:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +15,54 @@ import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
-from .data.check import check_datalist, raise_problems
+from .data.check import check_datalist, check_scan, raise_problems
 from .data.datalist import DataError
 from .labels import ClassTable
+from .model_file import trained_settings
 
 EFFECTIVE_CONFIG = "config.yaml"
+RUN_ARGUMENTS = {
+    *("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"),
+    *("workflow_name", "workflow_type"),
+}
 LABEL_SERVER_KEYS = {"bundle_root", "dataset_dir", "output_dir", "displayable_configs"}
 
 
 def start(
     output_dir: str | Path,
     datalist: str | Path | None,
-    data: Sequence[Mapping[str, Any]] = (),
+    data: str = "",
     sections: Sequence[str] = ("training", "unlabelled", "validation"),
     cache_dir: str | Path | None = None,
+    class_table: str | Path | None = None,
 ) -> None:
     """Refuse misspelt overrides and faulty data, then write the effective config to the run's folder.
 
     Args:
         output_dir: the run's folder; made if it is missing.
         datalist: the datalist file; its sections are opened and checked, all problems are reported at once.
-        data: entries that were given without a datalist (MONAI Label does so); then only their presence is checked.
+        data: id in the config of the entries that may be given without a datalist (MONAI Label does so); then only
+            their presence is checked. An id, not the entries: these are read after errors are shown as sentences.
         sections: sections of the datalist that the run reads.
         cache_dir: where the check remembers files that it has already opened.
+        class_table: JSON file of the class table; None is the bundle's own.
 
     Raises:
         DataError: an override that no config file knows, no data at all, or problems in the data.
     """
     sys.excepthook = _one_sentence
-    workflow = _running_workflow()
-    if workflow is not None:
-        refuse_unknown_overrides(_command_line_overrides(), _known_ids(workflow))
+    refuse_unknown_overrides(*_command_line())
     if datalist:
-        raise_problems(check_datalist(datalist, sections=sections, cache_folder=cache_dir))
-    elif not data:
+        raise_problems(
+            check_datalist(datalist, sections=sections, cache_folder=cache_dir, class_table=class_table)
+        )
+    elif not _entries(data):
         raise DataError(
             "no datalist was given; add --datalist D.json (python -m scripts prepare FOLDER --out D.json makes one)"
         )
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    workflow = _running_workflow()
     if workflow is not None:
         text = yaml.safe_dump(_plain(workflow.parser.config), sort_keys=False, allow_unicode=True)
         (folder / EFFECTIVE_CONFIG).write_text(text, encoding="utf-8")
@@ -62,28 +71,39 @@ def start(
 def start_inference(
     output_dir: str | Path,
     ckpt_path: str | Path,
-    data: Sequence[Mapping[str, Any]],
+    data: str,
     class_table: str | Path | None = None,
+    datalist: str | Path | None = None,
+    section: str = "",
 ) -> None:
-    """Refuse misspelt overrides, a missing network or no scans; write the label names beside the results.
+    """Refuse misspelt overrides, a missing or other network and faulty scans; write the label names.
 
     Args:
         output_dir: where the label maps go; `labels.json` and the Slicer colour table `colours.ctbl` are written here.
         ckpt_path: the network's weights.
-        data: entries of the scans to label.
+        data: id in the config of the entries of the scans to label.
         class_table: JSON file of the class table; None is the bundle's own.
+        datalist: to score label maps: the datalist, whose labels are opened and checked too.
+        section: the section of it.
 
     Raises:
-        DataError: an override that no config file knows, no weights, or no scans.
+        DataError: an override that no config file knows, no weights or weights for other classes, no scans, or
+            problems with them.
     """
     sys.excepthook = _one_sentence
-    workflow = _running_workflow()
-    if workflow is not None:
-        refuse_unknown_overrides(_command_line_overrides(), _known_ids(workflow))
+    refuse_unknown_overrides(*_command_line())
     if not Path(ckpt_path).is_file():
-        raise DataError(f"there is no trained network {ckpt_path}; train one with configs/train.yaml or name it with --ckpt_path")
-    if not data:
+        raise DataError(
+            f"there is no trained network {ckpt_path}; train one with configs/train.yaml or name its folder with --ckpt_dir"
+        )
+    _as_data_error(trained_settings, Path(ckpt_path).parent, class_table)
+    if datalist:
+        raise_problems(check_datalist(datalist, sections=[section], class_table=class_table, hidden_labels=True))
+    entries = _entries(data)
+    if not entries:
         raise DataError("no scans were given; add --input_dir FOLDER (for evaluating: --datalist D.json)")
+    if not datalist:
+        raise_problems(problem for entry in entries for problem in check_scan(entry["image"]))
     table, folder = ClassTable.load(class_table), Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "labels.json").write_text(json.dumps(table.channel_def(), indent=1) + "\n", encoding="utf-8")
@@ -91,12 +111,13 @@ def start_inference(
     (folder / "colours.ctbl").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
-def refuse_unknown_overrides(overrides: Sequence[str], known: set[str]) -> None:
-    """Refuse overrides that would be added silently and then ignored.
+def refuse_unknown_overrides(overrides: Sequence[str], files: Sequence[str]) -> None:
+    """Refuse overrides of ids that none of the config files has; MONAI would add them, and nothing would read them.
 
     Raises:
         DataError: an id that is not known, with the nearest one that is.
     """
+    known = _known_ids(files) if overrides else set()
     for override in overrides:
         name = override.replace("::", "#")
         if name in known:
@@ -119,12 +140,12 @@ def prepare_prompt_maps(
         pretraining: `bundle_root` and overrides for stage 1, for "pretrain".
 
     Raises:
-        DataError: there is no stage-1 checkpoint and `when_missing` is "error".
-        ValueError: an unknown `when_missing`.
+        DataError: there is no stage-1 checkpoint and `when_missing` is "error"; the checkpoint is damaged or for other
+            classes; or an unknown `when_missing`.
     """
     log = logging.getLogger(__name__)
     if when_missing not in ("error", "pretrain", "supervised"):
-        raise ValueError(f"when_no_prompt_model must be error, pretrain or supervised, got {when_missing!r}")
+        raise DataError(f"when_no_prompt_model must be error, pretrain or supervised, got {when_missing!r}")
     if not dataset.data:
         log.warning("no unlabelled volumes: training on the labelled ones alone")
         return
@@ -140,20 +161,40 @@ def prepare_prompt_maps(
             log.warning("no stage-1 checkpoint %s: training without class prompts", prompt_maps.checkpoint)
             return
         pretrain(**dict(pretraining or {}))
+    # also where the maps lie in the cache: those of other classes would be taken for these
+    _as_data_error(prompt_maps.load_model, prompt_maps.model_dir)
     prompt_maps.build(dataset)
 
 
-def pretrain(bundle_root: str | Path, **overrides: Any) -> None:
-    """Run stage 1, `configs/pretrain.yaml`, in this process."""
+def pretrain(bundle_root: str | Path, configs: Sequence[str] = ("pretrain.yaml",), **overrides: Any) -> None:
+    """Run stage 1 in this process: the config files, absolute or relative to `configs/`, with these overrides."""
     logging.getLogger(__name__).info("no stage-1 checkpoint yet: running stage 1 first")
-    config = Path(bundle_root) / "configs" / "pretrain.yaml"
+    files = [str(Path(bundle_root) / "configs" / config) for config in configs]
     given = {k: v for k, v in overrides.items() if v is not None}
     workflow = ConfigWorkflow(
-        config_file=str(config), run_id="pretraining", logging_file=False, bundle_root=str(bundle_root), **given
+        config_file=files, run_id="pretraining", logging_file=False, bundle_root=str(bundle_root), **given
     )
     workflow.initialize()
     workflow.run()
     workflow.finalize()
+
+
+def _entries(data: str) -> Sequence[Mapping[str, Any]]:
+    """The entries that stand under an id of the running workflow's config; none without a workflow."""
+    workflow = _running_workflow()
+    return workflow.parser.get_parsed_content(data) if workflow is not None and data else ()
+
+
+def _as_data_error(read: Callable[..., Any], *args: Any) -> None:
+    """Call a reader of the user's files whose complaints are sentences for the user.
+
+    Raises:
+        DataError: the reader raised a ValueError or did not find a file.
+    """
+    try:
+        read(*args)
+    except (ValueError, FileNotFoundError) as error:
+        raise DataError(str(error)) from error
 
 
 def _running_workflow() -> ConfigWorkflow | None:
@@ -165,26 +206,22 @@ def _running_workflow() -> ConfigWorkflow | None:
     return None
 
 
-def _command_line_overrides() -> list[str]:
-    """Names of the overrides that `monai.bundle run` was called with, also from Python; those of an args file too."""
+def _command_line() -> tuple[list[str], list[str]]:
+    """Names of the overrides, and the config files, that `monai.bundle run` was called with; an args file's too."""
     for frame in _frames():
-        if frame.f_code.co_name == "run" and "override" in frame.f_locals and "config_file" in frame.f_locals:
-            args_file = frame.f_locals.get("args_file")
-            extra = ConfigParser.load_config_file(args_file) if args_file else {}
-            own = {"run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking"}
-            return [*frame.f_locals["override"], *(k for k in extra if k not in own)]
-    return []
-
-
-def _known_ids(workflow: ConfigWorkflow) -> set[str]:
-    """Every id of the config files of this run, and the keys that experiment tracking and MONAI Label add."""
-    files: list[str] = []
-    for frame in _frames():
-        if frame.f_code.co_name == "run" and frame.f_locals.get("config_file"):
-            given = frame.f_locals["config_file"]
+        called = frame.f_locals
+        if frame.f_code.co_name == "run" and {"override", "config_file", "args_file"} <= called.keys():
+            extra = called["args_file"] or {}
+            extra = extra if isinstance(extra, Mapping) else ConfigParser.load_config_file(extra)
+            given = called["config_file"] or extra.get("config_file") or []
             files = [given] if isinstance(given, (str, os.PathLike)) else list(given)
-            break
-    content = ConfigParser.load_config_files(files) if files else workflow.parser.config
+            return [*called["override"], *(k for k in extra if k not in RUN_ARGUMENTS)], files
+    return [], []
+
+
+def _known_ids(files: Sequence[str]) -> set[str]:
+    """Every id of the config files of a run, and the keys that experiment tracking and MONAI Label add."""
+    content = ConfigParser.load_config_files(files)
     tracking = {key for settings in DEFAULT_EXP_MGMT_SETTINGS.values() for key in settings["configs"]}
     return set(_ids(content)) | tracking | LABEL_SERVER_KEYS
 

@@ -1,4 +1,4 @@
-"""Dictionary transforms that MONAI lacks: single slices as volumes, guarded in-plane resampling, label values to class ids."""
+"""Dictionary transforms that MONAI lacks: slices as volumes, guarded in-plane resampling, label values to class ids."""
 
 from __future__ import annotations
 
@@ -97,17 +97,18 @@ class MapLabelValuesd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.label_map = label_map
-        self.class_table = class_table
+        # Read here, not at the first volume: what they say has to count in the hash of a cache.
+        self.table = ClassTable.load(class_table)
+        self.label_map = LabelMap.load(label_map, self.table)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with class ids, uint8, in every key."""
         d = dict(data)
-        label_map = LabelMap.load(d.get("label_map", self.label_map), ClassTable.load(self.class_table))
+        label_map = LabelMap.load(d["label_map"], self.table) if "label_map" in d else self.label_map
         for key in self.key_iterator(d):
             values = convert_to_tensor(d[key], track_meta=False).round().to(torch.int64)
-            low, high = int(values.min()), int(values.max())
-            lookup = np.full(max(high, 0) + 1, -1, dtype=np.int64)
+            high = max(int(values.max()), 0)
+            lookup = np.full(high + 1, -1, dtype=np.int64)
             for value, target in label_map.mapping.items():
                 if 0 <= value <= high:
                     lookup[value] = target
@@ -144,8 +145,6 @@ def scan_name(path: str) -> str:
         if lower.endswith(ending):
             return name[: -len(ending)]
     return name
-
-
 
 
 class VolumeLabelMapsd(Transform):

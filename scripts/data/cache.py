@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data.utils import pickle_hashing
+from monai.transforms import Compose
 from torch.utils.data import Dataset
 from tqdm import tqdm
+
+from ..labels import label_map_file
+from .checked import stamps
 
 IMAGE, LABEL = "image.npy", "label.npy"
 
@@ -28,25 +31,28 @@ class SliceCache:
         transform: volume-level transforms, dictionary in, `image` (1, H, W, S) and maybe `label` (1, H, W, S) out.
 
     Convention: `image.npy` is (S, H, W) float16, `label.npy` (S, H, W) uint8. A folder's name is a hash of the files
-    (path, size, time of change) and of the transforms, so a changed file or setting is never mistaken for the old one.
+    (path, size, time of change), of the label map and of the transforms, so what has changed is never mistaken for what
+    it was before.
     """
 
     def __init__(self, folder: str | Path, transform: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         self.folder = Path(folder)
         self.transform = transform
-        self._transform_hash = pickle_hashing(transform).decode()
+        # A Compose itself holds a random state: with it every seed, and without a seed every run, had its own cache.
+        steps = list(transform.flatten().transforms) if isinstance(transform, Compose) else transform
+        self._transform_hash = pickle_hashing(steps).decode()
 
     def key(self, entry: Mapping[str, Any]) -> str:
         """Name of the folder of one volume."""
-        stamps: list[Any] = [self._transform_hash, entry.get("label_map")]
-        for name in ("image", "label"):
-            if name in entry:
-                stat = os.stat(entry[name])
-                stamps.append([str(entry[name]), stat.st_size, stat.st_mtime_ns])
-        return hashlib.sha1(json.dumps(stamps, sort_keys=True).encode()).hexdigest()
+        label_map = entry.get("label_map")
+        if isinstance(label_map, str | Path):
+            label_map = label_map_file(label_map).read_text(encoding="utf-8")
+        files = [stamps(Path(entry[name])) for name in ("image", "label") if name in entry]
+        content = json.dumps([self._transform_hash, label_map, files], sort_keys=True)
+        return hashlib.sha1(content.encode(), usedforsecurity=False).hexdigest()
 
     def build(self, entry: Mapping[str, Any]) -> Path:
-        """Transform a volume unless that was done before; return its folder. Safe against a kill and a second process."""
+        """Transform a volume unless that was done before; return its folder. A kill or a second process do no harm."""
         target = self.folder / self.key(entry)
         if target.is_dir():
             return target
@@ -99,9 +105,7 @@ class SliceDataset(Dataset):
         """Make sure that every volume is in the cache and open the arrays; done once."""
         if self._images is None:
             folders = self.cache.build_all(self.data)
-            self._labels = [
-                np.load(f / LABEL, mmap_mode="r") if (f / LABEL).exists() else None for f in folders
-            ]
+            self._labels = [np.load(f / LABEL, mmap_mode="r") if (f / LABEL).exists() else None for f in folders]
             self._images = [np.load(f / IMAGE, mmap_mode="r") for f in folders]
             self._first = np.cumsum([0] + [len(a) for a in self._images])
         return self

@@ -100,9 +100,9 @@ def raise_problems(problems: Iterable[Problem]) -> None:
 
 
 def check_scan(path: str | Path) -> list[Problem]:
-    """All problems of one scan to infer on: a NIfTI, MHA or NRRD file, or a folder of one DICOM series."""
+    """All problems of one scan to infer on: a file, also of a single slice, or a folder of one DICOM series."""
     try:
-        array, affine = read_volume(path)
+        array, affine = read_volume(path, single_slices=True)
     except UnusableError as error:
         return [Problem(str(path), str(error))]
     return [Problem(str(path), mistake) for mistake in image_mistakes(array, affine)]

@@ -37,7 +37,7 @@ class Memory:
     def _name(self, job: Mapping[str, Any]) -> str | None:
         """Fingerprint of an image, its label and the rules; None if a file cannot be looked up."""
         try:
-            files = [_stamps(Path(job[key])) for key in ("image", "label") if job[key]]
+            files = [stamps(Path(job[key])) for key in ("image", "label") if job[key]]
         except OSError:
             return None
         rules = self.rules if job["label"] else RULES
@@ -63,7 +63,7 @@ class Memory:
             part.replace(self.file)
 
 
-def _stamps(path: Path) -> list[tuple[str, int, int]]:
+def stamps(path: Path) -> list[tuple[str, int, int]]:
     """Path, size and time of a file, or of all files of a folder."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]

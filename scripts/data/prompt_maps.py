@@ -30,6 +30,7 @@ class PromptMaps:
         folder: where the maps are kept, one sub-folder for each stage-1 checkpoint and volume.
         batch_size: slices that go through the vision encoder at once.
         device: where the vision encoder runs.
+        neighbours: slices on either side that a slice's maps are averaged with; 0 is the literal form.
 
     Convention: maps are stored as float16 on the encoder's own grid. A threshold belongs to the up-sampled map of the
     slice as it is; under augmentation the maps are warped and their thresholds stay.
@@ -40,11 +41,13 @@ class PromptMaps:
         model_dir: str | Path,
         load_model: Callable[[str | Path], torch.nn.Module],
         folder: str | Path,
-        batch_size: int = 16,
+        batch_size: int = 32,
         device: str | torch.device = "cpu",
+        neighbours: int = 0,
     ) -> None:
         self.model_dir, self.folder = Path(model_dir), Path(folder)
         self.load_model, self.batch_size, self.device = load_model, batch_size, device
+        self.neighbours = neighbours
         self._folders: dict[str, Path] = {}
         self._open: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -64,7 +67,7 @@ class PromptMaps:
         Raises:
             FileNotFoundError: there is no stage-1 checkpoint.
         """
-        root = self.folder / _digest(self.checkpoint)
+        root = self.folder / f"{_digest(self.checkpoint)}_{self.neighbours}"
         dataset.prepare()
         todo: list[tuple[int, Path]] = []
         for case, entry in enumerate(dataset.data):
@@ -85,13 +88,11 @@ class PromptMaps:
     @torch.no_grad()
     def compute(self, model: torch.nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (S, N, h, w) and thresholds (S, N) of the slices (S, 1, H, W), on the CPU."""
-        maps, thresholds = [], []
-        for part in image.split(self.batch_size):
-            # Through float16 and back: thresholds belong to the maps as they are kept.
-            kept = model(part.to(self.device)).to(torch.float16).float()
-            maps.append(kept.cpu())
-            thresholds.append(otsu_thresholds(upsample(kept, part.shape[-2:])).cpu())
-        return torch.cat(maps), torch.cat(thresholds)
+        maps = torch.cat([model(part.to(self.device)).cpu() for part in image.split(self.batch_size)])
+        # Through float16 and back: thresholds belong to the maps as they are kept.
+        maps = average_slices(maps, self.neighbours).to(torch.float16).float()
+        thresholds = [otsu_thresholds(upsample(part, image.shape[-2:])) for part in maps.split(self.batch_size)]
+        return maps, torch.cat(thresholds)
 
     def read(self, dataset: SliceDataset, case: int, number: int) -> tuple[Tensor, Tensor]:
         """Maps (N, h, w) and thresholds (N,) of one slice, float32."""
@@ -100,6 +101,14 @@ class PromptMaps:
             self._open[folder] = (np.load(folder / MAPS, mmap_mode="r"), np.load(folder / THRESHOLDS))
         maps, thresholds = self._open[folder]
         return torch.from_numpy(maps[number].astype(np.float32)), torch.from_numpy(thresholds[number].copy())
+
+
+def average_slices(maps: Tensor, neighbours: int) -> Tensor:
+    """Mean of each slice's maps and those of the slices beside it; (S, ...) in and out, the ends repeat themselves."""
+    if neighbours == 0:
+        return maps
+    padded = torch.cat([maps[:1]] * neighbours + [maps] + [maps[-1:]] * neighbours)
+    return torch.stack([padded[i : i + len(maps)] for i in range(2 * neighbours + 1)]).mean(0)
 
 
 def _digest(file: Path) -> str:

@@ -24,8 +24,12 @@ class UnusableError(Exception):
     """A volume that cannot be used; the message is the sentence after its path."""
 
 
-def read_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+def read_volume(path: str | Path, *, single_slices: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Read a NIfTI, MHA or NRRD file, or a folder of one DICOM series.
+
+    Args:
+        path: the file or folder.
+        single_slices: take a file of one slice (X, Y) too, as a volume (X, Y, 1).
 
     Returns:
         The voxels (X, Y, Z) in the type of the file, and the affine (4, 4) to millimetres, RAS.
@@ -55,7 +59,7 @@ def read_volume(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
             lines = str(error).strip().splitlines() or [""]
             reason = f"{type(error).__name__}: {lines[-1].strip()}".replace(str(path), path.name)[:200]
             raise UnusableError(f"cannot be read ({reason}); write or copy it again") from error
-    return _one_channel(array), affine
+    return _one_channel(array[..., None] if single_slices and array.ndim == 3 else array), affine
 
 
 def _refuse_for_itk(path: Path) -> None:

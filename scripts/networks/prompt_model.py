@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .encoders import VisionEncoder, build_vision_encoder
+from .statistics import STATISTICS, normalised_by
 from .vision_language import PromptAttention, VisionLanguageModel
 
 WEIGHTS, DESCRIPTION, VOCABULARY = "model.pt", "model.json", "vocab.txt"
@@ -26,8 +27,8 @@ class PromptModel(PromptAttention):
     Args:
         vision: encoder as in :class:`PromptAttention`.
         info: the checkpoint's description, see :func:`describe_prompt_model`; kept as `info`.
-        statistics: what batch normalisation uses: "running" averages of the training, or those of the "batch",
-            which fit scanners unlike the training's; batches should then be slices of few volumes.
+        statistics: what batch normalisation uses: "running" averages of the training, or those of the "volume" whose
+            slices are the batch, see :mod:`statistics`.
 
     Raises:
         ValueError: unknown statistics.
@@ -35,8 +36,8 @@ class PromptModel(PromptAttention):
 
     def __init__(self, vision: VisionEncoder, info: dict[str, Any], statistics: str = "running") -> None:
         super().__init__(vision, info["embed_dim"], info["activation"], info["similarity"])
-        if statistics not in ("running", "batch"):
-            raise ValueError(f"statistics must be 'running' or 'batch', got {statistics!r}")
+        if statistics not in STATISTICS:
+            raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")
         self.info = info
         self.statistics = statistics
         self.prompt_matrix: Tensor
@@ -60,14 +61,7 @@ class PromptModel(PromptAttention):
 
     def train(self, mode: bool = True) -> PromptModel:
         """Stay in evaluation mode whatever `mode` says: an objective that holds this model must not wake it."""
-        super().train(False)
-        if self.statistics == "batch":
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    # In training mode without tracking, the layer uses the batch and leaves its averages alone.
-                    module.track_running_stats = False
-                    module.training = True
-        return self
+        return super().train(False)
 
 
 def describe_prompt_model(

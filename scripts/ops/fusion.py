@@ -32,14 +32,14 @@ class PromptEvidence:
 
 
 def fuse(
-    kind: str, teacher_logits: Tensor, prompt: PromptEvidence, *, groups: Tensor, gamma: float = 1.5, beta: float = 1.0
+    teacher_logits: Tensor, prompt: PromptEvidence, *, kind: str, groups: Tensor, gamma: float = 1.5, beta: float = 1.0
 ) -> Tensor:
     """Join teacher and prompt evidence in the way of the given name.
 
     Args:
-        kind: "logit", "probability", "product", "agreement" or "level_evidence"; see the functions of these names.
         teacher_logits: (B, N, H, W) logits of the teacher.
         prompt: evidence of the prompts for the same slices.
+        kind: "logit", "probability", "product", "agreement" or "level_evidence"; see the functions of these names.
         groups: (N,) int64 type of every class; read by "level_evidence".
         gamma: exponent of the prompt's level, ≥ 0; read by "level_evidence".
         beta: weight of the prompt-guided map; read by "logit" (added to logits) and "probability".

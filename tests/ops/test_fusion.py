@@ -68,14 +68,14 @@ class TestFuse:
     @pytest.mark.parametrize(("gamma", "beta"), [(1.5, 1.0), (0.0, 0.3), (4.0, 5.0)])
     def test_twin(self, kind: str, gamma: float, beta: float) -> None:
         logits, prompt = draw()
-        result = fuse(kind, logits, prompt, groups=GROUPS, gamma=gamma, beta=beta)
+        result = fuse(logits, prompt, kind=kind, groups=GROUPS, gamma=gamma, beta=beta)
         assert result.dtype == torch.int64
         assert torch.equal(result, naive(kind, logits, prompt, gamma, beta))
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_value_leaves_its_arguments_alone(self, kind: str) -> None:
         logits, prompt = draw()
-        fuse(kind, logits, prompt, groups=GROUPS)
+        fuse(logits, prompt, kind=kind, groups=GROUPS)
         again, same = draw()
         assert torch.equal(logits, again)
         assert torch.equal(prompt.maps, same.maps)
@@ -86,21 +86,21 @@ class TestFuse:
         logits, prompt = draw()
         half = PromptEvidence(prompt.maps.bfloat16(), prompt.label)
         whole = PromptEvidence(half.maps.float(), prompt.label)
-        expected = fuse(kind, logits.bfloat16().float(), whole, groups=GROUPS)
-        assert torch.equal(fuse(kind, logits.bfloat16(), half, groups=GROUPS), expected)
+        expected = fuse(logits.bfloat16().float(), whole, kind=kind, groups=GROUPS)
+        assert torch.equal(fuse(logits.bfloat16(), half, kind=kind, groups=GROUPS), expected)
 
     def test_exception(self) -> None:
         logits, prompt = draw()
         with pytest.raises(ValueError, match=f"fusion must be one of {', '.join(KINDS)}, got 'sum'"):
-            fuse("sum", logits, prompt, groups=GROUPS)
+            fuse(logits, prompt, kind="sum", groups=GROUPS)
         with pytest.raises(ValueError, match=r"prompt\.label must be \(B, H, W\) with B=2, H=5, W=4, got \(1, 5, 4\)"):
-            fuse("logit", logits, PromptEvidence(prompt.maps, prompt.label[:1]), groups=GROUPS)
+            fuse(logits, PromptEvidence(prompt.maps, prompt.label[:1]), kind="logit", groups=GROUPS)
         with pytest.raises(
             ValueError, match=r"prompt\.maps must be \(B, N, H, W\) with B=2, N=6, .* got \(2, 5, 5, 4\)"
         ):
-            fuse("logit", logits, PromptEvidence(prompt.maps[:, :5], prompt.label), groups=GROUPS)
+            fuse(logits, PromptEvidence(prompt.maps[:, :5], prompt.label), kind="logit", groups=GROUPS)
         with pytest.raises(ValueError, match=r"groups must be \(N\) with N=6, got \(5,\)"):
-            fuse("level_evidence", logits, prompt, groups=GROUPS[:5])
+            fuse(logits, prompt, kind="level_evidence", groups=GROUPS[:5])
 
 
 class TestLogitFusion:

@@ -1,0 +1,282 @@
+"""Every configuration from end to end on tiny phantoms: the files that users and other tools rely on are there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from scripts.labels import ClassTable
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = sorted((ROOT / "configs/methods").glob("*.yaml"))
+TABLE = ClassTable.load()
+SCORES = {"mdice", "miou", "n_cases", "per_class", "groups", "level_agnostic_dice", "wrong_level", "missed", "spurious"}
+PER_CASE = ["case", "class_id", "class", "dice", "iou", "hd95_mm", "assd_mm"]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def json_of(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a file, which must be a flat table of tensors."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    assert {type(value) for value in state.values()} == {torch.Tensor}
+    return state
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def check_run_folder(folder: Path, names: set[str], pictures: set[str]) -> None:
+    """What every run of either stage leaves: effective config, log of numbers, curves, pictures, TensorBoard events."""
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    assert (config["max_epochs"], config["image_size"]) == (2, [32, 16])  # the overlay's values, not the base's
+    assert config["output_dir"] == str(folder)
+    rows = rows_of(folder / "metrics.csv")
+    assert {row["name"] for row in rows} == names
+    assert {(row["epoch"], row["step"]) for row in rows} == {("1", "2"), ("2", "4")}
+    assert all(np.isfinite(float(row["value"])) for row in rows)
+    assert {path.name for path in (folder / "pictures").iterdir()} == pictures
+    for picture in [folder / "curves.png", *(folder / "pictures").iterdir()]:
+        assert picture.read_bytes().startswith(PNG)
+    assert len(list((folder / "tensorboard").glob("events*"))) > 0
+
+
+class TestPretraining:
+    def test_run_folder(self, stage1: SimpleNamespace) -> None:
+        names = {"loss", "loss/token", "loss/pixel", "val_prompt_map_dice"}
+        check_run_folder(stage1.folder, names, {"attention.png"})
+
+    def test_checkpoint(self, stage1: SimpleNamespace) -> None:
+        folder = stage1.models / "prompt"
+        assert {path.name for path in folder.iterdir()} == {"model.pt", "model.json", "vocab.txt"}
+        assert list(stage1.models.glob("*.pt")) == []
+        assert "prompt_matrix" in state_dict(folder / "model.pt")
+        info = json_of(folder / "model.json")
+        assert info["class_names"] == list(TABLE.names)
+        assert info["trained_classes"] == list(range(TABLE.num_classes))
+        assert info["maps_reflect_wording"] is False
+
+    def test_vision_transformer(
+        self, run_bundle: Callable[..., None], stage1: SimpleNamespace, tmp_path: Path
+    ) -> None:
+        run_bundle(
+            "run",
+            ["pretrain.yaml", "offline_encoders.yaml", "smoke.yaml", self.encoder(tmp_path / "vit.yaml")],
+            datalist=stage1.datalist,
+            output_dir=tmp_path / "run",
+            prompt_model_dir=tmp_path / "models/prompt",
+            cache_dir=stage1.cache,
+            max_epochs=1,
+        )
+        info = json_of(tmp_path / "models/prompt/model.json")
+        assert info["vision"]["kind"] == "vit"
+        assert info["vision"]["options"]["config"]["hidden_size"] == 16
+
+    @staticmethod
+    def encoder(path: Path) -> Path:
+        """The bundle's own ViT entry in place of the offline overlay's encoder, built from sizes."""
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        base = yaml.safe_load((ROOT / "configs/pretrain.yaml").read_text(encoding="utf-8"))["vision"]
+        vision = {**base, "pretrained": None, "config": {**sizes, "image_size": 16}}
+        path.write_text(yaml.safe_dump({"vision": vision}), encoding="utf-8")
+        return path
+
+
+class TestTraining:
+    def test_run_folder(self, trained: SimpleNamespace) -> None:
+        names = {"loss", "loss/supervised", "loss/enhanced", "val_mean_dice"}
+        check_run_folder(trained.folder, names, {"overlay.png", "attention.png", "targets.png"})
+
+    def test_model(self, trained: SimpleNamespace) -> None:
+        assert {path.name for path in trained.models.iterdir()} == {"model.pt", "model.json"}
+        network = torch.load(trained.folder / "checkpoint.pt", weights_only=True)["student"]
+        assert state_dict(trained.models / "model.pt").keys() == network.keys()
+        assert json_of(trained.models / "model.json") == {
+            "classes": list(TABLE.names),
+            "network": "student",
+            "image_size": [32, 16],
+            "pixel_mm": 8.0,
+            "channels": [4, 8, 8],
+            "norm": "batch",
+            "statistics": "running",
+        }
+
+    @pytest.mark.parametrize("overlay", METHODS, ids=lambda path: path.stem)
+    def test_method(self, train: Callable[..., SimpleNamespace], overlay: Path, tmp_path: Path) -> None:
+        made = train(tmp_path, [overlay])
+        names = {row["name"] for row in rows_of(made.folder / "metrics.csv")}
+        assert {"loss", "loss/supervised", "val_mean_dice"} <= names
+        # whatever is not the lower bound uses the unlabelled slices
+        assert (len(names) > 3) == (overlay.stem != "supervised")
+        assert [path.name for path in made.models.glob("*.pt")] == ["model.pt"]
+        assert len(state_dict(made.models / "model.pt")) > 0
+
+    def test_teacher_is_scored(self, train: Callable[..., SimpleNamespace], tmp_path: Path) -> None:
+        made = train(tmp_path, ["methods/mean_teacher.yaml"], scored_network="@teacher", val_interval=2)
+        teacher = torch.load(made.folder / "checkpoint.pt", weights_only=True)["teacher"]
+        kept = state_dict(made.models / "model.pt")
+        assert all(torch.equal(kept[name], value) for name, value in teacher.items())
+        assert json_of(made.models / "model.json")["network"] == "teacher"
+
+    def test_group_norm(self, train: Callable[..., SimpleNamespace], infer_with: Callable[..., Path], tmp_path: Path):
+        # inference follows what training wrote, without being told
+        made = train(tmp_path, ["methods/supervised.yaml"], norm="group", channels=[4, 8])
+        assert infer_with(made, tmp_path / "out").is_file()
+
+    def test_no_unlabelled_scans(
+        self,
+        train: Callable[..., SimpleNamespace],
+        edited: Callable[..., Path],
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        made = train(tmp_path, datalist=edited(unlabelled=[]), prompt_model_dir=tmp_path / "none")
+        assert "no unlabelled volumes: training on the labelled ones alone" in caplog.text
+        assert {row["name"] for row in rows_of(made.folder / "metrics.csv")} == {
+            "loss",
+            "loss/supervised",
+            "val_mean_dice",
+        }
+
+    def test_no_validation_scans(
+        self, train: Callable[..., SimpleNamespace], edited: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        made = train(tmp_path, datalist=edited(validation=[]))
+        student = torch.load(made.folder / "checkpoint.pt", weights_only=True)["student"]
+        kept = state_dict(made.models / "model.pt")
+        assert all(torch.equal(kept[name], value) for name, value in student.items())
+        assert "val_mean_dice" not in {row["name"] for row in rows_of(made.folder / "metrics.csv")}
+
+
+class TestWithoutStage1:
+    def test_run_trains_it_first(self, train: Callable[..., SimpleNamespace], tmp_path: Path) -> None:
+        stage1 = {
+            "configs": ["pretrain.yaml", "offline_encoders.yaml", "smoke.yaml"],
+            "output_dir": str(tmp_path / "stage1"),
+        }
+        overlay = tmp_path / "stage1.yaml"
+        overlay.write_text(yaml.safe_dump({"+pretraining_settings": stage1}), encoding="utf-8")
+        made = train(tmp_path, [overlay], run_id=None, prompt_model_dir=tmp_path / "models/prompt")
+        assert (tmp_path / "models/prompt/model.pt").is_file()
+        assert (tmp_path / "stage1/metrics.csv").is_file()
+        assert "loss/enhanced" in {row["name"] for row in rows_of(made.folder / "metrics.csv")}
+        assert [path.name for path in made.models.glob("*.pt")] == ["model.pt"]
+
+    def test_supervised(
+        self, train: Callable[..., SimpleNamespace], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        made = train(tmp_path, prompt_model_dir=tmp_path / "none", when_no_prompt_model="supervised")
+        assert "training without class prompts" in caplog.text
+        assert "loss/enhanced" not in {row["name"] for row in rows_of(made.folder / "metrics.csv")}
+        assert (made.models / "model.pt").is_file()
+
+
+class TestInference:
+    def test_folder(self, infer: Callable[..., list[Path]], datalist: Path, tmp_path: Path) -> None:
+        written = infer(datalist.parent / "images", tmp_path)
+        assert [path.name for path in written] == [f"phantom_{n:04d}_seg.nii.gz" for n in range(1, 7)]
+        assert {path.name for path in tmp_path.iterdir()} - {path.name for path in written} == {
+            "labels.json",
+            "colours.ctbl",
+        }
+        assert json_of(tmp_path / "labels.json") == TABLE.channel_def()
+        colours = (tmp_path / "colours.ctbl").read_text(encoding="utf-8").splitlines()
+        assert [line.split()[:2] for line in colours] == [[str(c.id), c.name] for c in TABLE.classes]
+        assert {len(line.split()) for line in colours} == {6}
+        pred = np.asarray(nib.load(written[0]).dataobj)
+        assert pred.dtype == np.uint8
+        assert pred.max() < TABLE.num_classes
+
+
+class TestEvaluating:
+    @pytest.fixture(scope="class", params=["network", "prompt_maps"])
+    def results(
+        self,
+        request: pytest.FixtureRequest,
+        run_bundle: Callable[..., None],
+        trained: SimpleNamespace,
+        stage1: SimpleNamespace,
+        tmp_path_factory: pytest.TempPathFactory,
+    ) -> Path:
+        folder = tmp_path_factory.mktemp("scores")
+        overlays = [] if request.param == "network" else ["evaluate_prompt_maps.yaml"]
+        more: dict[str, Any] = {"prompt_model_dir": stage1.models / "prompt"} if overlays else {}
+        run_bundle(
+            "evaluating",
+            ["inference.yaml", "evaluate.yaml", *overlays],
+            datalist=stage1.datalist,
+            section="unlabelled" if overlays else "test",
+            output_dir=folder,
+            ckpt_dir=trained.models,
+            **more,
+        )
+        return folder
+
+    def test_summary(self, results: Path) -> None:
+        summary = json_of(results / "summary.json")
+        assert set(summary) == SCORES
+        assert summary["n_cases"] == len(list(results.glob("*_seg.nii.gz")))
+        assert 0 <= summary["miou"] <= summary["mdice"] <= 1
+        assert set(summary["per_class"]) <= set(TABLE.names[1:])
+
+    def test_per_case(self, results: Path) -> None:
+        rows = rows_of(results / "per_case.csv")
+        assert list(rows[0]) == PER_CASE
+        assert {row["class"] for row in rows} <= set(TABLE.names[1:])
+        assert all(TABLE.id_of(row["class"]) == int(row["class_id"]) for row in rows)
+
+    def test_mean_is_that_of_the_cases(self, results: Path) -> None:
+        rows = [row for row in rows_of(results / "per_case.csv") if row["dice"] not in ("", "nan")]
+        cases = {row["case"] for row in rows}
+        means = [np.mean([float(row["dice"]) for row in rows if row["case"] == case]) for case in cases]
+        assert np.mean(means) == pytest.approx(json_of(results / "summary.json")["mdice"], abs=1e-4)
+
+    def test_pictures(self, results: Path) -> None:
+        scans = {path.name.removesuffix("_seg.nii.gz") for path in results.glob("*_seg.nii.gz")}
+        assert {path.stem for path in (results / "pictures").glob("*.png")} == scans
+
+
+class TestProcess:
+    """As users start it: one process from the bundle's root, one from another folder."""
+
+    @pytest.mark.parametrize("elsewhere", [False, True], ids=["root", "elsewhere"])
+    def test_training(self, elsewhere: bool, stage1: SimpleNamespace, tmp_path: Path) -> None:
+        configs = ["configs/train.yaml", "configs/methods/supervised.yaml", "configs/smoke.yaml"]
+        files = [str(ROOT / config) for config in configs] if elsewhere else configs
+        line = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", str(files)]
+        line += ["--datalist", str(stage1.datalist), "--cache_dir", str(stage1.cache)]
+        line += ["--ckpt_dir", str(tmp_path / "models"), "--output_dir", str(tmp_path / "run")]
+        line += ["--max_epochs", "1", *(["--bundle_root", str(ROOT)] if elsewhere else [])]
+        done = subprocess.run(line, cwd=tmp_path if elsewhere else ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "models/model.pt").is_file()
+        assert (tmp_path / "run/metrics.csv").is_file()
+
+
+@pytest.fixture
+def infer_with(run_bundle: Callable[..., None], datalist: Path) -> Callable[..., Path]:
+    """`infer_with(trained, out)`: the label map of one scan, made with a run's own model."""
+
+    def infer_one(made: SimpleNamespace, out: Path) -> Path:
+        scan = datalist.parent / "images/phantom_0001.nii.gz"
+        run_bundle("run", ["inference.yaml"], input_dir=scan, output_dir=out, ckpt_dir=made.models)
+        return out / "phantom_0001_seg.nii.gz"
+
+    return infer_one

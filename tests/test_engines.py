@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from monai.engines import SupervisedTrainer
+from torch import Tensor, nn
+
+from scripts.engines import ChunkedInferer, OptimizationStep, PromptMapInferer, to_device
+from scripts.ops.otsu import otsu_thresholds
+from scripts.ops.prompt_map import prompt_guided_map, upsample
+
+
+
+def engine(network: nn.Module, iteration: int = 1, amp: bool = False, device: str = "cpu") -> Any:
+    """What a step reads of a trainer."""
+    state = SimpleNamespace(iteration=iteration, max_epochs=2, epoch_length=5, device=torch.device(device))
+    return SimpleNamespace(state=state, network=network, non_blocking=False, amp=amp, scaler=None)
+
+
+class Quadratic:
+    """Mean square of a linear layer's output; remembers what it was called with."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.seen = network, []
+
+    def __call__(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
+        out = self.network(batch["image"])
+        self.seen.append((progress, out.dtype, self.network.training))
+        return {"loss": out.square().mean(), "part": out.mean()}
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return nn.Linear(3, 2).eval()
+
+
+class TestOptimizationStep:
+    def test_twin(self, network: nn.Module) -> None:
+        twin, image = copy.deepcopy(network), torch.randn(4, 3)
+        optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        step = OptimizationStep(Quadratic(network), optimizer)
+        for iteration in (1, 2):
+            losses = step(engine(network, iteration), {"image": image})
+            loss = twin(image).square().mean()
+            gradients = torch.autograd.grad(loss, list(twin.parameters()))
+            with torch.no_grad():
+                for parameter, gradient in zip(twin.parameters(), gradients, strict=True):
+                    parameter -= 0.1 * gradient
+            torch.testing.assert_close(losses["loss"], loss.detach())
+            torch.testing.assert_close(list(network.parameters()), list(twin.parameters()))
+        assert set(losses) == {"loss", "part"}
+        assert not any(value.requires_grad for value in losses.values())
+
+    def test_gradient_clipping(self, network: nn.Module) -> None:
+        before = copy.deepcopy(network)
+        optimizer = torch.optim.SGD(network.parameters(), 1.0)
+        OptimizationStep(Quadratic(network), optimizer, max_grad_norm=0.01)(
+            engine(network), {"image": 100 * torch.randn(4, 3)}
+        )
+        moved = torch.cat([(a - b).flatten() for a, b in zip(network.parameters(), before.parameters(), strict=True)])
+        assert float(moved.detach().norm()) == pytest.approx(0.01, rel=1e-3)
+
+    def test_step_and_progress_in_a_trainer(self, network: nn.Module) -> None:
+        objective, steps = Quadratic(network), []
+
+        def augment(batch: dict[str, Any], step: int) -> dict[str, Any]:
+            steps.append(step)
+            return {"image": batch["image"] + 1}
+
+        optimizer = torch.optim.SGD(network.parameters(), 0.0)
+        trainer = SupervisedTrainer(
+            device=torch.device("cpu"),
+            max_epochs=2,
+            epoch_length=3,
+            train_data_loader=[{"image": torch.ones(1, 3)}] * 3,
+            network=network,
+            optimizer=optimizer,
+            loss_function=objective,
+            iteration_update=OptimizationStep(objective, optimizer, augment),
+            decollate=False,
+        )
+        trainer.run()
+        assert steps == [1, 2, 3, 4, 5, 6]
+        assert [progress for progress, _, _ in objective.seen] == pytest.approx([i / 6 for i in range(6)])
+        assert all(training for _, _, training in objective.seen)
+        torch.testing.assert_close(trainer.state.output["part"], network(torch.full((1, 3), 2.0)).mean().detach())
+
+    @pytest.mark.parametrize(("amp", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+    def test_mixed_precision(self, network: nn.Module, amp: bool, dtype: torch.dtype) -> None:
+        objective = Quadratic(network)
+        optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        OptimizationStep(objective, optimizer)(engine(network, amp=amp), {"image": torch.randn(4, 3)})
+        assert objective.seen[0][1] == dtype
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in network.parameters())
+
+    @pytest.mark.parametrize("max_grad_norm", [None, 0.1])
+    def test_scaler_changes_nothing_but_the_scale(self, network: nn.Module, max_grad_norm: float | None) -> None:
+        image, twin = torch.randn(4, 3), copy.deepcopy(network)
+        for model, scaler in ((network, None), (twin, torch.amp.GradScaler("cpu", init_scale=1024.0))):
+            step = OptimizationStep(Quadratic(model), torch.optim.SGD(model.parameters(), 0.1), None, max_grad_norm)
+            step._backward(step.objective({"image": image}, 0.0)["loss"], scaler)
+        torch.testing.assert_close(list(network.parameters()), list(twin.parameters()))
+
+    @pytest.mark.gpu
+    def test_gpu(self) -> None:
+        network = nn.Linear(3, 2).cuda()
+        step = OptimizationStep(Quadratic(network), torch.optim.SGD(network.parameters(), 0.1))
+        losses = step(engine(network, amp=True, device="cuda"), {"image": torch.randn(4, 3), "none": None})
+        assert losses["loss"].device.type == "cuda"
+        assert losses["loss"].isfinite()
+
+
+class TestChunkedInferer:
+    @pytest.mark.parametrize("chunk", [1, 3, 16])
+    def test_value(self, chunk: int) -> None:
+        convolution, sizes = nn.Conv2d(1, 2, 3), []
+        convolution.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+        volume = torch.randn(7, 1, 6, 5)
+        torch.testing.assert_close(ChunkedInferer(chunk)(volume, convolution), convolution(volume))
+        assert max(sizes[:-1]) <= chunk
+        assert sum(sizes[:-1]) == 7
+
+
+class TestPromptMapInferer:
+    def test_twin(self) -> None:
+        volume = torch.rand(5, 1, 12, 8)
+        network = nn.Sequential(nn.Conv2d(1, 4, 4, stride=4), nn.Softmax(1)).requires_grad_(False)
+
+        def prompt_map(maps: Tensor, thresholds: Tensor) -> Tensor:
+            return prompt_guided_map(maps, thresholds, gate=0.05)
+
+        label = PromptMapInferer(prompt_map, chunk=2)(volume, network)
+        assert label.shape == (5, 12, 8)
+        assert len(label.unique()) > 1
+        for number in range(5):
+            maps = upsample(network(volume[number : number + 1]), (12, 8))
+            assert torch.equal(label[number : number + 1], prompt_map(maps, otsu_thresholds(maps)))
+
+
+class TestToDevice:
+    def test_nested(self) -> None:
+        batch = {"a": {"x": torch.ones(2), "name": "case", "n": 3}, "b": None, "t": torch.zeros(1)}
+        moved = to_device(batch, "meta")
+        assert moved["a"]["x"].device.type == moved["t"].device.type == "meta"
+        assert (moved["a"]["name"], moved["a"]["n"], moved["b"]) == ("case", 3, None)
+        assert batch["t"].device.type == "cpu"
