@@ -11,7 +11,7 @@ COMMANDS = {
     "info": ("scripts.info", "list the classes, label maps and methods"),
     "prepare": ("scripts.data.prepare", "make a datalist of a folder of scans"),
     "check": ("scripts.data.check", "open every file of a datalist and report problems"),
-    "phantom": ("scripts.phantom.write", "draw synthetic spine volumes with labels"),
+    "phantom": ("scripts.phantom.command", "draw synthetic spine volumes with labels"),
     "demo": ("scripts.demo", "show the whole method on phantoms, in minutes"),
     "benchmark": ("scripts.benchmark.commands", "measure accuracy or speed"),
     "report": ("scripts.report.results", "make tables of what a benchmark wrote"),

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from ignite.engine import Engine
 from monai.inferers import Inferer, SliceInferer
 from torch import Tensor, nn
 
 from .networks.statistics import normalised_by
 from .ops.otsu import otsu_thresholds
-from .ops.prompt_map import upsample
+from .ops.prompt_map import average_slices, upsample
 
 
 class OptimizationStep:
@@ -84,32 +85,39 @@ class VolumeInferer(Inferer):
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         """Return the network's output for all slices, (S, N, H, W)."""
         with normalised_by(network, self.statistics):
-            return torch.cat([self.infer(part, network) for part in inputs.split(self.chunk)])
-
-    def infer(self, slices: Tensor, network: nn.Module) -> Tensor:
-        """Output for some slices."""
-        return network(slices)
+            return torch.cat([network(part) for part in inputs.split(self.chunk)])
 
 
 class PromptMapInferer(VolumeInferer):
-    """Slices (S, 1, H, W) through a stage-1 network to the prompt-guided map (S, H, W), as stage 2 would make it.
+    """Volumes through a stage-1 network to their prompt-guided map, as stage 2 makes it, in the form of logits.
 
     Args:
-        prompt_map: (maps (S, N, H, W), thresholds (S, N)) -> (S, H, W).
+        prompt_map: (maps (S, N, H, W), thresholds (S, N)) -> class ids (S, H, W).
         chunk: see `VolumeInferer`.
         statistics: see `VolumeInferer`.
+        neighbours: slices on either side that a slice's maps are averaged with.
     """
 
+    CERTAIN = 20.0  # logit of the map's class; after a softmax nothing is left for the others
+
     def __init__(
-        self, prompt_map: Callable[[Tensor, Tensor], Tensor], chunk: int = 32, statistics: str = "running"
+        self,
+        prompt_map: Callable[[Tensor, Tensor], Tensor],
+        chunk: int = 32,
+        statistics: str = "running",
+        neighbours: int = 0,
     ) -> None:
         super().__init__(chunk, statistics)
-        self.prompt_map = prompt_map
+        self.prompt_map, self.neighbours = prompt_map, neighbours
 
-    def infer(self, slices: Tensor, network: nn.Module) -> Tensor:
-        """Class ids of some slices."""
-        maps = upsample(network(slices), slices.shape[-2:])
-        return self.prompt_map(maps, otsu_thresholds(maps))
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """(S, 1, H, W) -> (S, N, H, W), or a volume (1, 1, H, W, S) -> (1, N, H, W, S): 20 at the map's class, else 0."""
+        if inputs.ndim == 5:
+            return self(inputs[0].movedim(-1, 0), network).movedim(0, -1)[None]
+        maps = average_slices(super().__call__(inputs, network), self.neighbours)
+        maps = upsample(maps, inputs.shape[-2:])
+        label = self.prompt_map(maps, otsu_thresholds(maps))
+        return self.CERTAIN * F.one_hot(label, maps.shape[1]).movedim(-1, 1).to(maps.dtype)
 
 
 class SlicewiseInferer(SliceInferer):

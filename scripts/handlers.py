@@ -70,13 +70,16 @@ class TrainingCheckpoint:
             thing.load_state_dict(state[name])
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         torch.set_rng_state(state["rng"])
+        if len(state.get("cuda_rng", ())) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state.get("cuda_rng", ()))
         self.loader.start_at(state["iteration"])
         logging.getLogger(__name__).info("resuming %s after epoch %d", self.path, state["epoch"])
 
     def save(self, engine: Engine) -> None:
         """Write the file."""
         state = {name: thing.state_dict() for name, thing in self.objects.items()}
-        state.update(epoch=engine.state.epoch, iteration=engine.state.iteration, rng=torch.get_rng_state())
+        state.update(epoch=engine.state.epoch, iteration=engine.state.iteration)
+        state.update(rng=torch.get_rng_state(), cuda_rng=torch.cuda.get_rng_state_all())
         save_atomically(state, self.path)
 
 

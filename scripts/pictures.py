@@ -20,7 +20,7 @@ from .labels import ClassTable
 from .ops.otsu import otsu_thresholds
 from .ops.prompt_map import upsample
 from .report.figures import attention_panel, overlay_volume, prompt_map_panel, telling_slices
-from .transforms import scan_name
+from .transforms import result_name
 
 
 class PicturesAtEnd:
@@ -126,7 +126,7 @@ class CaseOverlays:
         spacing: Sequence[float] = affine_to_spacing(volumes[0].affine)[:2].tolist()
         arrays = [np.asarray(v[0]) for v in volumes]
         image, label, pred = arrays if truth is not None else (arrays[0], None, arrays[1])
-        path = self.folder / f"{scan_name(file)}.png"
+        path = self.folder / f"{result_name(batch, output['pred'])}.png"
         overlay_volume(image, label, pred, self.table, path, count=min(self.count, image.shape[-1]), spacing=spacing)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
@@ -174,9 +175,10 @@ def pretrain(bundle_root: str | Path, configs: Sequence[str] = ("pretrain.yaml",
     workflow = ConfigWorkflow(
         config_file=files, run_id="pretraining", logging_file=False, bundle_root=str(bundle_root), **given
     )
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    with torch.random.fork_rng(devices=[]):  # stage 2 starts from the weights that it would have had without stage 1
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
 
 
 def _entries(data: str) -> Sequence[Mapping[str, Any]]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, MapTransform, Spacingd, Transform
+from monai.data import MetaTensor, NibabelWriter
+from monai.transforms import InvertibleTransform, MapTransform, SaveImaged, Spacingd, Transform
 from monai.utils import convert_to_tensor
 
 from .labels import ClassTable, LabelMap
@@ -127,14 +127,38 @@ class MapLabelValuesd(MapTransform):
         return d
 
 
-def output_name(metadata: Mapping[str, Any], saver: Any) -> dict[str, Any]:
-    """Name of a label map: the scan's own name without its ending (for a DICOM series, its folder's name).
+class SaveLabelMapd(SaveImaged):
+    """Write label maps as `<output_dir>/<case>_seg.nii.gz`, uint8, whole or not at all, in the grid they have.
 
-    Made for `monai.transforms.SaveImage(output_name_formatter=...)`.
+    MONAI's own `SaveImaged`, of which this is one because MONAI Label leaves those out, takes the name from the file,
+    which scans in two folders may share, and cannot write a single sagittal slice (X, Y).
     """
-    # MONAI cuts an ending off the name; giving it one keeps the dots of "scan.v2" in place.
-    name = scan_name(str(metadata.get("filename_or_obj", "scan")))
-    return {"subject": f"{name}.nii.gz", "idx": None}
+
+    def __init__(self, keys: KeysCollection, output_dir: str | Path) -> None:
+        super().__init__(keys, output_dir=output_dir, print_log=False)
+        self.output_dir = Path(output_dir)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write every key and return the data unchanged."""
+        for key in self.key_iterator(data):
+            label_map = data[key]
+            array = np.asarray(label_map[0].cpu()).astype(np.uint8)  # (1, X, Y[, Z]) -> (X, Y[, Z])
+            image = NibabelWriter.create_backend_obj(array, affine=label_map.affine, dtype=np.uint8)
+            for set_form in (image.set_sform, image.set_qform):
+                set_form(image.affine, code=1)
+            image.header.set_xyzt_units("mm")
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            path = self.output_dir / f"{result_name(data, label_map)}_seg.nii.gz"
+            part = path.with_name(f".part_{path.name}")
+            image.to_filename(part)
+            part.replace(path)
+        return dict(data)
+
+
+def result_name(item: Mapping[Any, Any], volume: MetaTensor) -> str:
+    """File name of a result: the entry's `case`, else the name of the file or folder that the volume was read from."""
+    name = item.get("case") or scan_name(str(volume.meta.get("filename_or_obj", "scan")))
+    return str(name).replace("/", "_")
 
 
 def scan_name(path: str) -> str:

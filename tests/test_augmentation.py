@@ -98,7 +98,7 @@ class TestBatchAugmentation:
             made = BatchAugmentation(scale=0.2, shift=0.1, **SHAPE_ONLY)({"labelled": batch}, step)["labelled"]
             label = centroid(made["label"][:, 0] == 1)
             torch.testing.assert_close(centroid(made["image"][:, 0]), label, atol=0.3, rtol=0)
-            torch.testing.assert_close(centroid(made["attention_maps"][:, 1]), label, atol=0.6, rtol=0)
+            torch.testing.assert_close(centroid(made["attention_maps"][:, 1]), label, atol=1.0, rtol=0)  # patch: 4
             moved.append((label - centroid(batch["label"][:, 0])).norm(dim=1))
         assert torch.cat(moved).max() > 3  # there was something to stay aligned under
 

@@ -9,7 +9,7 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 
-from scripts.engines import ChunkedInferer, OptimizationStep, PromptMapInferer, to_device
+from scripts.engines import OptimizationStep, PromptMapInferer, SlicewiseInferer, VolumeInferer, to_device
 from scripts.ops.otsu import otsu_thresholds
 from scripts.ops.prompt_map import prompt_guided_map, upsample
 
@@ -114,15 +114,35 @@ class TestOptimizationStep:
         assert losses["loss"].isfinite()
 
 
-class TestChunkedInferer:
+class TestVolumeInferer:
     @pytest.mark.parametrize("chunk", [1, 3, 16])
     def test_value(self, chunk: int) -> None:
-        convolution, sizes = nn.Conv2d(1, 2, 3), []
-        convolution.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+        convolution, sizes = nn.Conv2d(1, 2, 3).requires_grad_(False), []
         volume = torch.randn(7, 1, 6, 5)
-        torch.testing.assert_close(ChunkedInferer(chunk)(volume, convolution), convolution(volume))
-        assert max(sizes[:-1]) <= chunk
-        assert sum(sizes[:-1]) == 7
+        expected = convolution(volume)
+        convolution.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+        torch.testing.assert_close(VolumeInferer(chunk)(volume, convolution), expected)
+        assert max(sizes) <= chunk
+        assert sum(sizes) == 7
+
+    @pytest.mark.parametrize("inferer", ["volume", "slicewise"])
+    def test_statistics(self, inferer: str) -> None:
+        """With its own statistics a volume of other contrast gives the same; the running averages stay."""
+        layer = nn.BatchNorm2d(1).eval()
+        volume, before = torch.randn(6, 1, 8, 8), copy.deepcopy(layer.state_dict())
+        found = {}
+        for statistics in ("running", "volume"):
+            infer: Any = VolumeInferer(statistics=statistics)
+            if inferer == "slicewise":
+                slices = SlicewiseInferer(roi_size=(8, 8), spatial_dim=2, sw_batch_size=6, statistics=statistics)
+                infer = lambda v, n, run=slices: run(v.movedim(0, -1)[None], n)[0].movedim(-1, 0)  # noqa: E731
+            with torch.no_grad():
+                found[statistics] = infer(volume, layer), infer(5 * volume + 3, layer)
+        torch.testing.assert_close(*found["volume"], atol=1e-3, rtol=0)
+        torch.testing.assert_close(found["running"][0], volume, atol=1e-4, rtol=0)
+        torch.testing.assert_close(found["running"][1], 5 * volume + 3, atol=1e-3, rtol=0)
+        assert not layer.training
+        torch.testing.assert_close(layer.state_dict(), before)
 
 
 class TestPromptMapInferer:

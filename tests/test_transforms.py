@@ -13,15 +13,16 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, SaveImage
+from monai.transforms import Compose, Invertd, SaveImaged
 
 from scripts.labels import IGNORE
 from scripts.transforms import (
     EnsureVolumed,
     InPlaneSpacingd,
     MapLabelValuesd,
+    SaveLabelMapd,
     VolumeLabelMapsd,
-    output_name,
+    result_name,
     scan_name,
 )
 from tests.tiny import write_volume
@@ -233,19 +234,28 @@ class TestNames:
     def test_scan_name(self, path: str, name: str) -> None:
         assert scan_name(path) == name
 
-    @pytest.mark.parametrize("name", ["scan.v2.nii.gz", "folder.of.dicom", "Case1.mha"])
-    def test_saved_file(self, tmp_path: Path, name: str) -> None:
-        save = SaveImage(
-            tmp_path,
-            output_postfix="seg",
-            output_dtype=np.uint8,
-            separate_folder=False,
-            resample=False,
-            print_log=False,
-            output_name_formatter=output_name,
-        )
-        save(MetaTensor(torch.zeros(1, 4, 4, 2), meta={"filename_or_obj": f"/in/{name}"}))
-        assert [f.name for f in tmp_path.iterdir()] == [f"{scan_name(name)}_seg.nii.gz"]
+    def test_result_name(self) -> None:
+        volume = MetaTensor(torch.zeros(1, 2, 2), meta={"filename_or_obj": "/in/scan.v2.nii.gz"})
+        assert result_name({}, volume) == "scan.v2"
+        assert result_name({"case": "visit1/t2"}, volume) == "visit1_t2"
+
+
+class TestSaveLabelMapd:
+    AFFINE = torch.tensor([[0, 0, 4.0, -10], [-0.9, 0, 0, 20], [0, -0.8, 0, 30], [0, 0, 0, 1]], dtype=torch.float64)
+
+    @pytest.mark.parametrize("shape", [(5, 4, 2), (5, 4, 1), (5, 4)])
+    def test_value(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
+        values = torch.arange(20 * (shape[2] if len(shape) == 3 else 1)).reshape(1, *shape)
+        data = {"pred": MetaTensor(values.float(), affine=self.AFFINE), "case": "a.b"}
+        assert SaveLabelMapd("pred", tmp_path / "out")(data).keys() == data.keys()
+        assert [f.name for f in (tmp_path / "out").iterdir()] == ["a.b_seg.nii.gz"]
+        image = nibabel.load(tmp_path / "out/a.b_seg.nii.gz")
+        assert image.get_data_dtype() == np.uint8
+        np.testing.assert_array_equal(np.asarray(image.dataobj), values[0].numpy())
+        np.testing.assert_allclose(image.affine, self.AFFINE, atol=1e-6)
+
+    def test_is_left_out_by_monai_label(self) -> None:
+        assert issubclass(SaveLabelMapd, SaveImaged)
 
 
 class TestVolumeLabelMapsd:

@@ -59,12 +59,13 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray | None = None
 
 
 def volumes(folder: Path, slices: tuple[int, ...] = (3, 2), labelled: bool = True) -> list[dict[str, Any]]:
-    """Volumes (SIZE, SIZE, S) of noise on disk, as entries of a datalist."""
+    """Volumes (SIZE, SIZE, S) of coarse and fine noise on disk, as entries of a datalist."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(len(slices))
     entries = []
     for number, count in enumerate(slices):
-        image = rng.normal(size=(SIZE, SIZE, count)).astype(np.float32)
+        image = rng.normal(size=(SIZE // 4, SIZE // 4, count)).repeat(4, axis=0).repeat(4, axis=1)
+        image = (image + 0.1 * rng.normal(size=image.shape)).astype(np.float32)
         entry: dict[str, Any] = {"image": write_volume(folder / f"{number}.nii.gz", image), "unlabelled_classes": ()}
         if labelled:
             label = rng.integers(0, CLASSES, image.shape).astype(np.uint8)

@@ -71,6 +71,7 @@ class TwoStreamLoader:
             DataLoader(
                 s.dataset, batch_sampler=s, num_workers=num_workers, pin_memory=torch.cuda.is_available(),
                 persistent_workers=num_workers > 0,
+                generator=torch.Generator(),  # else beginning to iterate, as a resumed run does, draws a global number
             )
             for s in self.samplers
         ]  # fmt: skip

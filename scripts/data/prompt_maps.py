@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..ops.otsu import otsu_thresholds
-from ..ops.prompt_map import upsample
+from ..ops.prompt_map import average_slices, upsample
 from .cache import SliceDataset
 
 MAPS, THRESHOLDS = "maps.npy", "thresholds.npy"
@@ -101,14 +101,6 @@ class PromptMaps:
             self._open[folder] = (np.load(folder / MAPS, mmap_mode="r"), np.load(folder / THRESHOLDS))
         maps, thresholds = self._open[folder]
         return torch.from_numpy(maps[number].astype(np.float32)), torch.from_numpy(thresholds[number].copy())
-
-
-def average_slices(maps: Tensor, neighbours: int) -> Tensor:
-    """Mean of each slice's maps and those of the slices beside it; (S, ...) in and out, the ends repeat themselves."""
-    if neighbours == 0:
-        return maps
-    padded = torch.cat([maps[:1]] * neighbours + [maps] + [maps[-1:]] * neighbours)
-    return torch.stack([padded[i : i + len(maps)] for i in range(2 * neighbours + 1)]).mean(0)
 
 
 def _digest(file: Path) -> str:

@@ -59,6 +59,14 @@ class PromptModel(PromptAttention):
         """(N, E) embeddings of the class prompts."""
         return self.prompt_matrix
 
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 1, H, W) z-scored image -> (B, N, h, w) attention maps; all-zero for classes that were never labelled."""
+        with normalised_by(self.vision, self.statistics):
+            maps = super().forward(image)
+        untrained = [c for c in range(maps.shape[1]) if c not in self.trained_classes]
+        maps[:, untrained] = 0  # what such a map shows means nothing, and an all-equal one marks no pixel
+        return maps
+
     def train(self, mode: bool = True) -> PromptModel:
         """Stay in evaluation mode whatever `mode` says: an objective that holds this model must not wake it."""
         return super().train(False)
@@ -164,7 +172,8 @@ def load_prompt_model(
             f"the stage-1 checkpoint in {folder} names other classes ({', '.join(info['class_names'])}) than asked for "
             f"({', '.join(class_names)}): train stage 1 with this class table, or give the folder of one that was"
         )
-    model = PromptModel(build_vision_encoder(info["vision"]), info, statistics)
+    with torch.random.fork_rng(devices=[]):  # reading a checkpoint must not change the random weights drawn after it
+        model = PromptModel(build_vision_encoder(info["vision"]), info, statistics)
     try:
         model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises errors of several kinds for a damaged file

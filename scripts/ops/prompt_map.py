@@ -83,3 +83,11 @@ def prompt_guided_map(
     if integration == "foreground_by_background":
         winner = winner.masked_fill(maps[:, 0] > thresholds[:, 0, None, None], 0)
     return winner
+
+
+def average_slices(maps: Tensor, neighbours: int) -> Tensor:
+    """Mean of each slice's maps and those of the slices beside it; (S, ...) in and out, the ends repeat themselves."""
+    if neighbours == 0:
+        return maps
+    padded = torch.cat([maps[:1]] * neighbours + [maps] + [maps[-1:]] * neighbours)
+    return torch.stack([padded[i : i + len(maps)] for i in range(2 * neighbours + 1)]).mean(0)

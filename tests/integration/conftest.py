@@ -66,7 +66,7 @@ def datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def edited(datalist: Path, tmp_path: Path) -> Callable[..., Path]:
-    """`edited(section=entries, ...)`: a copy of the datalist, with absolute paths, in which these sections are others."""
+    """`edited(section=entries, ...)`: a copy of the datalist, with absolute paths, with other sections."""
 
     def edit(**changes: Any) -> Path:
         content = json.loads(datalist.read_text(encoding="utf-8"))

@@ -205,30 +205,30 @@ class TestInference:
         assert pred.max() < TABLE.num_classes
 
 
-class TestEvaluating:
-    @pytest.fixture(scope="class", params=["network", "prompt_maps"])
-    def results(
-        self,
-        request: pytest.FixtureRequest,
-        run_bundle: Callable[..., None],
-        trained: SimpleNamespace,
-        stage1: SimpleNamespace,
-        tmp_path_factory: pytest.TempPathFactory,
-    ) -> Path:
-        folder = tmp_path_factory.mktemp("scores")
-        overlays = [] if request.param == "network" else ["evaluate_prompt_maps.yaml"]
-        more: dict[str, Any] = {"prompt_model_dir": stage1.models / "prompt"} if overlays else {}
-        run_bundle(
-            "evaluating",
-            ["inference.yaml", "evaluate.yaml", *overlays],
-            datalist=stage1.datalist,
-            section="unlabelled" if overlays else "test",
-            output_dir=folder,
-            ckpt_dir=trained.models,
-            **more,
-        )
-        return folder
+@pytest.fixture(scope="module", params=["network", "prompt_maps"])
+def results(
+    request: pytest.FixtureRequest,
+    run_bundle: Callable[..., None],
+    trained: SimpleNamespace,
+    stage1: SimpleNamespace,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    folder = tmp_path_factory.mktemp("scores")
+    overlays = [] if request.param == "network" else ["evaluate_prompt_maps.yaml"]
+    more: dict[str, Any] = {"prompt_model_dir": stage1.models / "prompt"} if overlays else {}
+    run_bundle(
+        "evaluating",
+        ["inference.yaml", "evaluate.yaml", *overlays],
+        datalist=stage1.datalist,
+        section="unlabelled" if overlays else "test",
+        output_dir=folder,
+        ckpt_dir=trained.models,
+        **more,
+    )
+    return folder
 
+
+class TestEvaluating:
     def test_summary(self, results: Path) -> None:
         summary = json_of(results / "summary.json")
         assert set(summary) == SCORES

@@ -1,0 +1,115 @@
+"""Two things timed in turns: the median of their ratios, with an interval that presumes nothing about the noise."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+Pairs = list[tuple[float, float]]
+"""(ours, reference) of neighbouring measurements, in seconds or bytes."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a ratio is held against.
+
+    Attributes:
+        name: what is measured.
+        goal: largest ratio that meets the goal.
+        reference: what ours is compared with.
+        unit: of the pairs, "ms" or "MB".
+    """
+
+    name: str
+    goal: float
+    reference: str
+    unit: str = "ms"
+
+    def row(self, pairs: Pairs, **more: Any) -> dict[str, Any]:
+        """The row of `speed.json`: the goal is met if the median ratio does not exceed it.
+
+        Args:
+            pairs: (ours, reference) in seconds, or in MB.
+            **more: further entries.
+        """
+        ratios = [ours / reference for ours, reference in pairs]
+        ratio, (low, high) = statistics.median(ratios), median_interval(ratios)
+        factor = 1000 if self.unit == "ms" else 1
+        ours, reference = (round(factor * statistics.median(side), 3) for side in zip(*pairs, strict=True))
+        return {
+            "name": self.name, "ratio": round(ratio, 4), "low": round(low, 4), "high": round(high, 4),
+            "goal": self.goal, "met": ratio <= self.goal, "reference": self.reference, "pairs": len(pairs),
+            f"ours_{self.unit}": ours, f"reference_{self.unit}": reference, **more,
+        }  # fmt: skip
+
+    def not_measured(self, reason: str) -> dict[str, Any]:
+        """The row where this machine cannot tell."""
+        empty = {"ratio": None, "low": None, "high": None, "goal": self.goal, "met": None}
+        return {"name": self.name, **empty, "reference": self.reference, "pairs": 0, "reason": reason}
+
+
+def in_turns(
+    ours: Callable[[], Any], reference: Callable[[], Any], pairs: int, warm_up: int = 2, device: str = "cpu"
+) -> Pairs:
+    """Time two things in turns, so that whatever else the machine does slows both alike.
+
+    Args:
+        ours: called without arguments.
+        reference: alike; odd pairs begin with it, since the second of a pair finds a warmer cache.
+        pairs: measurements of each.
+        warm_up: calls of each before the first measurement.
+        device: a GPU is waited for before the clock is read.
+
+    Returns:
+        Seconds, (ours, reference) for every pair.
+    """
+    for _ in range(warm_up):
+        ours(), reference()
+    times = []
+    for number in range(pairs):
+        if number % 2:
+            theirs = seconds(reference, device)
+            times.append((seconds(ours, device), theirs))
+        else:
+            times.append((seconds(ours, device), seconds(reference, device)))
+    return times
+
+
+def seconds(action: Callable[[], Any], device: str = "cpu") -> float:
+    """Wall-clock seconds of one call."""
+    begin = now(device)
+    action()
+    return now(device) - begin
+
+
+def now(device: str = "cpu") -> float:
+    """The clock, in seconds, once a GPU has done what it was told."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the median: two values of the sorted sample, the k-th from either end.
+
+    The true median lies below the k-th of n with the probability that fewer than k of n fair coins show heads; k is
+    the largest with which both sides together stay within 1 - confidence. Fewer than six values cannot reach 95 %:
+    then it is their whole range.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not values:
+        raise ValueError("an interval needs values, got none")
+    ordered, n = sorted(values), len(values)
+    k, outside = 0, 2 * 0.5**n
+    while outside <= 1 - confidence:
+        k += 1
+        outside += 2 * math.comb(n, k) * 0.5**n
+    return ordered[max(k - 1, 0)], ordered[n - max(k, 1)]

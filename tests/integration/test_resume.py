@@ -1,0 +1,122 @@
+"""A run that is killed after an epoch and resumed ends as the run that was never killed, bit for bit on the CPU."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from scripts.engines import OptimizationStep
+
+
+class Killed(RuntimeError):
+    """Stands for a kill: nothing after it runs."""
+
+
+@pytest.fixture
+def kill_in_second_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Call it, and runs die in the second epoch, until `monkeypatch.undo()`."""
+    step = OptimizationStep.__call__
+
+    def step_or_die(self: OptimizationStep, engine: Engine, batch: dict[str, Any]) -> Any:
+        if engine.state.iteration == 4:
+            raise Killed
+        return step(self, engine, batch)
+
+    return lambda: monkeypatch.setattr(OptimizationStep, "__call__", step_or_die)
+
+
+def differences(one: Any, other: Any, where: str = "") -> list[str]:
+    """Ids at which two checkpoints are not equal to the last bit."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        return [d for key in one for d in differences(one[key], other[key], f"{where}/{key}")]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        return [d for n, pair in enumerate(zip(one, other, strict=True)) for d in differences(*pair, f"{where}/{n}")]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return [] if torch.equal(one, other) else [where]
+    return [] if one == other else [where]
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def expect_kill(run: Callable[..., Any], **overrides: Any) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        run(**overrides)
+    error: BaseException | None = caught.value
+    while error is not None and not isinstance(error, Killed):
+        error = error.__cause__
+    assert isinstance(error, Killed), caught.value
+
+
+class TestResume:
+    def test_training(
+        self,
+        train: Callable[..., SimpleNamespace],
+        trained: SimpleNamespace,
+        kill_in_second_epoch: Callable[[], None],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        kill_in_second_epoch()
+        expect_kill(train, root=tmp_path)
+        monkeypatch.undo()
+        half = checkpoint(tmp_path / "run")
+        assert (half["epoch"], half["iteration"]) == (1, 2)
+        made = train(tmp_path, resume=True)
+        whole, resumed = checkpoint(trained.folder), checkpoint(made.folder)
+        assert {"student", "teacher", "optimizer", "lr_scheduler", "best"} <= whole.keys()
+        assert differences(whole, resumed) == []
+        assert differences(half["teacher"], resumed["teacher"]) != []  # the second epoch did something
+        assert metrics(made.folder) == metrics(trained.folder)
+        kept = [torch.load(run.models / "model.pt", weights_only=True) for run in (trained, made)]
+        assert differences(*kept) == []
+
+    def test_pretraining(
+        self,
+        run_bundle: Callable[..., None],
+        stage1: SimpleNamespace,
+        kill_in_second_epoch: Callable[[], None],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        def pretrain(**overrides: Any) -> None:
+            run_bundle(
+                "pretraining",
+                ["pretrain.yaml", "offline_encoders.yaml", "smoke.yaml"],
+                datalist=stage1.datalist,
+                output_dir=tmp_path / "run",
+                prompt_model_dir=tmp_path / "models",
+                cache_dir=stage1.cache,
+                **overrides,
+            )
+
+        kill_in_second_epoch()
+        expect_kill(pretrain)
+        monkeypatch.undo()
+        assert checkpoint(tmp_path / "run")["epoch"] == 1
+        pretrain(resume=True)
+        whole, resumed = checkpoint(stage1.folder), checkpoint(tmp_path / "run")
+        assert {"network", "optimizer", "lr_scheduler", "best"} <= whole.keys()
+        assert differences(whole, resumed) == []
+        assert metrics(tmp_path / "run") == metrics(stage1.folder)
+        kept = [torch.load(f / "model.pt", weights_only=True) for f in (stage1.models / "prompt", tmp_path / "models")]
+        assert differences(*kept) == []
+
+    def test_without_a_checkpoint_it_starts_anew(
+        self, train: Callable[..., SimpleNamespace], trained: SimpleNamespace, tmp_path: Path
+    ) -> None:
+        made = train(tmp_path, resume=True)
+        assert differences(checkpoint(trained.folder), checkpoint(made.folder)) == []
