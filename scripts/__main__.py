@@ -1,4 +1,4 @@
-"""`python -m scripts COMMAND`: everything that is not a training or a labelling, which `python -m monai.bundle` runs."""
+"""`python -m scripts COMMAND`: all that is not a training or a labelling, which `python -m monai.bundle` runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run one command; return its exit code.
 
-    A command's module has `add_arguments(parser)` and `run(args) -> int`; only the module that is asked for is imported.
+    A command is a module with `add_arguments(parser)` and `run(args) -> int`; only the one asked for is imported.
     """
     given = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m scripts", description=__doc__)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .bundle_runs import bundle_run
+from .labels import ClassTable
 from .phantom.write import write_phantoms
 from .report.charts import curves, per_class_bars
 from .report.page import demo_page
@@ -32,11 +33,13 @@ class Demo:
         folder: everything that the demo makes.
         seed: of the labelled subset's networks and batches; the phantoms stay the same.
         seconds: phase -> seconds; a reused phase keeps the seconds of the run that did it.
+        history: settings of all phases so far; a phase is reused only if those before it were the same.
     """
 
     folder: Path
     seed: int
     seconds: dict[str, float] = field(default_factory=dict)
+    history: list[Any] = field(default_factory=list)
 
     @property
     def datalist(self) -> Path:
@@ -46,9 +49,10 @@ class Demo:
     def phase(self, name: str, action: Callable[[], Any], *, config: dict[str, Any] | None = None) -> None:
         """Do a phase, or say that an earlier run with the same settings has done it."""
         record = self.folder / "phases" / f"{name.replace(' ', '_')}.json"
+        self.history.append(json.loads(json.dumps({name: config})))
         if record.is_file():
             done = json.loads(record.read_text(encoding="utf-8"))
-            if done["settings"] == json.loads(json.dumps(config)):
+            if done["settings"] == self.history:
                 self.seconds[name] = done["seconds"]
                 print(f"{name:24s} reused from an earlier run ({done['seconds']:.0f} s then)", flush=True)
                 return
@@ -57,7 +61,7 @@ class Demo:
         self.seconds[name] = round(time.perf_counter() - begin, 1)
         print(f"{name:24s} {self.seconds[name]:6.1f} s", flush=True)
         record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"settings": config, "seconds": self.seconds[name]}), encoding="utf-8")
+        record.write_text(json.dumps({"settings": self.history, "seconds": self.seconds[name]}), encoding="utf-8")
 
     def train(self, name: str, run_id: str, configs: list[str], **overrides: Any) -> None:
         """Run a training as a phase; killed on the way, it goes on from its last epoch."""
@@ -102,11 +106,9 @@ class Demo:
             NAMES[m]: json.loads((self.folder / m / "test" / "summary.json").read_text(encoding="utf-8"))
             for m in METHODS
         }
-        from .labels import ClassTable
-
         per_class_bars(scores, ClassTable.load(), figures / "classes.png")
         pictures = {
-            f"{NAMES[m]} on a held-out phantom": (sorted((self.folder / m / "test" / "pictures").glob("*.png"))[0], words)
+            f"{NAMES[m]} on a held-out phantom": (min((self.folder / m / "test" / "pictures").glob("*.png")), words)
             for m, words in (
                 ("cps4", "Image, truth and prediction on three slices, in the scan's own grid."),
                 ("supervised", "The same slices after supervised training on the labelled phantoms alone."),
@@ -137,17 +139,17 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     demo = Demo(args.out.absolute(), args.seed)
     begin = time.perf_counter()
+    print(f"the demo's folder is {demo.folder}; progress bars show each phase", flush=True)
     phantoms = {"labelled": 4, "unlabelled": 60, "validation": 6, "test": 16, "seed": 2026}
     drawing: dict[str, Any] = {"shape_hw": (128, 80), "pixel_mm": 2.35}
-    demo.phase(
-        "phantoms", lambda: write_phantoms(demo.folder / "phantoms", **phantoms, **drawing), config={**phantoms, **drawing}
-    )
-    overlay = "datasets/phantom.yaml"
-    demo.train("warm start", "training", ["train.yaml", "methods/supervised.yaml", overlay])
-    demo.train("stage 1", "pretraining", ["pretrain.yaml", "offline_encoders.yaml", overlay])
+    draw = lambda: write_phantoms(demo.folder / "phantoms", **phantoms, **drawing)  # noqa: E731
+    demo.phase("phantoms", draw, config={**phantoms, **drawing})
+    overlays = ["narrow.yaml", "datasets/phantom.yaml"]
+    demo.train("warm start", "training", ["train.yaml", "methods/supervised.yaml", *overlays])
+    demo.train("stage 1", "pretraining", ["pretrain.yaml", "offline_encoders.yaml", overlays[-1]])
     warm = demo.folder / "warm_start" / "models" / "model.pt"
     for method, configs in METHODS.items():
-        demo.train(method, "training", ["train.yaml", *configs, overlay], warm_start=warm, **{"ramp#start": 0.0})
+        demo.train(method, "training", ["train.yaml", *configs, *overlays], warm_start=warm, **{"ramp#start": 0.0})
         demo.phase(f"{method} scores", lambda method=method: demo.score(method))
     settings = {"seed": args.seed, **phantoms, "python": platform.python_version()}
     summary = demo.summary(settings)

@@ -111,7 +111,7 @@ class PromptMapInferer(VolumeInferer):
         self.prompt_map, self.neighbours = prompt_map, neighbours
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        """(S, 1, H, W) -> (S, N, H, W), or a volume (1, 1, H, W, S) -> (1, N, H, W, S): 20 at the map's class, else 0."""
+        """(S, 1, H, W) -> (S, N, H, W), or (1, 1, H, W, S) -> (1, N, H, W, S): `CERTAIN` at the map's class, else 0."""
         if inputs.ndim == 5:
             return self(inputs[0].movedim(-1, 0), network).movedim(0, -1)[None]
         maps = average_slices(super().__call__(inputs, network), self.neighbours)

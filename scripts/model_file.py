@@ -69,9 +69,10 @@ def trained_settings(folder: str | Path, class_table: str | Path | None = None, 
         return defaults
     settings = {**defaults, **json.loads(file.read_text(encoding="utf-8"))}
     names = list(ClassTable.load(class_table).names)
-    if settings.get("classes", names) != names:
+    trained = settings.get("classes", settings.get("class_names", names))  # the latter in a stage-1 checkpoint
+    if trained != names:
         raise ValueError(
-            f"{file} was trained for the classes {', '.join(settings['classes'])}, the class table has "
+            f"{file} was trained for the classes {', '.join(trained)}, the class table has "
             f"{', '.join(names)}; use the class table it was trained with, or train again"
         )
     return settings

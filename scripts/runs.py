@@ -54,9 +54,7 @@ def start(
     sys.excepthook = _one_sentence
     refuse_unknown_overrides(*_command_line())
     if datalist:
-        raise_problems(
-            check_datalist(datalist, sections=sections, cache_folder=cache_dir, class_table=class_table)
-        )
+        raise_problems(check_datalist(datalist, sections=sections, cache_folder=cache_dir, class_table=class_table))
     elif not _entries(data):
         raise DataError(
             "no datalist was given; add --datalist D.json (python -m scripts prepare FOLDER --out D.json makes one)"
@@ -95,7 +93,8 @@ def start_inference(
     refuse_unknown_overrides(*_command_line())
     if not Path(ckpt_path).is_file():
         raise DataError(
-            f"there is no trained network {ckpt_path}; train one with configs/train.yaml or name its folder with --ckpt_dir"
+            f"there is no trained network {ckpt_path}; train one with configs/train.yaml "
+            "or name its folder with --ckpt_dir"
         )
     _as_data_error(trained_settings, Path(ckpt_path).parent, class_table)
     if datalist:
@@ -213,8 +212,7 @@ def _command_line() -> tuple[list[str], list[str]]:
     for frame in _frames():
         called = frame.f_locals
         if frame.f_code.co_name == "run" and {"override", "config_file", "args_file"} <= called.keys():
-            extra = called["args_file"] or {}
-            extra = extra if isinstance(extra, Mapping) else ConfigParser.load_config_file(extra)
+            extra = ConfigParser.load_config_file(called["args_file"]) if called["args_file"] else {}
             given = called["config_file"] or extra.get("config_file") or []
             files = [given] if isinstance(given, (str, os.PathLike)) else list(given)
             return [*called["override"], *(k for k in extra if k not in RUN_ARGUMENTS)], files

@@ -122,6 +122,8 @@ def case_name(item: Mapping[str, Any]) -> str:
 
 def class_ids(ids: Any) -> tuple[int, ...]:
     """Class ids as a plain tuple, from a tuple, a tensor, or what collating makes of a tuple (a list of tensors)."""
+    if ids is None:  # what decollating makes of an empty tuple
+        return ()
     entries = ids if isinstance(ids, list | tuple) else [ids]
     return tuple(int(i) for entry in entries for i in torch.as_tensor(entry).flatten())
 

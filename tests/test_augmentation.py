@@ -33,9 +33,7 @@ def centroid(weights: Tensor) -> Tensor:
     weights = weights.double()
     axes = [torch.arange(n, dtype=torch.float64) for n in weights.shape[1:]]
     total = weights.sum((1, 2))
-    return torch.stack(
-        [(weights.sum(2) * axes[0]).sum(1) / total, (weights.sum(1) * axes[1]).sum(1) / total], 1
-    )
+    return torch.stack([(weights.sum(2) * axes[0]).sum(1) / total, (weights.sum(1) * axes[1]).sum(1) / total], 1)
 
 
 def pixels(grid: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 from scripts.engines import OptimizationStep, PromptMapInferer, SlicewiseInferer, VolumeInferer, to_device
 from scripts.ops.otsu import otsu_thresholds
 from scripts.ops.prompt_map import prompt_guided_map, upsample
-
 
 
 def engine(network: nn.Module, iteration: int = 1, amp: bool = False, device: str = "cpu") -> Any:
@@ -146,19 +146,31 @@ class TestVolumeInferer:
 
 
 class TestPromptMapInferer:
+    NETWORK = nn.Sequential(nn.Conv2d(1, 4, 4, stride=4), nn.Softmax(1)).requires_grad_(False)
+    GUIDED = staticmethod(partial(prompt_guided_map, gate=0.05))
+
     def test_twin(self) -> None:
         volume = torch.rand(5, 1, 12, 8)
-        network = nn.Sequential(nn.Conv2d(1, 4, 4, stride=4), nn.Softmax(1)).requires_grad_(False)
-
-        def prompt_map(maps: Tensor, thresholds: Tensor) -> Tensor:
-            return prompt_guided_map(maps, thresholds, gate=0.05)
-
-        label = PromptMapInferer(prompt_map, chunk=2)(volume, network)
-        assert label.shape == (5, 12, 8)
-        assert len(label.unique()) > 1
+        logits = PromptMapInferer(self.GUIDED, chunk=2)(volume, self.NETWORK)
+        assert logits.shape == (5, 4, 12, 8)
+        assert sorted(logits.unique().tolist()) == [0.0, PromptMapInferer.CERTAIN]
+        assert logits.softmax(1).amax(1).min() > 1 - 1e-6
+        assert len(logits.argmax(1).unique()) > 1
         for number in range(5):
-            maps = upsample(network(volume[number : number + 1]), (12, 8))
-            assert torch.equal(label[number : number + 1], prompt_map(maps, otsu_thresholds(maps)))
+            maps = upsample(self.NETWORK(volume[number : number + 1]), (12, 8))
+            assert torch.equal(logits[number : number + 1].argmax(1), self.GUIDED(maps, otsu_thresholds(maps)))
+
+    def test_neighbours(self) -> None:
+        volume, network = torch.rand(3, 1, 12, 8), self.NETWORK
+        found = PromptMapInferer(self.GUIDED, neighbours=1)(volume, network).argmax(1)
+        maps = upsample(network(volume).mean(0, keepdim=True), (12, 8))
+        assert torch.equal(found[1:2], self.GUIDED(maps, otsu_thresholds(maps)))
+
+    def test_volume_with_slices_last(self) -> None:
+        volume, inferer = torch.rand(5, 1, 12, 8), PromptMapInferer(self.GUIDED)
+        whole = inferer(volume.movedim(0, -1)[None], self.NETWORK)
+        assert whole.shape == (1, 4, 12, 8, 5)
+        assert torch.equal(whole[0].movedim(-1, 0), inferer(volume, self.NETWORK))
 
 
 class TestToDevice:

@@ -144,6 +144,10 @@ class TestReadingOutputs:
     def test_class_ids(self, ids):
         assert class_ids(ids) == (1, 4)
 
+    @pytest.mark.parametrize("ids", [(), [], None])
+    def test_no_class_ids(self, ids):
+        assert class_ids(ids) == ()
+
     def test_case_name_from_the_file(self):
         label = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": "/data/spine_07.nii.gz"})
         assert case_name({"label": label}) == "spine_07"

@@ -91,9 +91,7 @@ class TestRoundTrip:
 
     @pytest.mark.parametrize("axes", ["RAS", "PIR", "ASL"])
     @pytest.mark.parametrize("degrees", [(12, 0, 0), (0, -20, 0), (8, 10, -15)])
-    def test_oblique(
-        self, pipeline: Compose, tmp_path: Path, axes: str, degrees: tuple[float, float, float]
-    ) -> None:
+    def test_oblique(self, pipeline: Compose, tmp_path: Path, axes: str, degrees: tuple[float, float, float]) -> None:
         affine = RAS.copy()
         affine[:3, :3] = rotation(degrees) @ RAS[:3, :3]
         affine[:3, 3] = 30, -70, 11
@@ -175,14 +173,15 @@ class TestInPlaneSpacingd:
         torch.testing.assert_close(made[0, 0, 0].as_tensor().float(), torch.arange(3.0))
 
 
-class TestMapLabelValuesd:
-    TABLE = {"map": {"0": 0, "101": "L5", "7": "ignore", "102": 3}}
+LABEL_MAP = {"map": {"0": 0, "101": "L5", "7": "ignore", "102": 3}}
 
+
+class TestMapLabelValuesd:
     def label(self, *values: float) -> MetaTensor:
         return MetaTensor(torch.tensor(values).view(1, 1, -1, 1), meta={"filename_or_obj": "mask_1.nii.gz"})
 
     def test_value(self) -> None:
-        made = MapLabelValuesd("label", self.TABLE)({"label": self.label(0.0, 101.0, 7.0, 102.0)})["label"]
+        made = MapLabelValuesd("label", LABEL_MAP)({"label": self.label(0.0, 101.0, 7.0, 102.0)})["label"]
         assert made.flatten().tolist() == [0, 2, IGNORE, 3]
         assert made.dtype == torch.uint8
         assert made.meta["filename_or_obj"] == "mask_1.nii.gz"
@@ -192,13 +191,13 @@ class TestMapLabelValuesd:
         assert MapLabelValuesd("label")({"label": self.label(*values)})["label"].flatten().tolist() == values
 
     def test_entry_wins(self) -> None:
-        data = {"label": self.label(0.0, 101.0), "label_map": self.TABLE}
+        data = {"label": self.label(0.0, 101.0), "label_map": LABEL_MAP}
         assert MapLabelValuesd("label")(data)["label"].flatten().tolist() == [0, 2]
 
     @pytest.mark.parametrize("values", [(300.0, 101.0, 5.0), (5.0, 300.0, 300.0)])
     def test_exception(self, values: tuple[float, ...]) -> None:
         with pytest.raises(ValueError, match=r"mask_1.nii.gz: label values \[5, 300\] are not in the label map 'inli"):
-            MapLabelValuesd("label", self.TABLE)({"label": self.label(*values)})
+            MapLabelValuesd("label", LABEL_MAP)({"label": self.label(*values)})
 
     def test_negative(self) -> None:
         with pytest.raises(ValueError, match=r"label values \[-1\] are not in the label map 'identity'"):
@@ -263,7 +262,11 @@ class TestVolumeLabelMapsd:
     def test_value(self, logits: bool) -> None:
         truth = torch.randint(0, 3, (4, 8, 6))
         pred = torch.nn.functional.one_hot(truth, 3).movedim(-1, 1).float() if logits else truth
-        data: dict[str, Any] = {"pred": pred, "label": truth[:, None], "is_unlabelled": torch.tensor([False, True, True])}
+        data: dict[str, Any] = {
+            "pred": pred,
+            "label": truth[:, None],
+            "is_unlabelled": torch.tensor([False, True, True]),
+        }
         made = VolumeLabelMapsd()(data)
         torch.testing.assert_close(made["pred"], truth)
         torch.testing.assert_close(made["label"], truth)

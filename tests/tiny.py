@@ -39,7 +39,9 @@ def batch(unlabelled: bool = True) -> dict[str, Any]:
     return {"labelled": stream(seed=1), "unlabelled": stream(seed=2, labelled=False) if unlabelled else None}
 
 
-def train(objective: Any, parameters: Any, batch: dict[str, Any], steps: int = 40, progress: float = 1.0) -> list[float]:
+def train(
+    objective: Any, parameters: Any, batch: dict[str, Any], steps: int = 40, progress: float = 1.0
+) -> list[float]:
     """The losses of some steps on one batch."""
     optimiser = torch.optim.Adam(parameters, 0.02)
     losses = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,12 +83,9 @@ class CPS4(MeanTeacher):
 
     @torch.no_grad()
     def evidence(self, unlabelled: dict[str, Tensor]) -> PromptEvidence | None:
-        """Attention maps of the unlabelled slices and the prompt-guided map made of them, eq. (3)."""
+        """Attention maps of the unlabelled slices and, once somebody reads it, the map made of them, eq. (3)."""
         source = self.attention_source(unlabelled)
-        if source is None:
-            return None
-        maps, thresholds = source
-        return PromptEvidence(maps=maps, label=self.prompt_map(maps, thresholds))
+        return None if source is None else PromptEvidence(source[0], partial(self.prompt_map, *source))
 
 
 def kept_maps(unlabelled: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:

@@ -7,8 +7,7 @@ indices, 255 where no label is given. Where the prompt-guided map itself is 255,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -18,17 +17,22 @@ from .levels import top_class, type_probability
 from .shapes import check_shape
 
 
-@dataclass(frozen=True)
 class PromptEvidence:
     """What the class prompts say about a batch of slices.
 
-    Attributes:
+    Args:
         maps: (B, N, H, W) activated and up-sampled attention maps, ≥ 0.
-        label: (B, H, W) int64 prompt-guided map; 255 where there is none.
+        label: (B, H, W) int64 prompt-guided map, 255 where there is none; or a function that makes it when it is first
+            read, for "level_evidence" never reads it.
     """
 
-    maps: Tensor
-    label: Tensor
+    def __init__(self, maps: Tensor, label: Tensor | Callable[[], Tensor]) -> None:
+        self.maps, self._label = maps, label
+
+    @cached_property
+    def label(self) -> Tensor:
+        """(B, H, W) int64 prompt-guided map; 255 where there is none."""
+        return self._label if isinstance(self._label, Tensor) else self._label()
 
 
 def fuse(
@@ -60,8 +64,9 @@ def fuse(
     if kind not in ways:
         raise ValueError(f"fusion must be one of {', '.join(ways)}, got {kind!r}")
     sizes = check_shape("teacher_logits", teacher_logits, "B N H W")
-    check_shape("prompt.label", prompt.label, "B H W", sizes)
     check_shape("prompt.maps", prompt.maps, "B N H W", sizes)
+    if kind != "level_evidence":  # it does not read the label, which then need not be made
+        check_shape("prompt.label", prompt.label, "B H W", sizes)
     return ways[kind](teacher_logits, prompt)
 
 
@@ -117,10 +122,11 @@ def level_evidence_fusion(
 
     References: no paper; prompts are better at levels than at tissue, and the teacher is the reverse.
     """
-    logits = teacher_logits.float()
+    # On a CPU softmax over channels that lie last, as the network leaves them, takes several times longer.
+    logits = teacher_logits.float().contiguous()
     tissue = top_class(type_probability(logits.softmax(dim=1), groups))  # (B, H, W)
     # Inside one type p_t(c | type) is proportional to exp(z_t(c)) and q to A_c + eps: no need to normalise either.
-    score = logits + gamma * (prompt.maps.float() + eps).log()
+    score = (prompt.maps.float() + eps).log_().mul_(gamma).add_(logits)
     outside = groups.to(logits.device)[:, None, None] != tissue[:, None]  # (B, N, H, W)
     return top_class(score.masked_fill_(outside, -torch.inf))
 

@@ -24,8 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw the volumes and print where the datalist is."""
     counts = {name: getattr(args, name) for name in ("labelled", "unlabelled", "validation", "test", "seed")}
-    drawing = {
-        "shape_hw": tuple(args.shape), "pixel_mm": args.pixel_mm, "contrast": args.contrast, "mixed_axes": args.mixed_axes,
-    }  # fmt: skip
+    drawing = {name: getattr(args, name) for name in ("pixel_mm", "contrast", "mixed_axes")}
+    drawing["shape_hw"] = tuple(args.shape)
     print(write_phantoms(args.folder, **counts, **drawing))
     return 0

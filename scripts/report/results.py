@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     to.mkdir(parents=True, exist_ok=True)
     table = args.folder / "results.csv"
     if not table.is_file():
-        raise FileNotFoundError(f"there is no {table}; run python -m scripts benchmark accuracy --out {args.folder} first")
+        raise FileNotFoundError(f"there is no {table}; run python -m scripts benchmark accuracy --out {args.folder}")
     (to / f"{args.name}.csv").write_bytes(table.read_bytes())
     settings = json.loads((args.folder / "settings.json").read_text(encoding="utf-8"))
     page = "\n".join([results_page(table, settings), comparisons(args.folder, table)])
@@ -40,7 +40,8 @@ def results_page(table: Path, settings: dict[str, object]) -> str:
     lines = [f"- {name}: `{value}`" for name, value in settings.items()]
     return "\n".join(
         [
-            "# Results", "", "Percent, mean ± standard deviation over seeds; a seed is another set of labelled patients.",
+            "# Results", "",
+            "Percent, mean ± standard deviation over seeds; each has other labelled patients and initial weights.",
             "Test: mean over the test patients. Unlabelled: hidden labels of the unlabelled training patients",
             "(transductive; never used to choose). Map: the prompt-guided map of stage 1 on the unlabelled patients.",
             "Teacher: the teacher's own prediction there.", "", spider_table(table), "", "## Settings", "", *lines, "",
@@ -64,5 +65,6 @@ def comparisons(folder: Path, table: Path) -> str:
             others = {m: c for m, c in pooled.items() if m != REFERENCE}
             if REFERENCE in pooled and others:
                 compared = {m: paired_comparison(pooled[REFERENCE], c) for m, c in others.items()}
-                parts += [f"### {labelled} labelled, {section} patients", "", comparison_table(compared, markdown=True), ""]
+                head = f"### {labelled} labelled, {section} patients"
+                parts += [head, "", comparison_table(compared, markdown=True), ""]
     return "\n".join(parts) + "\n"

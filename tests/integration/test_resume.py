@@ -118,5 +118,6 @@ class TestResume:
     def test_without_a_checkpoint_it_starts_anew(
         self, train: Callable[..., SimpleNamespace], trained: SimpleNamespace, tmp_path: Path
     ) -> None:
+        # `trained` had to compute its attention maps, this run finds them: the first weights must not depend on it
         made = train(tmp_path, resume=True)
         assert differences(checkpoint(trained.folder), checkpoint(made.folder)) == []

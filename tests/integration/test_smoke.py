@@ -73,9 +73,7 @@ class TestPretraining:
         assert info["trained_classes"] == list(range(TABLE.num_classes))
         assert info["maps_reflect_wording"] is False
 
-    def test_vision_transformer(
-        self, run_bundle: Callable[..., None], stage1: SimpleNamespace, tmp_path: Path
-    ) -> None:
+    def test_vision_transformer(self, run_bundle: Callable[..., None], stage1: SimpleNamespace, tmp_path: Path) -> None:
         run_bundle(
             "run",
             ["pretrain.yaml", "offline_encoders.yaml", "smoke.yaml", self.encoder(tmp_path / "vit.yaml")],
@@ -251,6 +249,30 @@ class TestEvaluating:
     def test_pictures(self, results: Path) -> None:
         scans = {path.name.removesuffix("_seg.nii.gz") for path in results.glob("*_seg.nii.gz")}
         assert {path.stem for path in (results / "pictures").glob("*.png")} == scans
+
+
+class TestUnlabelledClasses:
+    def test_they_enter_no_score(
+        self, run_bundle: Callable[..., None], trained: SimpleNamespace, edited: Callable[..., Path], tmp_path: Path
+    ) -> None:
+        path = edited(unlabelled_classes=["S"], test=lambda entries: [{**e, "case": "named"} for e in entries])
+        run_bundle(
+            "evaluating",
+            ["inference.yaml", "evaluate.yaml"],
+            datalist=path,
+            output_dir=tmp_path / "scores",
+            ckpt_dir=trained.models,
+            pictures=False,
+        )
+        rows = rows_of(tmp_path / "scores/per_case.csv")
+        assert {row["case"] for row in rows} == {"named"}
+        assert "L5" in {row["class"] for row in rows}
+        assert "S" not in {row["class"] for row in rows if row["dice"] not in ("", "nan")}
+        assert (tmp_path / "scores/named_seg.nii.gz").is_file()
+
+    def test_they_are_not_learned(self, train: Callable[..., SimpleNamespace], edited: Callable[..., Path], tmp_path):
+        made = train(tmp_path, ["methods/supervised.yaml"], datalist=edited(unlabelled_classes=["S"]))
+        assert all(np.isfinite(float(row["value"])) for row in rows_of(made.folder / "metrics.csv"))
 
 
 class TestProcess:

@@ -40,7 +40,7 @@ def objective(teacher: nn.Module | None = None, **changes: Any) -> CPS4:
         "prompt_ramp": lambda progress: progress**2,
         "attention_source": kept_maps,
         "prompt_map": GUIDED,
-        "fuse": partial(fuse, "level_evidence", groups=GROUPS),
+        "fuse": partial(fuse, kind="level_evidence", groups=GROUPS),
     }
     return CPS4(**{**options, **changes})
 
@@ -57,12 +57,12 @@ def naive_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 class TestCPS4:
     @pytest.mark.parametrize("kind", ["level_evidence", "logit", "agreement"])
     def test_twin(self, kind: str) -> None:
-        method, data, progress = objective(fuse=partial(fuse, kind, groups=GROUPS)), batch(), 0.5
+        method, data, progress = objective(fuse=partial(fuse, kind=kind, groups=GROUPS)), batch(), 0.5
         losses = method(data, progress)
         labelled, unlabelled = data["labelled"], data["unlabelled"]
         guided = GUIDED(unlabelled["attention_maps"], unlabelled["thresholds"])
         logits, teacher = method.student(unlabelled["image"]), method.teacher(unlabelled["image"])
-        enhanced = fuse(kind, teacher, PromptEvidence(unlabelled["attention_maps"], guided), groups=GROUPS)
+        enhanced = fuse(teacher, PromptEvidence(unlabelled["attention_maps"], guided), kind=kind, groups=GROUPS)
         parts = {
             "supervised": naive_cross_entropy(method.student(labelled["image"]), labelled["label"][:, 0].long()),
             "prompt": naive_cross_entropy(logits, guided),

@@ -17,7 +17,9 @@ from tests.tiny import SIZE, batch, network, train
 WEIGHTS = {"supervised": 0.7, "consistency": 1.3}
 
 
-def objective(teacher: nn.Module | None = None, ramp: Callable[[float], float] = lambda p: p, **options: Any) -> MeanTeacher:
+def objective(
+    teacher: nn.Module | None = None, ramp: Callable[[float], float] = lambda p: p, **options: Any
+) -> MeanTeacher:
     teacher = network(seed=1) if teacher is None else teacher
     return MeanTeacher(network(), teacher, PartialLabelCrossEntropy(), WEIGHTS, ramp, **options)
 
@@ -46,7 +48,11 @@ class TestMeanTeacher:
     @pytest.mark.parametrize("consistency", ["hard_ce", "mse"])
     def test_overfits(self, consistency: str) -> None:
         teacher, data = network(seed=1), batch()
-        train(MeanTeacher(teacher, network(), PartialLabelCrossEntropy(), WEIGHTS, lambda p: 0.0), teacher.parameters(), data)
+        train(
+            MeanTeacher(teacher, network(), PartialLabelCrossEntropy(), WEIGHTS, lambda p: 0.0),
+            teacher.parameters(),
+            data,
+        )
         method = objective(teacher, consistency=consistency)
         losses = train(method, method.student.parameters(), data)
         assert losses[-1] < 0.5 * losses[0]
@@ -104,7 +110,9 @@ class TestTeacherMode:
         student, teacher = buffers(method.student), buffers(method.teacher)
         torch.testing.assert_close(method.teach(self.IMAGE), method.teach(5 * self.IMAGE), atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(buffers(method.student), student)
-        assert any(not torch.equal(a, b) for a, b in zip(buffers(method.teacher).values(), teacher.values(), strict=True))
+        assert any(
+            not torch.equal(a, b) for a, b in zip(buffers(method.teacher).values(), teacher.values(), strict=True)
+        )
 
     def test_running(self) -> None:
         """Normalised by its running averages, which a pass does not move."""

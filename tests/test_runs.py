@@ -1,0 +1,320 @@
+"""What runs refuse before their first step, through `monai.bundle.run` in this process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import monai.bundle
+import numpy as np
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigParser
+
+from scripts import runs
+from scripts.data.datalist import DataError
+from scripts.runs import prepare_prompt_maps, start
+from tests.tiny import write_volume
+
+CONFIG: dict[str, Any] = {
+    "datalist": "",
+    "max_epochs": 3,
+    "train": {"data": [{"image": "a.nii.gz"}], "handlers": [{"interval": 1}]},
+    "training": [
+        {
+            "_target_": "scripts.runs.start",
+            "output_dir": "@output_dir",
+            "datalist": "@datalist",
+            "data": "train#data",
+            "cache_dir": "@output_dir",
+        },
+        "$print('trained for', @max_epochs)",
+    ],
+}
+
+
+@pytest.fixture(autouse=True)
+def same_hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs set how errors are shown; put it back."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    path = tmp_path / "train.yaml"
+    content = {**CONFIG, "output_dir": str(tmp_path / "run"), "train#limit": 2}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return str(path)
+
+
+def cause(error: BaseException) -> BaseException:
+    """What a component raised, below what MONAI wraps it in."""
+    while error.__cause__ is not None and not isinstance(error, DataError):
+        error = error.__cause__
+    return error
+
+
+def run(config: str, **overrides: Any) -> None:
+    monai.bundle.run("training", config_file=config, logging_file=False, **overrides)
+
+
+def refused(config: str, **overrides: Any) -> str:
+    with pytest.raises(RuntimeError) as caught:  # noqa: PT011 - MONAI's words around ours; ours are compared
+        run(config, **overrides)
+    error = cause(caught.value)
+    assert isinstance(error, DataError)
+    return str(error)
+
+
+class TestOverrides:
+    @pytest.mark.parametrize(
+        ("override", "near"),
+        [
+            ("max_epoch", "max_epochs"),
+            ("train#dat", "train#data"),
+            ("train::dat", "train#data"),
+            ("train#limits", "train#limit"),
+            ("train#handlers#0#intervall", "train#handlers#0#interval"),
+        ],
+    )
+    def test_misspelt(self, config: str, tmp_path: Path, override: str, near: str) -> None:
+        name = override.replace("::", "#")
+        assert (
+            refused(config, **{override: 5}) == f"--{name} is not a key of this configuration; did you mean --{near}?"
+        )
+        assert not (tmp_path / "run").exists()
+
+    def test_nothing_near(self, config: str) -> None:
+        message = refused(config, qqqqqqqqqqq=5)
+        assert message == "--qqqqqqqqqqq is not a key of this configuration; see docs/configs.md for the keys"
+
+    def test_misspelt_in_an_args_file(self, config: str, tmp_path: Path) -> None:
+        arguments = {"config_file": config, "run_id": "training", "max_epoch": 5}
+        (tmp_path / "args.json").write_text(json.dumps(arguments), encoding="utf-8")
+        with pytest.raises(RuntimeError) as caught:  # noqa: PT011
+            monai.bundle.run(args_file=str(tmp_path / "args.json"), logging_file=False)
+        assert str(cause(caught.value)).endswith("did you mean --max_epochs?")
+
+    def test_known(self, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run(config, max_epochs=5, **{"train#limit": 1})
+        assert "trained for 5" in capsys.readouterr().out
+        effective = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
+        assert effective["max_epochs"] == 5
+        assert effective["train"] == {**CONFIG["train"], "limit": 1}
+
+    def test_keys_of_trackers_and_of_monai_label(self, config: str, tmp_path: Path) -> None:
+        run(
+            config, bundle_root=str(tmp_path), dataset_dir="", displayable_configs={}, experiment_name="e", run_name="r"
+        )
+        assert (tmp_path / "run" / "config.yaml").is_file()
+
+    def test_key_of_an_overlay(self, config: str, tmp_path: Path) -> None:
+        overlay = tmp_path / "overlay.yaml"
+        overlay.write_text("section: test\n'+train': {more: 1}\n", encoding="utf-8")
+        monai.bundle.run(
+            "training", config_file=[config, str(overlay)], logging_file=False, section="x", **{"train#more": 2}
+        )
+        message = refused(config, section="x")  # without the overlay there is no such key
+        assert message.startswith("--section is not a key of this configuration")
+
+
+class TestStart:
+    def test_no_data(self, config: str) -> None:
+        assert refused(config, **{"train#data": []}).startswith("no datalist was given; add --datalist D.json")
+
+    def test_all_problems_at_once(self, tmp_path: Path) -> None:
+        image = write_volume(tmp_path / "a.nii.gz", np.ones((6, 5, 4), dtype=np.int16))
+        small = write_volume(tmp_path / "b.nii.gz", np.zeros((6, 5, 3), dtype=np.uint8))
+        odd = write_volume(tmp_path / "c.nii.gz", np.full((6, 5, 4), 77, dtype=np.uint8))
+        sections = {
+            "training": [{"image": image, "label": small, "case": "1"}, {"image": image, "label": odd, "case": "2"}],
+            "unlabelled": [{"image": str(tmp_path / "gone.nii.gz")}],
+            "validation": [],
+        }
+        datalist = tmp_path / "d.json"
+        datalist.write_text(json.dumps(sections), encoding="utf-8")
+        with pytest.raises(DataError) as caught:  # noqa: PT011
+            start(tmp_path / "run", datalist)
+        message = str(caught.value)
+        assert all(str(tmp_path / name) in message for name in ("b.nii.gz", "c.nii.gz", "gone.nii.gz"))
+        assert "problems with the data:" in message.splitlines()[0]
+        assert not (tmp_path / "run").exists()
+
+    def test_from_python(self, tmp_path: Path) -> None:
+        """Without a workflow there are no overrides to refuse and no config to write."""
+        image = write_volume(tmp_path / "a.nii.gz", np.arange(8000, dtype=np.int16).reshape(20, 20, 20))
+        (tmp_path / "d.json").write_text(json.dumps({"unlabelled": [{"image": image}]}), encoding="utf-8")
+        start(tmp_path / "run", tmp_path / "d.json", sections=["unlabelled"])
+        assert list((tmp_path / "run").iterdir()) == []
+
+
+class TestStartInference:
+    @pytest.fixture
+    def workflow(self, tmp_path: Path) -> Any:
+        """Call `start_inference` as a bundle does, with these scans."""
+
+        def call(scans: list[str]) -> None:
+            path = tmp_path / "inference.yaml"
+            component = {"_target_": "scripts.runs.start_inference", "output_dir": str(tmp_path / "out")}
+            component |= {"ckpt_path": str(tmp_path / "model.pt"), "data": "scans"}
+            content = {"scans": [{"image": scan} for scan in scans], "run": [component]}
+            path.write_text(yaml.safe_dump(content), encoding="utf-8")
+            try:
+                monai.bundle.run("run", config_file=str(path), logging_file=False)
+            except RuntimeError as error:
+                raise cause(error) from None
+
+        return call
+
+    def test_files(self, workflow: Any, tmp_path: Path) -> None:
+        (tmp_path / "model.pt").write_bytes(b"x")
+        workflow([write_volume(tmp_path / "a.nii.gz", np.arange(8000, dtype=np.int16).reshape(20, 20, 20))])
+        names = json.loads((tmp_path / "out" / "labels.json").read_text(encoding="utf-8"))
+        assert (names["0"], names["2"], len(names)) == ("background", "L5", 20)
+        rows = [row.split() for row in (tmp_path / "out" / "colours.ctbl").read_text(encoding="utf-8").splitlines()]
+        assert [row[0] for row in rows] == [str(i) for i in range(20)]
+        assert all(len(row) == 6 and all(0 <= int(value) <= 255 for value in row[2:]) for row in rows)
+        assert (rows[0][-1], rows[2][1], rows[2][-1]) == ("0", "L5", "255")
+
+    def test_exception(self, workflow: Any, tmp_path: Path) -> None:
+        with pytest.raises(
+            DataError, match=r"there is no trained network .*model.pt; train one with configs/train.yaml"
+        ):
+            workflow(["a.nii.gz"])
+        (tmp_path / "model.pt").write_bytes(b"x")
+        with pytest.raises(DataError, match="no scans were given; add --input_dir FOLDER"):
+            workflow([])
+        with pytest.raises(DataError, match=r"2 problems with the data:\n.*a.nii.gz: .*\n.*b.nii.gz: "):
+            workflow([str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nii.gz")])
+        assert not (tmp_path / "out").exists()
+
+    def test_weights_for_other_classes(self, workflow: Any, tmp_path: Path) -> None:
+        (tmp_path / "model.pt").write_bytes(b"x")
+        (tmp_path / "model.json").write_text(json.dumps({"classes": ["background", "cord"]}), encoding="utf-8")
+        with pytest.raises(DataError, match="was trained for the classes background, cord, the class table has"):
+            workflow(["a.nii.gz"])
+
+
+class Maps:
+    """Stands for `PromptMaps`; remembers what was built."""
+
+    def __init__(self, checkpoint: Path, fault: Exception | None = None) -> None:
+        self.checkpoint, self.model_dir, self.fault = checkpoint, checkpoint.parent, fault
+        self.built: list[Any] = []
+
+    def load_model(self, folder: Path) -> None:
+        if self.fault is not None:
+            raise self.fault
+
+    def build(self, dataset: Any) -> None:
+        self.built.append(dataset)
+
+
+class TestPreparePromptMaps:
+    DATASET = SimpleNamespace(data=[{"image": "a"}])
+
+    def test_there_is_a_checkpoint(self, tmp_path: Path) -> None:
+        (tmp_path / "model.pt").write_bytes(b"x")
+        for when in ("error", "pretrain", "supervised"):
+            maps = Maps(tmp_path / "model.pt")
+            prepare_prompt_maps(maps, self.DATASET, when)
+            assert maps.built == [self.DATASET]
+
+    def test_error(self, tmp_path: Path) -> None:
+        maps = Maps(tmp_path / "model.pt")
+        with pytest.raises(
+            DataError, match=r"no stage-1 checkpoint .*model.pt; make one with python -m monai.bundle run"
+        ):
+            prepare_prompt_maps(maps, self.DATASET, "error")
+        assert maps.built == []
+
+    def test_supervised(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        maps = Maps(tmp_path / "model.pt")
+        prepare_prompt_maps(maps, self.DATASET, "supervised")
+        assert maps.built == []
+        assert "training without class prompts" in caplog.text
+
+    def test_pretrain(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        maps, order = Maps(tmp_path / "model.pt"), []
+        monkeypatch.setattr(runs, "pretrain", lambda **settings: order.append((settings, list(maps.built))))
+        prepare_prompt_maps(maps, self.DATASET, "pretrain", {"bundle_root": "b", "seed": 3})
+        assert order == [({"bundle_root": "b", "seed": 3}, [])]
+        assert maps.built == [self.DATASET]
+
+    def test_no_unlabelled(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        maps = Maps(tmp_path / "model.pt")
+        prepare_prompt_maps(maps, SimpleNamespace(data=[]), "error")
+        assert maps.built == []
+        assert "no unlabelled volumes" in caplog.text
+
+    def test_method_without_prompts(self) -> None:
+        prepare_prompt_maps(None, self.DATASET, "error")
+
+    @pytest.mark.parametrize("fault", [ValueError("for other classes"), FileNotFoundError("model.json is missing")])
+    def test_checkpoint_that_cannot_be_used(self, tmp_path: Path, fault: Exception) -> None:
+        (tmp_path / "model.pt").write_bytes(b"x")
+        maps = Maps(tmp_path / "model.pt", fault)
+        with pytest.raises(DataError, match=str(fault)):
+            prepare_prompt_maps(maps, self.DATASET, "error")
+        assert maps.built == []
+
+    def test_exception(self) -> None:
+        with pytest.raises(DataError, match="when_no_prompt_model must be error, pretrain or supervised, got 'skip'"):
+            prepare_prompt_maps(None, self.DATASET, "skip")
+
+
+class TestRunIds:
+    """`training` refuses without a stage-1 checkpoint, `run` makes one, and the key says otherwise to both."""
+
+    @pytest.mark.parametrize(("run_id", "default"), [("training", "error"), ("run", "pretrain")])
+    @pytest.mark.parametrize("given", ["", "error", "pretrain", "supervised"])
+    def test_value(self, bundle_root: Path, run_id: str, default: str, given: str) -> None:
+        parser = ConfigParser(ConfigParser.load_config_files([str(bundle_root / "configs" / "train.yaml")]))
+        parser["when_no_prompt_model"] = given
+        parser.parse()
+        items = parser[run_id]
+        assert items[0]["_target_"] == "scripts.runs.start"
+        numbers = [i for i, item in enumerate(items) if isinstance(item, dict) and "prepare_prompt" in item["_target_"]]
+        assert len(numbers) == 1
+        assert parser.get_parsed_content(f"{run_id}#{numbers[0]}#when_missing") == (given or default)
+
+
+class TestPretrain:
+    def test_runs_the_bundles_own_stage_1(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "configs").mkdir()
+        steps = ["$print('stage 1', @seed, @device, @train#data)", "$monai.utils.set_determinism(seed=9)"]
+        content = {"seed": 0, "device": "cpu", "pretraining": steps, "train": {"data": []}}
+        (tmp_path / "configs" / "pretrain.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        (tmp_path / "configs" / "small.yaml").write_text("device: meta\n", encoding="utf-8")
+        entries, state = [{"image": "a"}], torch.get_rng_state()
+        runs.pretrain(bundle_root=tmp_path, seed=4, device=None, **{"train#data": entries})
+        runs.pretrain(bundle_root=tmp_path, configs=["pretrain.yaml", "small.yaml"])
+        assert capsys.readouterr().out == f"stage 1 4 cpu {entries}\nstage 1 0 meta []\n"
+        assert torch.equal(torch.get_rng_state(), state)  # stage 2 goes on as if nothing had been drawn
+
+
+class TestErrors:
+    def show(self, error: BaseException) -> None:
+        start_hook = runs._one_sentence
+        start_hook(type(error), error, error.__traceback__)
+
+    def test_faults_of_the_user_are_one_sentence(self, capsys: pytest.CaptureFixture[str]) -> None:
+        try:
+            try:
+                raise DataError("no scans")
+            except DataError as error:
+                raise RuntimeError("wrapped by MONAI") from error
+        except RuntimeError as error:
+            self.show(error)
+        assert capsys.readouterr().err == "Error: no scans\n"
+
+    def test_faults_of_ours_keep_their_traceback(self, capsys: pytest.CaptureFixture[str]) -> None:
+        try:
+            raise KeyError("bug")
+        except KeyError as error:
+            self.show(error)
+        assert "Traceback" in capsys.readouterr().err
