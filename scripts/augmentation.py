@@ -53,7 +53,7 @@ class BatchAugmentation:
         self.seed = seed
 
     def __call__(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
-        """Return the batch with every stream (`labelled`, `unlabelled`) augmented; draws depend on (seed, step) only."""
+        """Return the batch with every stream (`labelled`, `unlabelled`) augmented, as (seed, step) draws it."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
         return {name: stream and self._stream(stream, generator) for name, stream in batch.items()}
 

@@ -158,5 +158,3 @@ def run(args: argparse.Namespace) -> int:
     print("\n" + format_table(["method", "mDice %", "mIoU %"], rows))
     print(f"\n{page}\n{time.perf_counter() - begin:.0f} s in all", flush=True)
     return 0
-
-

@@ -11,9 +11,9 @@ from ignite.engine import Engine
 from monai.inferers import Inferer, SliceInferer
 from torch import Tensor, nn
 
-from .networks.statistics import normalised_by
 from .ops.otsu import otsu_thresholds
 from .ops.prompt_map import average_slices, upsample
+from .ops.statistics import normalised_by
 
 
 class OptimizationStep:
@@ -75,7 +75,7 @@ class VolumeInferer(Inferer):
 
     Args:
         chunk: slices that go through the network at a time.
-        statistics: whose statistics batch normalisation uses, see `scripts.networks.statistics`.
+        statistics: whose statistics batch normalisation uses, see `scripts.ops.statistics`.
     """
 
     def __init__(self, chunk: int = 32, statistics: str = "running") -> None:
@@ -124,7 +124,7 @@ class SlicewiseInferer(SliceInferer):
     """MONAI's `SliceInferer`, with a choice of whose statistics batch normalisation uses.
 
     Args:
-        statistics: see `scripts.networks.statistics`; for "volume", `sw_batch_size` should reach the number of slices.
+        statistics: see `scripts.ops.statistics`; for "volume", `sw_batch_size` should reach the number of slices.
         args: as `SliceInferer`.
         kwargs: as `SliceInferer`.
     """

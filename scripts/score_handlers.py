@@ -61,7 +61,7 @@ class ScoreWriter:
 
     def score(self, engine: Engine) -> None:
         """Score the cases of one iteration."""
-        # What came in with a case (its name, its unlabelled classes) stays in the batch, what was made is in the output.
+        # What came in with a case (name, unlabelled classes) stays in the batch; what was made is in the output.
         for batch, output in zip(_items(engine.state.batch), _items(engine.state.output), strict=True):
             item = {**batch, **output}
             truth = item["label"]

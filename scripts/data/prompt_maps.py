@@ -67,7 +67,7 @@ class PromptMaps:
         Raises:
             FileNotFoundError: there is no stage-1 checkpoint.
         """
-        root = self.folder / f"{_digest(self.checkpoint)}_{self.neighbours}"
+        root = self.folder / self._key()
         dataset.prepare()
         todo: list[tuple[int, Path]] = []
         for case, entry in enumerate(dataset.data):
@@ -85,6 +85,11 @@ class PromptMaps:
             maps, thresholds = self.compute(model, image)
             _write(target, maps.to(torch.float16).numpy(), thresholds.numpy())
 
+    def _key(self) -> str:
+        """Name of a set of maps: the checkpoint by what it holds, and every setting that changes them."""
+        how = [getattr(self.load_model, "keywords", {}), self.neighbours, self.batch_size]
+        return hashlib.sha1(self.checkpoint.read_bytes() + repr(how).encode()).hexdigest()[:16]
+
     @torch.no_grad()
     def compute(self, model: torch.nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (S, N, h, w) and thresholds (S, N) of the slices (S, 1, H, W), on the CPU."""
@@ -101,11 +106,6 @@ class PromptMaps:
             self._open[folder] = (np.load(folder / MAPS, mmap_mode="r"), np.load(folder / THRESHOLDS))
         maps, thresholds = self._open[folder]
         return torch.from_numpy(maps[number].astype(np.float32)), torch.from_numpy(thresholds[number].copy())
-
-
-def _digest(file: Path) -> str:
-    """Name of a checkpoint by what it holds."""
-    return hashlib.sha1(file.read_bytes()).hexdigest()[:16]
 
 
 def _write(target: Path, maps: np.ndarray, thresholds: np.ndarray) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..ops.statistics import STATISTICS, normalised_by
 from .encoders import VisionEncoder, build_vision_encoder
-from .statistics import STATISTICS, normalised_by
 from .vision_language import PromptAttention, VisionLanguageModel
 
 WEIGHTS, DESCRIPTION, VOCABULARY = "model.pt", "model.json", "vocab.txt"
@@ -28,7 +28,7 @@ class PromptModel(PromptAttention):
         vision: encoder as in :class:`PromptAttention`.
         info: the checkpoint's description, see :func:`describe_prompt_model`; kept as `info`.
         statistics: what batch normalisation uses: "running" averages of the training, or those of the "volume" whose
-            slices are the batch, see :mod:`statistics`.
+            slices are the batch, see :mod:`scripts.ops.statistics`.
 
     Raises:
         ValueError: unknown statistics.

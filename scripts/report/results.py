@@ -17,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("folder", type=Path, help="the benchmark's --out")
     parser.add_argument("--name", default="results", help="name of the CSV file and of the page, without ending")
+    parser.add_argument("--title", default="Results", help="head of the page")
+    parser.add_argument("--note", default="", help="a paragraph that the reader must know, below the head")
     parser.add_argument("--to", type=Path, help="where the CSV file and the page go; default: the folder itself")
 
 
@@ -29,18 +31,18 @@ def run(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"there is no {table}; run python -m scripts benchmark accuracy --out {args.folder}")
     (to / f"{args.name}.csv").write_bytes(table.read_bytes())
     settings = json.loads((args.folder / "settings.json").read_text(encoding="utf-8"))
-    page = "\n".join([results_page(table, settings), comparisons(args.folder, table)])
+    page = "\n".join([results_page(table, settings, args.title, args.note), comparisons(args.folder, table)])
     (to / f"{args.name}.md").write_text(page, encoding="utf-8")
     print(to / f"{args.name}.md")
     return 0
 
 
-def results_page(table: Path, settings: dict[str, object]) -> str:
+def results_page(table: Path, settings: dict[str, object], title: str, note: str) -> str:
     """The table, how it was made, and how to read it."""
     lines = [f"- {name}: `{value}`" for name, value in settings.items()]
     return "\n".join(
         [
-            "# Results", "",
+            f"# {title}", "", *([note, ""] if note else []),
             "Percent, mean ± standard deviation over seeds; each has other labelled patients and initial weights.",
             "Test: mean over the test patients. Unlabelled: hidden labels of the unlabelled training patients",
             "(transductive; never used to choose). Map: the prompt-guided map of stage 1 on the unlabelled patients.",

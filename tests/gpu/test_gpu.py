@@ -66,7 +66,7 @@ def test_pretraining(work: Path) -> None:
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float32}
 
 
-@pytest.mark.parametrize("overlay", sorted((ROOT / "configs/methods").glob("*.yaml")) + [None], ids=str)
+@pytest.mark.parametrize("overlay", [None, *sorted((ROOT / "configs/methods").glob("*.yaml"))], ids=str)
 def test_training_and_inference(work: Path, overlay: Path | None, tmp_path: Path) -> None:
     torch.cuda.reset_peak_memory_stats()
     bundle(

@@ -15,7 +15,7 @@ from ignite.engine import Engine
 from scripts.engines import OptimizationStep
 
 
-class Killed(RuntimeError):
+class KilledError(RuntimeError):
     """Stands for a kill: nothing after it runs."""
 
 
@@ -26,7 +26,7 @@ def kill_in_second_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def step_or_die(self: OptimizationStep, engine: Engine, batch: dict[str, Any]) -> Any:
         if engine.state.iteration == 4:
-            raise Killed
+            raise KilledError
         return step(self, engine, batch)
 
     return lambda: monkeypatch.setattr(OptimizationStep, "__call__", step_or_die)
@@ -53,12 +53,12 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def expect_kill(run: Callable[..., Any], **overrides: Any) -> None:
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(RuntimeError, match="Failed to evaluate") as caught:
         run(**overrides)
     error: BaseException | None = caught.value
-    while error is not None and not isinstance(error, Killed):
+    while error is not None and not isinstance(error, KilledError):
         error = error.__cause__
-    assert isinstance(error, Killed), caught.value
+    assert isinstance(error, KilledError), caught.value
 
 
 class TestResume:

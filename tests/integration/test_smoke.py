@@ -20,7 +20,7 @@ import yaml
 from scripts.labels import ClassTable
 
 ROOT = Path(__file__).resolve().parents[2]
-METHODS = sorted((ROOT / "configs/methods").glob("*.yaml"))
+OVERLAYS = [*sorted((ROOT / "configs/methods").glob("*.yaml")), ROOT / "configs/paper_schedule.yaml"]
 TABLE = ClassTable.load()
 SCORES = {"mdice", "miou", "n_cases", "per_class", "groups", "level_agnostic_dice", "wrong_level", "missed", "spurious"}
 PER_CASE = ["case", "class_id", "class", "dice", "iou", "hd95_mm", "assd_mm"]
@@ -116,7 +116,7 @@ class TestTraining:
             "statistics": "running",
         }
 
-    @pytest.mark.parametrize("overlay", METHODS, ids=lambda path: path.stem)
+    @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
     def test_method(self, train: Callable[..., SimpleNamespace], overlay: Path, tmp_path: Path) -> None:
         made = train(tmp_path, [overlay])
         names = {row["name"] for row in rows_of(made.folder / "metrics.csv")}
@@ -286,8 +286,8 @@ class TestProcess:
         line += ["--datalist", str(stage1.datalist), "--cache_dir", str(stage1.cache)]
         line += ["--ckpt_dir", str(tmp_path / "models"), "--output_dir", str(tmp_path / "run")]
         line += ["--max_epochs", "1", *(["--bundle_root", str(ROOT)] if elsewhere else [])]
-        done = subprocess.run(line, cwd=tmp_path if elsewhere else ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        done = subprocess.run(line, cwd=tmp_path if elsewhere else ROOT, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode("utf-8", "replace")
         assert (tmp_path / "models/model.pt").is_file()
         assert (tmp_path / "run/metrics.csv").is_file()
 

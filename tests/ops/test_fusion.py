@@ -103,6 +103,25 @@ class TestFuse:
             fuse(logits, prompt, kind="level_evidence", groups=GROUPS[:5])
 
 
+class TestPromptEvidence:
+    def test_the_label_is_made_when_it_is_read_and_once(self) -> None:
+        logits, prompt = draw()
+        made: list[Tensor] = []
+
+        def make() -> Tensor:
+            made.append(prompt.label)
+            return prompt.label
+
+        late = PromptEvidence(prompt.maps, make)
+        fused = fuse(logits, late, kind="level_evidence", groups=GROUPS)
+        assert made == []
+        assert torch.equal(fused, fuse(logits, prompt, kind="level_evidence", groups=GROUPS))
+        for kind in KINDS:
+            expected = fuse(logits, prompt, kind=kind, groups=GROUPS)
+            assert torch.equal(fuse(logits, late, kind=kind, groups=GROUPS), expected)
+        assert len(made) == 1
+
+
 class TestLogitFusion:
     def test_value_ends(self) -> None:
         logits, prompt = draw()

@@ -1,0 +1,86 @@
+"""Peak memory of a whole run, both stages, on few and on many volumes."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import resource
+import shutil
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from ..bundle_runs import BUNDLE_ROOT
+from ..phantom.write import write_phantoms
+from .pairs import Goal
+
+OVERLAYS = ("smoke.yaml", "datasets/phantom.yaml")
+"""Small networks and batches, so that volumes that stayed in memory would show beside them."""
+STAGE1 = ("pretrain.yaml", "offline_encoders.yaml", *OVERLAYS)
+
+
+def memory_row(
+    work: Path, volumes: tuple[int, int], pairs: int, steps: int, seed: int, **drawing: Any
+) -> dict[str, Any]:
+    """Row: peak resident memory of a run on many phantoms against one on few, with the same steps.
+
+    Args:
+        work: folder for the phantoms and the runs.
+        volumes: few and many, at least 2.
+        pairs: runs of each, every one in a process of its own with an empty cache.
+        steps: optimiser steps of each stage.
+        seed: of phantoms and runs.
+        **drawing: see `write_phantoms`.
+    """
+    few, many = volumes
+    lists = [
+        write_phantoms(work / f"{n}", labelled=2, unlabelled=n - 2, validation=1, test=0, seed=seed, **drawing)
+        for n in (many, few)
+    ]
+    peaks = []
+    for _ in range(pairs):
+        ours, reference = (peak_of_run(datalist, work / "run", steps, seed) for datalist in lists)
+        peaks.append((ours, reference))
+    goal = Goal(
+        f"peak memory of a run of both stages on {many} volumes", 1.10, f"the same steps on {few} volumes", unit="MB"
+    )
+    return goal.row(peaks, steps=steps, volumes=[many, few], **drawing)
+
+
+def peak_of_run(datalist: Path, folder: Path, steps: int, seed: int) -> float:
+    """Peak resident memory in MB of one run in a fresh process; its folder is emptied before."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_run, datalist, folder, steps, seed).result()
+
+
+def _run(datalist: Path, folder: Path, steps: int, seed: int) -> float:
+    """Train both stages in this process, what it prints goes to a file, and return the peak in MB."""
+    from monai.bundle import ConfigWorkflow
+
+    one_epoch = {"max_epochs": 1, "iters_per_epoch": steps}
+    stage1 = {"configs": list(STAGE1), "output_dir": str(folder / "stage1"), **one_epoch}
+    log = (folder / "log.txt").open("w", encoding="utf-8")
+    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        workflow = ConfigWorkflow(
+            config_file=[str(BUNDLE_ROOT / "configs" / file) for file in ("train.yaml", *OVERLAYS)],
+            run_id="run", logging_file=False, bundle_root=str(BUNDLE_ROOT), datalist=str(datalist), seed=seed,
+            output_dir=str(folder / "stage2"), ckpt_dir=str(folder / "models"), cache_dir=str(folder / "cache"),
+            **one_epoch, **{"ramp#start": 0.0, "ramp#length": 0.0},
+            **{f"pretraining_settings#{key}": value for key, value in stage1.items()},
+        )  # fmt: skip
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    return peak_mb()
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this process in MB, without its children."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage also counts what the parent held when it started this process
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)

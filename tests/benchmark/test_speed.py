@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scripts.benchmark import memory, speed, steps, thresholds
+from scripts.benchmark.steps import WARM_UP, Sizes, TakingTurns
+
+TINY = {"image_size": [32, 16], "channels": [4, 8], "batch_size": 2, "unlabelled_batch_size": 3, "device": "cpu"}
+ROW = {"name", "ratio", "low", "high", "goal", "met", "reference", "pairs"}
+MEASURED = {
+    "name": "a",
+    "ratio": 1.25,
+    "low": 1.0,
+    "high": 1.5,
+    "goal": 1.1,
+    "met": False,
+    "reference": "b",
+    "pairs": 20,
+}
+
+
+def parse(*line: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    speed.add_arguments(parser)
+    return parser.parse_args(line)
+
+
+@pytest.fixture
+def sizes(tmp_path: Path) -> Sizes:
+    return Sizes((), {**TINY, "device": "$torch.device('cpu')"}, tmp_path)
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    rows = [{**MEASURED, "ours_ms": 50.0, "reference_ms": 40.0}, thresholds_without_gpu()]
+    return {"rows": rows, **speed.conditions(parse())}
+
+
+def thresholds_without_gpu() -> dict[str, Any]:
+    return {"name": "c", "ratio": None, "goal": 1.0, "met": None, "reference": "d", "pairs": 0, "reason": "no GPU"}
+
+
+class TestSizes:
+    def test_same_seed_same_weights(self, sizes: Sizes) -> None:
+        first, second = sizes.graph(), sizes.graph("methods/mean_teacher.yaml")
+        for name in ("network", "teacher"):
+            ours, theirs = (graph.get_parsed_content(name).state_dict() for graph in (first, second))
+            assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        assert first.get_parsed_content("ramp")(0.0) == 1.0
+        assert first.get_parsed_content("network") is not second.get_parsed_content("network")
+
+
+class TestDrawnBatch:
+    def test_shape(self, sizes: Sizes) -> None:
+        batch = steps.drawn_batch(sizes.graph())
+        assert batch["labelled"]["image"].shape == batch["labelled"]["label"].shape == (2, 1, 32, 16)
+        maps = batch["unlabelled"]["attention_maps"]
+        assert maps.shape == (3, 20, 8, 4)
+        torch.testing.assert_close(maps.sum(1), torch.ones(3, 8, 4))
+        assert batch["unlabelled"]["thresholds"].shape == (3, 20)
+        assert "label" not in batch["unlabelled"]
+
+
+class TestTakingTurns:
+    def test_order_and_sides(self) -> None:
+        order: list[str] = []
+
+        def reference() -> float:
+            order.append("reference")
+            time.sleep(0.02)
+            return 3.0
+
+        feed = TakingTurns({"a": {}}, reference, "cpu")
+        for number, batch in enumerate(feed):
+            assert batch == {"a": {}}
+            if number == 2:
+                break
+            order.append("engine")
+        assert order == ["reference", "engine", "reference", "engine", "reference"]
+        assert len(feed.times) == 2  # nobody asked after the third
+        assert feed.losses == [3.0, 3.0]
+        assert all(engine < 0.02 <= theirs for engine, theirs in feed.times)
+
+
+class TestEngineRow:
+    def test_smoke(self, sizes: Sizes) -> None:
+        row = steps.engine_row(sizes, pairs=4)
+        assert row.keys() >= ROW
+        assert row["pairs"] == 4
+        assert 0 < row["low"] <= row["ratio"] <= row["high"]
+        assert row["image_size"] == [32, 16]
+
+    def test_both_compute_the_same(self, sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> None:
+        bare = steps.bare_step
+
+        def other_losses(parser: Any) -> Callable[[Any], Tensor]:
+            step = bare(parser)
+            return lambda batch: step(batch) + 1
+
+        monkeypatch.setattr(steps, "bare_step", other_losses)
+        with pytest.raises(RuntimeError, match="the engine's second loss must be that of the loop"):
+            steps.engine_row(sizes, pairs=1)
+
+
+class TestMethodRow:
+    def test_smoke(self, sizes: Sizes) -> None:
+        row = steps.method_row(sizes, pairs=3)
+        assert row.keys() >= ROW
+        assert row["ratio"] > 0
+
+    def test_who_gets_the_maps(self, sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[set[str]] = []
+
+        def recording(parser: Any) -> Callable[[Any], None]:
+            return lambda batch: seen.append(set(batch["unlabelled"]))
+
+        monkeypatch.setattr(steps, "bare_step", recording)
+        steps.method_row(sizes, pairs=1)
+        plain = {"image", "is_unlabelled"}
+        assert seen == [plain | set(steps.MAPS), plain] * (WARM_UP + 1)
+
+
+class TestOtsuRows:
+    def test_smoke(self) -> None:
+        threads = torch.get_num_threads()
+        cpu, gpu = thresholds.otsu_rows(4, [24], pairs=2, seed=0)
+        assert cpu["ratio"] > 0
+        assert (gpu["met"] is None) != torch.cuda.is_available()
+        assert torch.get_num_threads() == threads
+
+    def test_wrong_thresholds_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(thresholds, "otsu_thresholds", lambda maps: maps.mean((1, 2)))
+        with pytest.raises(RuntimeError, match="the thresholds must be those of scikit-image"):
+            next(thresholds.otsu_rows(2, [24], pairs=1, seed=0))
+
+
+class TestMemoryRow:
+    def test_value(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Which run is which, without the runs."""
+
+        def peak(datalist: Path, folder: Path, steps: int, seed: int) -> float:
+            return 100.0 + len(json.loads(datalist.read_text(encoding="utf-8"))["unlabelled"])
+
+        monkeypatch.setattr(memory, "peak_of_run", peak)
+        row = memory.memory_row(tmp_path, (3, 6), pairs=2, steps=5, seed=0, shape_hw=(24, 24), pixel_mm=12.0)
+        assert (row["ours_MB"], row["reference_MB"], row["pairs"], row["steps"]) == (104.0, 101.0, 2, 5)
+        assert row["ratio"] == pytest.approx(104 / 101, abs=1e-4)
+
+    def test_peak_remembers(self) -> None:
+        before = memory.peak_mb()
+        block = torch.ones(int(before * 2**20), dtype=torch.uint8)
+        assert memory.peak_mb() > 1.2 * before
+        del block
+        assert memory.peak_mb() > 1.2 * before
+
+    @pytest.mark.slow
+    def test_smoke(self, tmp_path: Path) -> None:
+        row = memory.memory_row(tmp_path, (3, 4), pairs=1, steps=2, seed=0, shape_hw=(40, 32), pixel_mm=7.0)
+        assert row["ratio"] == pytest.approx(1, abs=0.2)
+        assert (tmp_path / "run/models/model.pt").is_file()
+
+
+class TestRun:
+    def test_smoke(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        out = tmp_path / "results/speed.json"
+        sizes = ["image_size=[32,16]", "channels=[4,8]", "batch_size=2", "unlabelled_batch_size=2"]
+        threads = torch.get_num_threads()
+        args = parse("--rows", "method", "--pairs", "2", "--overlays", "--set", *sizes, "--out", str(out))
+        assert speed.run(args) == 0
+        assert torch.get_num_threads() == threads
+        report = json.loads(out.read_text(encoding="utf-8"))
+        (row,) = report["rows"]
+        assert row.keys() >= ROW
+        assert row["channels"] == [4, 8]
+        assert {"machine", "torch", "threads", "date", "seed"} <= report.keys()
+        assert f"{row['ratio']:.3f}" in capsys.readouterr().out
+        assert f"{row['ratio']:.3f}" in out.with_suffix(".md").read_text(encoding="utf-8")
+
+
+class TestPage:
+    def test_value(self, report: dict[str, Any]) -> None:
+        lines = speed.page(report).splitlines()
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+        assert cells[0] == list(speed.HEAD)
+        assert cells[2] == ["a", "1.250", "1.000 to 1.500", "1.10", "no", "50.0 ms", "40.0 ms", "20", "b"]
+        assert cells[3][1:] == ["–", "–", "1.00", "–", "–", "–", "0", "d (not measured: no GPU)"]
+        assert any(torch.__version__ in line for line in lines)
