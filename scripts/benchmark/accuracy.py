@@ -123,7 +123,7 @@ def train_stage1(settings: Settings, labelled: int, seed: int) -> None:
         "cache_dir": settings.out / "cache", "prompt_model_dir": folder / "prompt", "image_size": settings.image_size,
         "max_epochs": settings.stage1_epochs, "iters_per_epoch": settings.iters, **settings.stage1_overrides,
     }  # fmt: skip
-    configs = ["pretrain.yaml", *settings.stage1_overlays, *settings.overlays]
+    configs = ["pretrain.yaml", *settings.stage1_overlays]
     bundle_run("pretraining", configs, overrides, folder / "log.txt", show=False)
     for section in ("unlabelled", "validation"):
         prompts = {"prompt_model_dir": folder / "prompt"}

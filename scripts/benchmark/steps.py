@@ -165,8 +165,8 @@ def drawn_batch(parser: ConfigParser) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def described(parser: ConfigParser) -> dict[str, Any]:
-    """Sizes that a step's time depends on."""
+    """What a step's time depends on."""
     values = {
         k: parser.get_parsed_content(k) for k in ("image_size", "channels", "batch_size", "unlabelled_batch_size")
     }
-    return {**values, "device": str(parser.get_parsed_content("device"))}
+    return {**values, "fuse": parser["fuse#kind"], "device": str(parser.get_parsed_content("device"))}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..labels import IGNORE
 from .levels import top_class, type_probability
+from .ordering import decode_order
 from .shapes import check_shape
 
 
@@ -23,7 +24,7 @@ class PromptEvidence:
     Args:
         maps: (B, N, H, W) activated and up-sampled attention maps, ≥ 0.
         label: (B, H, W) int64 prompt-guided map, 255 where there is none; or a function that makes it when it is first
-            read, for "level_evidence" never reads it.
+            read, for the kinds of level evidence never read it.
     """
 
     def __init__(self, maps: Tensor, label: Tensor | Callable[[], Tensor]) -> None:
@@ -36,16 +37,25 @@ class PromptEvidence:
 
 
 def fuse(
-    teacher_logits: Tensor, prompt: PromptEvidence, *, kind: str, groups: Tensor, gamma: float = 1.5, beta: float = 1.0
+    teacher_logits: Tensor,
+    prompt: PromptEvidence,
+    *,
+    kind: str,
+    groups: Tensor,
+    chain: Tensor | None = None,
+    gamma: float = 1.5,
+    beta: float = 1.0,
 ) -> Tensor:
     """Join teacher and prompt evidence in the way of the given name.
 
     Args:
         teacher_logits: (B, N, H, W) logits of the teacher.
         prompt: evidence of the prompts for the same slices.
-        kind: "logit", "probability", "product", "agreement" or "level_evidence"; see the functions of these names.
-        groups: (N,) int64 type of every class; read by "level_evidence".
-        gamma: exponent of the prompt's level, ≥ 0; read by "level_evidence".
+        kind: "logit", "probability", "product", "agreement", "level_evidence" or "ordered_level_evidence"; see the
+            functions of these names.
+        groups: (N,) int64 type of every class; read by the two kinds of level evidence.
+        chain: (J,) class ids from the lowest structure upwards; read by "ordered_level_evidence".
+        gamma: exponent of the prompt's level, ≥ 0; read by the two kinds of level evidence.
         beta: weight of the prompt-guided map; read by "logit" (added to logits) and "probability".
 
     Returns:
@@ -60,12 +70,13 @@ def fuse(
         "product": product_fusion,
         "agreement": agreement_fusion,
         "level_evidence": partial(level_evidence_fusion, groups=groups, gamma=gamma),
+        "ordered_level_evidence": partial(ordered_level_evidence_fusion, groups=groups, chain=chain, gamma=gamma),
     }
     if kind not in ways:
         raise ValueError(f"fusion must be one of {', '.join(ways)}, got {kind!r}")
     sizes = check_shape("teacher_logits", teacher_logits, "B N H W")
     check_shape("prompt.maps", prompt.maps, "B N H W", sizes)
-    if kind != "level_evidence":  # it does not read the label, which then need not be made
+    if not kind.endswith("level_evidence"):  # these do not read the label, which then need not be made
         check_shape("prompt.label", prompt.label, "B H W", sizes)
     return ways[kind](teacher_logits, prompt)
 
@@ -129,6 +140,41 @@ def level_evidence_fusion(
     score = (prompt.maps.float() + eps).log_().mul_(gamma).add_(logits)
     outside = groups.to(logits.device)[:, None, None] != tissue[:, None]  # (B, N, H, W)
     return top_class(score.masked_fill_(outside, -torch.inf))
+
+
+def ordered_level_evidence_fusion(
+    teacher_logits: Tensor,
+    prompt: PromptEvidence,
+    *,
+    groups: Tensor,
+    chain: Tensor | None,
+    gamma: float = 0.5,
+    eps: float = 1e-3,
+) -> Tensor:
+    """As :func:`level_evidence_fusion`, with the levels of each slice in the order of the spine.
+
+    The type stays the teacher's; the levels are decoded from p_t(c | type) · q(c | type)^gamma along the chain, see
+    :func:`scripts.ops.ordering.decode_order`. One pixel's evidence is weak, that of a whole spine is not.
+
+    Args:
+        teacher_logits: (B, N, H, W) logits of the teacher.
+        prompt: evidence of the prompts; its label is not read.
+        groups: (N,) int64 type of every class.
+        chain: (J,) class ids from the lowest structure upwards, without classes that no training label contains.
+        gamma: exponent of the prompt's level, ≥ 0.
+        eps: floor of an attention map, > 0.
+
+    Returns:
+        (B, H, W) int64 class indices.
+
+    Raises:
+        ValueError: no chain.
+    """
+    if chain is None:
+        raise ValueError("ordered_level_evidence needs the chain of classes, see scripts.ops.ordering.chain_index")
+    logits = teacher_logits.float().contiguous()
+    score = (prompt.maps.float() + eps).log_().mul_(gamma).add_(logits)
+    return decode_order(logits.softmax(dim=1), score, groups=groups, chain=chain)
 
 
 def _index(label: Tensor, num_classes: int) -> Tensor:

@@ -1,0 +1,125 @@
+"""Level names in their order: a spine is a chain, and along it every structure has its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .levels import top_class, type_probability
+from .shapes import check_shape
+
+if TYPE_CHECKING:
+    from ..labels import ClassTable
+
+
+def chain_index(table: ClassTable, labelled: Sequence[int] | None = None) -> Tensor:
+    """Class ids of the chain from the lowest structure upwards, (J,) int64.
+
+    Args:
+        table: the classes.
+        labelled: ids of the classes that the training labels contain; others cannot be told and are left out.
+    """
+    ids = [c.id for c in table.chain if labelled is None or c.id in labelled]
+    return torch.tensor(ids, dtype=torch.int64)
+
+
+def spine_rows(weight: Tensor, degree: int = 3) -> Tensor:
+    """Row at which each pixel's perpendicular meets the spine's centre line, a polynomial fitted to the weight.
+
+    Args:
+        weight: (B, H, W) ≥ 0, how much a pixel belongs to the spine.
+        degree: of the polynomial column = f(row).
+
+    Returns:
+        (B, H, W) int64 in [0, H); pixels of a tilted disc get the same row.
+
+    Convention: rows run from superior to inferior, as in all slices here.
+    """
+    sizes = check_shape("weight", weight, "B H W")
+    height, width = sizes["H"], sizes["W"]
+    rows = torch.linspace(-1, 1, height, device=weight.device)
+    columns = torch.arange(width, device=weight.device, dtype=torch.float32)
+    mass = weight.sum(2)  # (B, H)
+    moment = (weight * columns).sum(2)
+    powers = torch.stack([rows**k for k in range(degree + 1)], 1)  # (H, K)
+    gram = torch.einsum("hk,bh,hl->bkl", powers, mass, powers)
+    # The ridge keeps a slice without a spine solvable; it is far below the weight of a single structure.
+    ridge = 1e-3 * (1 + mass.sum(1))[:, None, None] / height * torch.eye(degree + 1, device=weight.device)
+    line = torch.linalg.solve(gram + ridge, torch.einsum("hk,bh->bk", powers, moment))  # (B, K)
+    slopes = torch.stack([k * rows ** max(k - 1, 0) for k in range(degree + 1)], 1) * 2 / (height - 1)
+    centre, slope = line @ powers.T, line @ slopes.T  # (B, H), column and columns per row
+    along = (columns - centre[..., None]) * (slope / (1 + slope**2))[..., None]
+    return (torch.arange(height, device=weight.device)[:, None] + along).round().clamp(0, height - 1).long()
+
+
+def best_path(evidence: Tensor) -> Tensor:
+    """Most likely place in the chain at every row (Viterbi): from one row to the next above it stays or goes up by one.
+
+    Args:
+        evidence: (B, J, H) log-evidence of chain place j at a row, places from the lowest, rows from the top.
+
+    Returns:
+        (B, H) int64 places, falling by 0 or 1 from each row to the one below it; it may begin and end anywhere.
+    """
+    check_shape("evidence", evidence, "B J H")
+    score, steps = evidence[..., -1], []
+    for at_row in evidence[..., :-1].flip(-1).unbind(-1):
+        from_below = F.pad(score[:, :-1], (1, 0), value=-torch.inf)
+        steps.append(from_below > score)
+        score = torch.maximum(score, from_below) + at_row
+    place = score.argmax(1, keepdim=True)
+    path = [place]
+    for step in reversed(steps):
+        place = place - step.gather(1, place).long()
+        path.append(place)
+    return torch.cat(path, 1)
+
+
+def decode_order(
+    probs: Tensor, level_score: Tensor, *, groups: Tensor, chain: Tensor, level_weight: float = 0.1
+) -> Tensor:
+    """Rename levels so that along the spine of each slice they follow the chain; the type of every pixel stays.
+
+    Evidence of place j at a row: Σ over the row's spine pixels of  log p(type_j) + level_weight · log q(j | type_j).
+
+    Args:
+        probs: (B, N, H, W) class probabilities; their types decide what is vertebra, disc or background.
+        level_score: (B, N, H, W) log-evidence of the levels, up to a constant within each type.
+        groups: (N,) int64 type of every class, 0 background.
+        chain: (J,) class ids from the lowest structure upwards. Foreground that is not in it counts as background.
+        level_weight: weight of the levels' evidence against the types'; pixels of a structure are far from independent.
+
+    Returns:
+        (B, H, W) int64 class ids.
+
+    References: no paper; a hidden Markov model over the chain with one state for each structure.
+    """
+    sizes = check_shape("probs", probs, "B N H W")
+    check_shape("level_score", level_score, "B N H W", sizes)
+    groups, chain = groups.to(probs.device), chain.to(probs.device)
+    known = torch.zeros_like(groups).index_fill_(0, chain, 1) * groups  # what is not in the chain: background
+    types = type_probability(probs, known)
+    tissue = top_class(types)  # (B, H, W)
+    spine = (tissue > 0) * (1 - types[:, 0])
+    totals = torch.stack([level_score[:, known == g].logsumexp(1) for g in known.unique()], 1)
+    place_of_type = torch.searchsorted(known.unique(), known)
+    level = (level_score - totals[:, place_of_type])[:, chain].clamp_min(-8.0)  # (B, J, H, W)
+    emission = ((types[:, known[chain]] + 1e-3).log() + level_weight * level) * spine[:, None]
+    rows = spine_rows(spine)
+    shape = (sizes["B"], len(chain), sizes["H"])
+    evidence = emission.new_zeros(shape).scatter_add_(
+        2, rows.flatten(1)[:, None].expand(-1, len(chain), -1), emission.flatten(2)
+    )
+    place = best_path(evidence).gather(1, rows.flatten(1)).view_as(tissue)
+    # A pixel takes the row's structure if that is of its type, else the likelier of the two next to it.
+    near = torch.stack([place, place - 1, place + 1], 1).clamp(0, len(chain) - 1)  # (B, 3, H, W)
+    score = level.gather(1, near)
+    score[:, 0] += 100.0
+    fits = known[chain[near]] == tissue[:, None]
+    choice = near.gather(1, score.masked_fill(~fits, -torch.inf).argmax(1, keepdim=True))[:, 0]
+    alone = top_class(level.masked_fill(known[chain][:, None, None] != tissue[:, None], -torch.inf))
+    return chain[torch.where(fits.any(1), choice, alone)].masked_fill(tissue == 0, 0)
