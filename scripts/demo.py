@@ -22,6 +22,7 @@ from .report.tables import format_table, percent
 log = logging.getLogger(__name__)
 
 METHODS = {"supervised": ["methods/supervised.yaml"], "mean_teacher": ["methods/mean_teacher.yaml"], "cps4": []}
+AFTER_WARM_START = {"ramp#start": 0.0, "learning_rate": 0.001, "max_epochs": 8}
 NAMES = {"supervised": "supervised", "mean_teacher": "Mean Teacher", "cps4": "CPS4"}
 
 
@@ -145,11 +146,13 @@ def run(args: argparse.Namespace) -> int:
     draw = lambda: write_phantoms(demo.folder / "phantoms", **phantoms, **drawing)  # noqa: E731
     demo.phase("phantoms", draw, config={**phantoms, **drawing})
     overlays = ["narrow.yaml", "datasets/phantom.yaml"]
-    demo.train("warm start", "training", ["train.yaml", "methods/supervised.yaml", *overlays])
+    demo.train(
+        "warm start", "training", ["train.yaml", "methods/supervised.yaml", *overlays], max_epochs=25, val_interval=5
+    )
     demo.train("stage 1", "pretraining", ["pretrain.yaml", "offline_encoders.yaml", overlays[-1]])
     warm = demo.folder / "warm_start" / "models" / "model.pt"
     for method, configs in METHODS.items():
-        demo.train(method, "training", ["train.yaml", *configs, *overlays], warm_start=warm, **{"ramp#start": 0.0})
+        demo.train(method, "training", ["train.yaml", *configs, *overlays], warm_start=warm, **AFTER_WARM_START)
         demo.phase(f"{method} scores", lambda method=method: demo.score(method))
     settings = {"seed": args.seed, **phantoms, "python": platform.python_version()}
     summary = demo.summary(settings)

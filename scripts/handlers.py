@@ -25,12 +25,19 @@ class EMATeacher:
         teacher: its moving average.
         decay: share of the teacher that is kept, warmed up as min(1 - 1 / (step + 1), decay).
         buffers: "batch", "average" or "copy"; see `scripts.ops.ema.update_ema_`.
+        first_step: steps that count as taken already; a teacher that starts from trained weights needs no warm-up.
     """
 
     def __init__(
-        self, student: torch.nn.Module, teacher: torch.nn.Module, decay: float = 0.99, buffers: str = "batch"
+        self,
+        student: torch.nn.Module,
+        teacher: torch.nn.Module,
+        decay: float = 0.99,
+        buffers: str = "batch",
+        first_step: int = 0,
     ) -> None:
         self.student, self.teacher, self.decay, self.buffers = student, teacher, decay, buffers
+        self.first_step = first_step
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -38,7 +45,9 @@ class EMATeacher:
 
     def __call__(self, engine: Engine) -> None:
         """Update the teacher."""
-        update_ema_(self.teacher, self.student, warmup_decay(engine.state.iteration, self.decay), self.buffers)
+        update_ema_(
+            self.teacher, self.student, warmup_decay(self.first_step + engine.state.iteration, self.decay), self.buffers
+        )
 
 
 class TrainingCheckpoint:

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from monai.bundle import ConfigParser, ConfigWorkflow
-from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
+from monai.bundle import ConfigWorkflow
 
 from .data.check import check_datalist, check_scan, raise_problems
 from .data.datalist import DataError
 from .labels import ClassTable
 from .model_file import trained_settings
+from .overrides import check_overrides, running_workflow
 
 EFFECTIVE_CONFIG = "config.yaml"
-RUN_ARGUMENTS = {
-    *("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"),
-    *("workflow_name", "workflow_type"),
-}
-LABEL_SERVER_KEYS = {"bundle_root", "dataset_dir", "output_dir", "displayable_configs"}
 
 
 def start(
@@ -37,7 +30,7 @@ def start(
     cache_dir: str | Path | None = None,
     class_table: str | Path | None = None,
 ) -> None:
-    """Refuse misspelt overrides and faulty data, then write the effective config to the run's folder.
+    """Refuse faulty overrides and faulty data, then write the effective config to the run's folder.
 
     Args:
         output_dir: the run's folder; made if it is missing.
@@ -49,10 +42,10 @@ def start(
         class_table: JSON file of the class table; None is the bundle's own.
 
     Raises:
-        DataError: an override that no config file knows, no data at all, or problems in the data.
+        DataError: an override that does nothing, no data at all, or problems in the data.
     """
     sys.excepthook = _one_sentence
-    refuse_unknown_overrides(*_command_line())
+    check_overrides()
     if datalist:
         raise_problems(check_datalist(datalist, sections=sections, cache_folder=cache_dir, class_table=class_table))
     elif not _entries(data):
@@ -61,7 +54,7 @@ def start(
         )
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    workflow = _running_workflow()
+    workflow = running_workflow()
     if workflow is not None:
         text = yaml.safe_dump(_plain(workflow.parser.config), sort_keys=False, allow_unicode=True)
         (folder / EFFECTIVE_CONFIG).write_text(text, encoding="utf-8")
@@ -75,7 +68,7 @@ def start_inference(
     datalist: str | Path | None = None,
     section: str = "",
 ) -> None:
-    """Refuse misspelt overrides, a missing or other network and faulty scans; write the label names.
+    """Refuse faulty overrides, a missing or other network and faulty scans; write the label names.
 
     Args:
         output_dir: where the label maps go; `labels.json` and the Slicer colour table `colours.ctbl` are written here.
@@ -86,11 +79,11 @@ def start_inference(
         section: the section of it.
 
     Raises:
-        DataError: an override that no config file knows, no weights or weights for other classes, no scans, or
+        DataError: an override that does nothing, no weights or weights for other classes, no scans, or
             problems with them.
     """
     sys.excepthook = _one_sentence
-    refuse_unknown_overrides(*_command_line())
+    check_overrides()
     if not Path(ckpt_path).is_file():
         raise DataError(
             f"there is no trained network {ckpt_path}; train one with configs/train.yaml "
@@ -109,22 +102,6 @@ def start_inference(
     (folder / "labels.json").write_text(json.dumps(table.channel_def(), indent=1) + "\n", encoding="utf-8")
     rows = [f"{c.id} {c.name} {' '.join(map(str, c.colour))} {255 if c.id else 0}" for c in table.classes]
     (folder / "colours.ctbl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-
-
-def refuse_unknown_overrides(overrides: Sequence[str], files: Sequence[str]) -> None:
-    """Refuse overrides of ids that none of the config files has; MONAI would add them, and nothing would read them.
-
-    Raises:
-        DataError: an id that is not known, with the nearest one that is.
-    """
-    known = _known_ids(files) if overrides else set()
-    for override in overrides:
-        name = override.replace("::", "#")
-        if name in known:
-            continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"; did you mean --{near[0]}?" if near else "; see docs/configs.md for the keys"
-        raise DataError(f"--{name} is not a key of this configuration{hint}")
 
 
 def prepare_prompt_maps(
@@ -182,7 +159,7 @@ def pretrain(bundle_root: str | Path, configs: Sequence[str] = ("pretrain.yaml",
 
 def _entries(data: str) -> Sequence[Mapping[str, Any]]:
     """The entries that stand under an id of the running workflow's config; none without a workflow."""
-    workflow = _running_workflow()
+    workflow = running_workflow()
     return workflow.parser.get_parsed_content(data) if workflow is not None and data else ()
 
 
@@ -196,51 +173,6 @@ def _as_data_error(read: Callable[..., Any], *args: Any) -> None:
         read(*args)
     except (ValueError, FileNotFoundError) as error:
         raise DataError(str(error)) from error
-
-
-def _running_workflow() -> ConfigWorkflow | None:
-    """The bundle workflow whose run list is being evaluated; expressions of a config cannot name it."""
-    for frame in _frames():
-        candidate = frame.f_locals.get("self")
-        if isinstance(candidate, ConfigWorkflow):
-            return candidate
-    return None
-
-
-def _command_line() -> tuple[list[str], list[str]]:
-    """Names of the overrides, and the config files, that `monai.bundle run` was called with; an args file's too."""
-    for frame in _frames():
-        called = frame.f_locals
-        if frame.f_code.co_name == "run" and {"override", "config_file", "args_file"} <= called.keys():
-            extra = ConfigParser.load_config_file(called["args_file"]) if called["args_file"] else {}
-            given = called["config_file"] or extra.get("config_file") or []
-            files = [given] if isinstance(given, (str, os.PathLike)) else list(given)
-            return [*called["override"], *(k for k in extra if k not in RUN_ARGUMENTS)], files
-    return [], []
-
-
-def _known_ids(files: Sequence[str]) -> set[str]:
-    """Every id of the config files of a run, and the keys that experiment tracking and MONAI Label add."""
-    content = ConfigParser.load_config_files(files)
-    tracking = {key for settings in DEFAULT_EXP_MGMT_SETTINGS.values() for key in settings["configs"]}
-    return set(_ids(content)) | tracking | LABEL_SERVER_KEYS
-
-
-def _frames() -> Iterator[Any]:
-    frame = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def _ids(config: Any, prefix: str = "") -> Iterator[str]:
-    """All ids below a config, as `a#b#0`; a file's own keys may hold `#`, `::` or a leading `+`."""
-    items: Any = config.items() if isinstance(config, Mapping) else enumerate(config)
-    for key, value in items:
-        name = f"{prefix}{str(key).lstrip('+').replace('::', '#')}"
-        yield name
-        if isinstance(value, (Mapping, list)):
-            yield from _ids(value, f"{name}#")
 
 
 def _plain(value: Any) -> Any:

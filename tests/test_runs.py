@@ -18,24 +18,8 @@ from monai.bundle import ConfigParser
 from scripts import runs
 from scripts.data.datalist import DataError
 from scripts.runs import prepare_prompt_maps, start
+from tests.small_bundle import cause, refused, write_config
 from tests.tiny import write_volume
-
-CONFIG: dict[str, Any] = {
-    "datalist": "",
-    "max_epochs": 3,
-    "train": {"data": [{"image": "a.nii.gz"}], "handlers": [{"interval": 1}]},
-    "training": [
-        {
-            "_target_": "scripts.runs.start",
-            "output_dir": "@output_dir",
-            "datalist": "@datalist",
-            "data": "train#data",
-            "cache_dir": "@output_dir",
-        },
-        "$print('trained for', @max_epochs)",
-    ],
-}
-
 
 @pytest.fixture(autouse=True)
 def same_hook(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,81 +29,7 @@ def same_hook(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def config(tmp_path: Path) -> str:
-    path = tmp_path / "train.yaml"
-    content = {**CONFIG, "output_dir": str(tmp_path / "run"), "train#limit": 2}
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return str(path)
-
-
-def cause(error: BaseException) -> BaseException:
-    """What a component raised, below what MONAI wraps it in."""
-    while error.__cause__ is not None and not isinstance(error, DataError):
-        error = error.__cause__
-    return error
-
-
-def run(config: str, **overrides: Any) -> None:
-    monai.bundle.run("training", config_file=config, logging_file=False, **overrides)
-
-
-def refused(config: str, **overrides: Any) -> str:
-    with pytest.raises(RuntimeError) as caught:  # noqa: PT011 - MONAI's words around ours; ours are compared
-        run(config, **overrides)
-    error = cause(caught.value)
-    assert isinstance(error, DataError)
-    return str(error)
-
-
-class TestOverrides:
-    @pytest.mark.parametrize(
-        ("override", "near"),
-        [
-            ("max_epoch", "max_epochs"),
-            ("train#dat", "train#data"),
-            ("train::dat", "train#data"),
-            ("train#limits", "train#limit"),
-            ("train#handlers#0#intervall", "train#handlers#0#interval"),
-        ],
-    )
-    def test_misspelt(self, config: str, tmp_path: Path, override: str, near: str) -> None:
-        name = override.replace("::", "#")
-        assert (
-            refused(config, **{override: 5}) == f"--{name} is not a key of this configuration; did you mean --{near}?"
-        )
-        assert not (tmp_path / "run").exists()
-
-    def test_nothing_near(self, config: str) -> None:
-        message = refused(config, qqqqqqqqqqq=5)
-        assert message == "--qqqqqqqqqqq is not a key of this configuration; see docs/configs.md for the keys"
-
-    def test_misspelt_in_an_args_file(self, config: str, tmp_path: Path) -> None:
-        arguments = {"config_file": config, "run_id": "training", "max_epoch": 5}
-        (tmp_path / "args.json").write_text(json.dumps(arguments), encoding="utf-8")
-        with pytest.raises(RuntimeError) as caught:  # noqa: PT011
-            monai.bundle.run(args_file=str(tmp_path / "args.json"), logging_file=False)
-        assert str(cause(caught.value)).endswith("did you mean --max_epochs?")
-
-    def test_known(self, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        run(config, max_epochs=5, **{"train#limit": 1})
-        assert "trained for 5" in capsys.readouterr().out
-        effective = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
-        assert effective["max_epochs"] == 5
-        assert effective["train"] == {**CONFIG["train"], "limit": 1}
-
-    def test_keys_of_trackers_and_of_monai_label(self, config: str, tmp_path: Path) -> None:
-        run(
-            config, bundle_root=str(tmp_path), dataset_dir="", displayable_configs={}, experiment_name="e", run_name="r"
-        )
-        assert (tmp_path / "run" / "config.yaml").is_file()
-
-    def test_key_of_an_overlay(self, config: str, tmp_path: Path) -> None:
-        overlay = tmp_path / "overlay.yaml"
-        overlay.write_text("section: test\n'+train': {more: 1}\n", encoding="utf-8")
-        monai.bundle.run(
-            "training", config_file=[config, str(overlay)], logging_file=False, section="x", **{"train#more": 2}
-        )
-        message = refused(config, section="x")  # without the overlay there is no such key
-        assert message.startswith("--section is not a key of this configuration")
+    return write_config(tmp_path)
 
 
 class TestStart:

@@ -45,6 +45,7 @@ class Settings:
         stage1_overlays: config files behind pretrain.yaml.
         warm, epochs, stage1_epochs: epochs of the supervised warm start, of each method after it, and of stage 1.
         iters: optimiser steps an epoch.
+        learning_rate: of the steps after the warm start.
         overrides, stage1_overrides: overrides of every run of stage 2, and of stage 1.
         image_size: (H, W) of the slices.
     """
@@ -58,6 +59,7 @@ class Settings:
     epochs: int
     stage1_epochs: int
     iters: int
+    learning_rate: float
     overrides: dict[str, Any]
     stage1_overrides: dict[str, Any]
     image_size: list[int]
@@ -75,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stage1-overlays", nargs="*", default=[], help="config files behind pretrain.yaml")
     parser.add_argument("--warm", type=int, default=30, help="epochs of the supervised warm start")
     parser.add_argument("--epochs", type=int, default=30, help="epochs of each method after the warm start")
+    parser.add_argument("--learning-rate", type=float, default=0.001, help="of the steps after the warm start")
     parser.add_argument("--stage1-epochs", type=int, default=20)
     parser.add_argument("--iters", type=int, default=20, help="optimiser steps an epoch")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of every run of stage 2")
@@ -89,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         os.environ["OMP_NUM_THREADS"] = "1"
     settings = Settings(
         args.out.absolute(), args.data.absolute(), args.layout, args.overlays, args.stage1_overlays, args.warm,
-        args.epochs, args.stage1_epochs, args.iters, _pairs(args.set), _pairs(args.stage1_set), args.image_size,
+        args.epochs, args.stage1_epochs, args.iters, args.learning_rate, _pairs(args.set), _pairs(args.stage1_set), args.image_size,
     )  # fmt: skip
     settings.out.mkdir(parents=True, exist_ok=True)
     _write_settings(settings, args)
@@ -114,7 +117,7 @@ def train_warm_start(settings: Settings, labelled: int, seed: int) -> None:
 
 
 def train_stage1(settings: Settings, labelled: int, seed: int) -> None:
-    """Train stage 1, and score its prompt-guided map on the unlabelled and the validation patients."""
+    """Train stage 1, and score its prompt-guided map on the unlabelled patients."""
     folder = _folder(settings, "stage1", labelled, seed)
     if (folder / "done").is_file():
         return
@@ -125,9 +128,8 @@ def train_stage1(settings: Settings, labelled: int, seed: int) -> None:
     }  # fmt: skip
     configs = ["pretrain.yaml", *settings.stage1_overlays]
     bundle_run("pretraining", configs, overrides, folder / "log.txt", show=False)
-    for section in ("unlabelled", "validation"):
-        prompts = {"prompt_model_dir": folder / "prompt"}
-        score(folder, overrides["datalist"], section, "map", prompts, ["evaluate_prompt_maps.yaml"])
+    prompts = {"prompt_model_dir": folder / "prompt"}
+    score(folder, overrides["datalist"], "unlabelled", "map", prompts, ["evaluate_prompt_maps.yaml"])
     (folder / "done").touch()
 
 
@@ -137,7 +139,8 @@ def train_and_score(settings: Settings, method: str, labelled: int, seed: int) -
     if (folder / "row.json").is_file():
         return
     warm, stage1 = (_folder(settings, kind, labelled, seed) for kind in ("warm", "stage1"))
-    start = {"warm_start": warm / "models" / "model.pt", "ramp#start": 0.0, **EQUAL_WEIGHTS.get(method, {})}
+    start = {"warm_start": warm / "models" / "model.pt", "ramp#start": 0.0, "learning_rate": settings.learning_rate}
+    start |= EQUAL_WEIGHTS.get(method, {})
     if method in USES_PROMPTS:
         start["prompt_model_dir"] = stage1 / "prompt"
     _train(settings, folder, method, labelled, seed, settings.epochs, start)
@@ -149,9 +152,9 @@ def train_and_score(settings: Settings, method: str, labelled: int, seed: int) -
         "steps": (settings.warm + settings.epochs) * settings.iters,
         "stage1_steps": settings.stage1_epochs * settings.iters if method in USES_PROMPTS else 0,
         "resolution": "x".join(map(str, settings.image_size)), "device": _device(), "date": str(datetime.date.today()),
-        "validation_mdice": score(folder, datalist, "validation")["mdice"],
+        "validation_mdice": _best_validation(folder),
     }  # fmt: skip
-    if method != "supervised":
+    if method in ("mean_teacher", "cps4"):
         teacher = {"ckpt_path": folder / "checkpoint.pt", "ckpt_key": "teacher"}
         row["teacher_mdice"] = score(folder, datalist, "unlabelled", "teacher", teacher)["mdice"]
     if method in USES_PROMPTS:
@@ -171,7 +174,7 @@ def score(
     out, thorough = folder / f"{what}_{section}", section == "test"
     given = {
         "datalist": datalist, "section": section, "ckpt_dir": folder / "models", "output_dir": out,
-        "pictures": thorough, "distances": thorough, "save_labels": thorough, **(overrides or {}),
+        "pictures": False, "distances": thorough, "save_labels": thorough, **(overrides or {}),
     }  # fmt: skip
     bundle_run("evaluating", ["inference.yaml", "evaluate.yaml", *(overlays or [])], given, out / "log.txt", show=False)
     return _read(out / "summary.json")
@@ -211,6 +214,12 @@ def _all(jobs: list[tuple[Any, tuple[Any, ...]]], settings: Settings, at_once: i
             future.exception()
     for future in futures:
         future.result()
+
+
+def _best_validation(folder: Path) -> float:
+    """Best mean Dice of the validation patients during training, on the network's own grid."""
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return max(float(row["value"]) for row in csv.DictReader(file) if row["name"] == "val_mean_dice")
 
 
 def _folder(settings: Settings, kind: str, labelled: int, seed: int) -> Path:

@@ -101,25 +101,33 @@ def decode_order(
     sizes = check_shape("probs", probs, "B N H W")
     check_shape("level_score", level_score, "B N H W", sizes)
     groups, chain = groups.to(probs.device), chain.to(probs.device)
-    known = torch.zeros_like(groups).index_fill_(0, chain, 1) * groups  # what is not in the chain: background
+    type_of = groups[chain]  # (J,)
+    known = torch.zeros_like(groups).index_copy_(0, chain, type_of)  # what is not in the chain: background
     types = type_probability(probs, known)
-    tissue = top_class(types)  # (B, H, W)
-    spine = (tissue > 0) * (1 - types[:, 0])
-    totals = torch.stack([level_score[:, known == g].logsumexp(1) for g in known.unique()], 1)
-    place_of_type = torch.searchsorted(known.unique(), known)
-    level = (level_score - totals[:, place_of_type])[:, chain].clamp_min(-8.0)  # (B, J, H, W)
-    emission = ((types[:, known[chain]] + 1e-3).log() + level_weight * level) * spine[:, None]
-    rows = spine_rows(spine)
-    shape = (sizes["B"], len(chain), sizes["H"])
-    evidence = emission.new_zeros(shape).scatter_add_(
-        2, rows.flatten(1)[:, None].expand(-1, len(chain), -1), emission.flatten(2)
-    )
-    place = best_path(evidence).gather(1, rows.flatten(1)).view_as(tissue)
+    label = top_class(types)  # (B, H, W) types, which class ids replace below
+    weight = (label > 0) * (1 - types[:, 0])
+    # Only the M pixels of the spine matter, a small part of a batch; each has its image, row and column.
+    image, y, x = at = label.nonzero(as_tuple=True)
+    tissue, row = label[at], spine_rows(weight)[at]  # (M,)
+    level = _within_type(level_score[image, chain[:, None], y, x], type_of)  # (J, M)
+    emission = (types[image, type_of[:, None], y, x] + 1e-3).log_().add_(level, alpha=level_weight).mul_(weight[at])
+    row += image * sizes["H"]  # among all rows of the batch
+    evidence = emission.new_zeros(len(chain), sizes["B"] * sizes["H"]).index_add_(1, row, emission)
+    place = best_path(evidence.unflatten(1, (sizes["B"], sizes["H"])).movedim(1, 0)).flatten()[row]  # (M,)
     # A pixel takes the row's structure if that is of its type, else the likelier of the two next to it.
-    near = torch.stack([place, place - 1, place + 1], 1).clamp(0, len(chain) - 1)  # (B, 3, H, W)
-    score = level.gather(1, near)
-    score[:, 0] += 100.0
-    fits = known[chain[near]] == tissue[:, None]
-    choice = near.gather(1, score.masked_fill(~fits, -torch.inf).argmax(1, keepdim=True))[:, 0]
-    alone = top_class(level.masked_fill(known[chain][:, None, None] != tissue[:, None], -torch.inf))
-    return chain[torch.where(fits.any(1), choice, alone)].masked_fill(tissue == 0, 0)
+    near = torch.stack([place, place - 1, place + 1]).clamp_(0, len(chain) - 1)  # (3, M)
+    fits = type_of[near] == tissue
+    score = level.gather(0, near)
+    score[0] += 100.0
+    choice = near.gather(0, score.masked_fill_(~fits, -torch.inf).max(0, keepdim=True).indices)[0]
+    alone = level.masked_fill_(type_of[:, None] != tissue, -torch.inf).max(0).indices
+    label[at] = chain[torch.where(fits.any(0), choice, alone)]
+    return label
+
+
+def _within_type(score: Tensor, type_of: Tensor) -> Tensor:
+    """Log-probability of each place given its type (J, M), at least -8: a single pixel must not veto a place."""
+    for kind in type_of.unique():
+        of_kind = (type_of == kind).nonzero()[:, 0]
+        score[of_kind] = score[of_kind].log_softmax(0)
+    return score.clamp_min_(-8.0)

@@ -34,7 +34,7 @@ def trunk_model() -> VisionLanguageModel:
 class TestSaveAndLoad:
     def test_maps_are_the_same(self, model, tmp_path):
         model.scale.data.fill_(7.0)
-        save_prompt_model(model, tmp_path / "prompt", NAMES, [0, 1])
+        save_prompt_model(model, tmp_path / "prompt", NAMES, [0, 1, 2])
         assert model.training
         loaded, image = load_prompt_model(tmp_path / "prompt", NAMES), torch.randn(2, 1, 16, 8)
         with torch.no_grad():
@@ -97,8 +97,8 @@ class TestSaveAndLoad:
             ValueError, match=r"names other classes \(background, S, L5\) than asked for \(background, S"
         ):
             load_prompt_model(tmp_path, ["background", "S", "L4"])
-        with pytest.raises(ValueError, match="statistics must be 'running' or 'batch', got 'volume'"):
-            load_prompt_model(tmp_path, statistics="volume")
+        with pytest.raises(ValueError, match="statistics must be one of running, volume, got 'batch'"):
+            load_prompt_model(tmp_path, statistics="batch")
 
     @pytest.mark.parametrize("damage", ["cut", "other"])
     def test_damaged_file(self, trunk_model, tmp_path, damage):
@@ -121,8 +121,15 @@ class TestPromptModel:
         trunk_model.image_projection.weight.data.zero_()
         torch.testing.assert_close(frozen(image), expected)
 
-    def test_batch_statistics(self, trunk_model):
-        frozen = freeze_prompt_model(trunk_model, NAMES, [0, 1, 2], statistics="batch").train()
+    def test_maps_of_classes_that_were_never_labelled(self, model):
+        image, every = torch.randn(2, 1, 16, 8), freeze_prompt_model(model, NAMES, [0, 1, 2])
+        frozen = freeze_prompt_model(model, NAMES, [0, 2])
+        assert (frozen(image)[:, 1] == 0).all()
+        assert (every(image)[:, 1] > 0).all()
+        torch.testing.assert_close(frozen(image)[:, [0, 2]], every(image)[:, [0, 2]])
+
+    def test_statistics_of_the_volume(self, trunk_model):
+        frozen = freeze_prompt_model(trunk_model, NAMES, [0, 1, 2], statistics="volume").train()
         image, before = torch.randn(2, 1, 16, 8), {k: v.clone() for k, v in frozen.state_dict().items()}
         maps = frozen(image)
         torch.testing.assert_close(

@@ -1,0 +1,98 @@
+"""What a bundle run was called with: its overrides, which are found and checked here, and its workflow."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
+
+from .data.datalist import DataError
+
+RUN_ARGUMENTS = {
+    *("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"),
+    *("workflow_name", "workflow_type"),
+}
+LABEL_SERVER_KEYS = {"bundle_root", "dataset_dir", "output_dir", "displayable_configs"}
+
+
+def check_overrides() -> None:
+    """Check the overrides of the bundle run that this call is a part of; without one there are none.
+
+    Raises:
+        DataError: see :func:`refuse_overrides`.
+    """
+    refuse_overrides(*_command_line())
+
+
+def refuse_overrides(overrides: Mapping[str, Any], files: Sequence[str | os.PathLike[str]]) -> None:
+    """Refuse overrides that would do nothing, or the opposite of what they say.
+
+    An id that no config file has: MONAI would add it, and nothing would read it. A word where the files have a boolean:
+    Fire leaves `false` a word, and a word counts as true.
+
+    Args:
+        overrides: id -> value, as on the command line.
+        files: the run's config files.
+
+    Raises:
+        DataError: an id that is not known, with the nearest one that is; or a word for a boolean.
+    """
+    known = _known_ids(files) if overrides else {}
+    for override, value in overrides.items():
+        name = override.replace("::", "#")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean --{near[0]}?" if near else "; see docs/configs.md for the keys"
+            raise DataError(f"--{name} is not a key of this configuration{hint}")
+        is_word = isinstance(value, str) and not value.startswith(("$", "@", "%"))
+        if isinstance(known[name], bool) and is_word:
+            raise DataError(f"--{name} must be True or False, got {value!r}")
+
+
+def running_workflow() -> ConfigWorkflow | None:
+    """The bundle workflow whose run list is being evaluated; expressions of a config cannot name it."""
+    for frame in _frames():
+        candidate = frame.f_locals.get("self")
+        if isinstance(candidate, ConfigWorkflow):
+            return candidate
+    return None
+
+
+def _command_line() -> tuple[dict[str, Any], list[str | os.PathLike[str]]]:
+    """The overrides, and the config files, that `monai.bundle run` was called with; an args file's too."""
+    for frame in _frames():
+        called = frame.f_locals
+        if frame.f_code.co_name == "run" and {"override", "config_file", "args_file"} <= called.keys():
+            extra = ConfigParser.load_config_file(called["args_file"]) if called["args_file"] else {}
+            given = called["config_file"] or extra.get("config_file") or []
+            files = [given] if isinstance(given, (str, os.PathLike)) else list(given)
+            return {**{k: v for k, v in extra.items() if k not in RUN_ARGUMENTS}, **called["override"]}, files
+    return {}, []
+
+
+def _frames() -> Iterator[Any]:
+    frame = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _known_ids(files: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
+    """Every id of the config files of a run with its value, and the keys that trackers and MONAI Label add."""
+    tracking = {key for settings in DEFAULT_EXP_MGMT_SETTINGS.values() for key in settings["configs"]}
+    return {**dict.fromkeys(tracking | LABEL_SERVER_KEYS), **dict(_ids(ConfigParser.load_config_files(files)))}
+
+
+def _ids(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All ids below a config, as `a#b#0`, with their values; a file's keys may hold `#`, `::` or a leading `+`."""
+    items: Any = config.items() if isinstance(config, Mapping) else enumerate(config)
+    for key, value in items:
+        name = f"{prefix}{str(key).lstrip('+').replace('::', '#')}"
+        yield name, value
+        if isinstance(value, (Mapping, list)):
+            yield from _ids(value, f"{name}#")
