@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -75,8 +76,8 @@ def _command_line() -> tuple[dict[str, Any], list[str | os.PathLike[str]]]:
     return {}, []
 
 
-def _frames() -> Iterator[Any]:
-    frame = sys._getframe(1)
+def _frames() -> Iterator[FrameType]:
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame
         frame = frame.f_back

@@ -21,6 +21,7 @@ from scripts.runs import prepare_prompt_maps, start
 from tests.small_bundle import cause, refused, write_config
 from tests.tiny import write_volume
 
+
 @pytest.fixture(autouse=True)
 def same_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs set how errors are shown; put it back."""

@@ -92,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         os.environ["OMP_NUM_THREADS"] = "1"
     settings = Settings(
         args.out.absolute(), args.data.absolute(), args.layout, args.overlays, args.stage1_overlays, args.warm,
-        args.epochs, args.stage1_epochs, args.iters, args.learning_rate, _pairs(args.set), _pairs(args.stage1_set), args.image_size,
+        args.epochs, args.stage1_epochs, args.iters, args.learning_rate, _pairs(args.set), _pairs(args.stage1_set),
+        args.image_size,
     )  # fmt: skip
     settings.out.mkdir(parents=True, exist_ok=True)
     _write_settings(settings, args)

@@ -31,7 +31,7 @@ def spine_rows(weight: Tensor, degree: int = 3) -> Tensor:
     """Row at which each pixel's perpendicular meets the spine's centre line, a polynomial fitted to the weight.
 
     Args:
-        weight: (B, H, W) ≥ 0, how much a pixel belongs to the spine.
+        weight: (B, H, W) float32 ≥ 0, how much a pixel belongs to the spine.
         degree: of the polynomial column = f(row).
 
     Returns:
@@ -46,12 +46,13 @@ def spine_rows(weight: Tensor, degree: int = 3) -> Tensor:
     mass = weight.sum(2)  # (B, H)
     moment = (weight * columns).sum(2)
     powers = torch.stack([rows**k for k in range(degree + 1)], 1)  # (H, K)
-    gram = torch.einsum("hk,bh,hl->bkl", powers, mass, powers)
+    slopes = torch.stack([k * rows ** max(k - 1, 0) for k in range(degree + 1)], 1) * 2 / (height - 1)
     # The ridge keeps a slice without a spine solvable; it is far below the weight of a single structure.
     ridge = 1e-3 * (1 + mass.sum(1))[:, None, None] / height * torch.eye(degree + 1, device=weight.device)
-    line = torch.linalg.solve(gram + ridge, torch.einsum("hk,bh->bk", powers, moment))  # (B, K)
-    slopes = torch.stack([k * rows ** max(k - 1, 0) for k in range(degree + 1)], 1) * 2 / (height - 1)
-    centre, slope = line @ powers.T, line @ slopes.T  # (B, H), column and columns per row
+    with torch.autocast(weight.device.type, enabled=False):  # in half precision a column is rounded to many pixels
+        gram = torch.einsum("hk,bh,hl->bkl", powers, mass, powers)
+        line = torch.linalg.solve(gram + ridge, torch.einsum("hk,bh->bk", powers, moment))  # (B, K)
+        centre, slope = line @ powers.T, line @ slopes.T  # (B, H), column and columns per row
     along = (columns - centre[..., None]) * (slope / (1 + slope**2))[..., None]
     return (torch.arange(height, device=weight.device)[:, None] + along).round().clamp(0, height - 1).long()
 

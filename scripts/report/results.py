@@ -11,6 +11,7 @@ from pathlib import Path
 from .tables import case_means, comparison_table, paired_comparison, pool_runs, read_per_case, spider_table
 
 REFERENCE = "cps4"
+START, END = "<!-- results -->", "<!-- /results -->"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="results", help="name of the CSV file and of the page, without ending")
     parser.add_argument("--title", default="Results", help="head of the page")
     parser.add_argument("--note", default="", help="a paragraph that the reader must know, below the head")
+    parser.add_argument("--into", type=Path, help="a Markdown file whose block <!-- results --> receives the table")
     parser.add_argument("--to", type=Path, help="where the CSV file and the page go; default: the folder itself")
 
 
@@ -34,6 +36,11 @@ def run(args: argparse.Namespace) -> int:
     page = "\n".join([results_page(table, settings, args.title, args.note), comparisons(args.folder, table)])
     (to / f"{args.name}.md").write_text(page, encoding="utf-8")
     print(to / f"{args.name}.md")
+    if args.into:
+        text = args.into.read_text(encoding="utf-8")
+        before, _, rest = text.partition(START)
+        _, _, after = rest.partition(END)
+        args.into.write_text(f"{before}{START}\n{spider_table(table)}\n{END}{after}", encoding="utf-8")
     return 0
 
 

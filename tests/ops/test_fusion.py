@@ -208,7 +208,7 @@ class TestOrderedLevelEvidenceFusion:
         probs, evidence = logits.softmax(dim=1), prompt.maps + 1e-3
         score = torch.zeros_like(probs)
         for group in range(4):
-            of_type = GROUPS == group
+            of_type = group == GROUPS
             level, said = probs[:, of_type], evidence[:, of_type]
             level, said = level / level.sum(1, keepdim=True), said / said.sum(1, keepdim=True)
             score[:, of_type] = level.log() + gamma * said.log()
