@@ -22,7 +22,7 @@ from .report.tables import format_table, percent
 log = logging.getLogger(__name__)
 
 METHODS = {"supervised": ["methods/supervised.yaml"], "mean_teacher": ["methods/mean_teacher.yaml"], "cps4": []}
-AFTER_WARM_START = {"ramp#start": 0.0, "learning_rate": 0.001, "max_epochs": 8}
+AFTER_WARM_START = {"ramp#start": 0.0, "learning_rate": 0.001, "max_epochs": 18, "val_interval": 3}
 NAMES = {"supervised": "supervised", "mean_teacher": "Mean Teacher", "cps4": "CPS4"}
 
 
@@ -141,15 +141,15 @@ def run(args: argparse.Namespace) -> int:
     demo = Demo(args.out.absolute(), args.seed)
     begin = time.perf_counter()
     print(f"the demo's folder is {demo.folder}; progress bars show each phase", flush=True)
-    phantoms = {"labelled": 4, "unlabelled": 60, "validation": 6, "test": 16, "seed": 2026}
+    phantoms = {"labelled": 2, "unlabelled": 62, "validation": 6, "test": 16, "seed": 2026}
     drawing: dict[str, Any] = {"shape_hw": (128, 80), "pixel_mm": 2.35}
     draw = lambda: write_phantoms(demo.folder / "phantoms", **phantoms, **drawing)  # noqa: E731
     demo.phase("phantoms", draw, config={**phantoms, **drawing})
     overlays = ["narrow.yaml", "datasets/phantom.yaml"]
     demo.train(
-        "warm start", "training", ["train.yaml", "methods/supervised.yaml", *overlays], max_epochs=25, val_interval=5
+        "warm start", "training", ["train.yaml", "methods/supervised.yaml", *overlays], max_epochs=20, val_interval=4
     )
-    demo.train("stage 1", "pretraining", ["pretrain.yaml", "offline_encoders.yaml", overlays[-1]])
+    demo.train("stage 1", "pretraining", ["pretrain.yaml", "offline_encoders.yaml", overlays[-1]], val_interval=2)
     warm = demo.folder / "warm_start" / "models" / "model.pt"
     for method, configs in METHODS.items():
         demo.train(method, "training", ["train.yaml", *configs, *overlays], warm_start=warm, **AFTER_WARM_START)
