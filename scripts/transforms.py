@@ -63,7 +63,7 @@ class InPlaneSpacingd(Spacingd):
     """
 
     def __init__(self, keys: KeysCollection, pixel_mm: float, mode: Any = "bilinear", **kwargs: Any) -> None:
-        # MONAI computes in double precision unless told otherwise, which doubles the time of every scan and its inverse.
+        # MONAI's default is double precision, which doubles the time of every scan and of its inverse.
         kwargs = {"dtype": np.float32, **kwargs}
         super().__init__(keys, pixdim=(pixel_mm, pixel_mm, -1.0), mode=mode, padding_mode="border", **kwargs)
 
