@@ -50,6 +50,7 @@ class PromptMaps:
         self.neighbours = neighbours
         self._folders: dict[str, Path] = {}
         self._open: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
+        self._model: torch.nn.Module | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -98,6 +99,21 @@ class PromptMaps:
         maps = average_slices(maps, self.neighbours).to(torch.float16).float()
         thresholds = [otsu_thresholds(upsample(part, image.shape[-2:])) for part in maps.split(self.batch_size)]
         return maps, torch.cat(thresholds)
+
+    @torch.no_grad()
+    def live(self, unlabelled: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Maps (B, N, H, W) and thresholds (B, N) computed from the augmented slices of a batch, the literal form.
+
+        An `attention_source` of `scripts.methods.cps4.CPS4`; None without a stage-1 checkpoint. With `statistics:
+        volume` batch normalisation sees the batch, whose slices come from several volumes.
+        """
+        if not self.available:
+            return None
+        if self._model is None:
+            self._model = self.load_model(self.model_dir).eval()
+        image = unlabelled["image"]
+        maps = upsample(self._model.to(image.device)(image), image.shape[-2:])
+        return maps, otsu_thresholds(maps)
 
     def read(self, dataset: SliceDataset, case: int, number: int) -> tuple[Tensor, Tensor]:
         """Maps (N, h, w) and thresholds (N,) of one slice, float32."""

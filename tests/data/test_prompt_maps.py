@@ -63,6 +63,28 @@ def dataset_with(maps: PromptMaps, folder: Path) -> SliceDataset:
     return SliceDataset(volumes(folder / "data", (3, 2), labelled=False), cache(folder / "cache"), CLASSES, maps)
 
 
+class TestLive:
+    def test_value(self, model_dir: Path, tmp_path: Path) -> None:
+        maps = PromptMaps(model_dir, load, tmp_path / "maps", batch_size=2)
+        dataset = dataset_with(maps, tmp_path)
+        image = dataset[1]["image"][None]
+        assert maps.live({"image": image}) is None  # nothing was built: no stage-1 checkpoint was asked for
+        maps.build(dataset)
+        live, thresholds = maps.live({"image": image})  # type: ignore[misc]
+        kept = dataset[1]
+        torch.testing.assert_close(live[0], upsample(kept["attention_maps"][None], (SIZE, SIZE))[0], atol=1e-3, rtol=0)
+        assert live.shape == (1, CLASSES, SIZE, SIZE)
+        assert thresholds.shape == (1, CLASSES)
+
+    def test_follows_the_augmented_slice(self, model_dir: Path, tmp_path: Path) -> None:
+        maps = PromptMaps(model_dir, load, tmp_path / "maps")
+        maps.build(dataset_with(maps, tmp_path))
+        image = torch.randn(2, 1, SIZE, SIZE)
+        first = maps.live({"image": image})
+        second = maps.live({"image": image.flip(0)})
+        torch.testing.assert_close(first[0], second[0].flip(0))  # type: ignore[index]
+
+
 class TestPromptMaps:
     def test_value(self, model_dir: Path, tmp_path: Path) -> None:
         maps = PromptMaps(model_dir, load, tmp_path / "maps", batch_size=2)
