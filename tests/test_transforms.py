@@ -115,7 +115,7 @@ class TestRoundTrip:
 
     @pytest.mark.parametrize("axes", ["RAS", "PIR", "LSA"])
     def test_slices_run_down_and_back(self, pipeline: Compose, tmp_path: Path, axes: str) -> None:
-        label = np.zeros(SHAPE, dtype=np.uint8)
+        label = np.random.default_rng(0).integers(0, 4, SHAPE, dtype=np.uint8)  # a grey-value range for the image
         label[1, 14, 10] = 7  # left of the middle, near the front, near the top
         label[3, 2, 3] = 9  # right, near the back, low
         slices, _ = there_and_back(pipeline, reoriented(label, RAS, axes), tmp_path)
