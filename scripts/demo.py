@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     for method, configs in METHODS.items():
         demo.train(method, "training", ["train.yaml", *configs, *overlays], warm_start=warm, **AFTER_WARM_START)
         demo.phase(f"{method} scores", lambda method=method: demo.score(method))
-    settings = {"seed": args.seed, **phantoms, "python": platform.python_version()}
+    settings = {**phantoms, "phantom_seed": phantoms["seed"], "seed": args.seed, "python": platform.python_version()}
     summary = demo.summary(settings)
     page = demo.page(summary)
     rows = [[NAMES[m], percent(summary[m]["mdice"]), percent(summary[m]["miou"])] for m in METHODS]
