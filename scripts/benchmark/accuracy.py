@@ -24,7 +24,7 @@ from ..data.prepare import prepare
 
 FIELDS = (
     "method", "labelled", "seed", "mdice", "miou", "mdice_decoded", "miou_decoded", "unlabelled_mdice",
-    "unlabelled_mdice_decoded", "steps", "stage1_steps", "resolution", "device", "date", "map_mdice", "teacher_mdice",
+    "unlabelled_mdice_decoded", "steps", "stage1_steps", "resolution", "device", "date", "map_mdice", "pseudo_label_mdice",
     "validation_mdice",
 )  # fmt: skip
 OVERLAYS: dict[str, list[str]] = {"cps4": []}
@@ -157,7 +157,7 @@ def train_and_score(settings: Settings, method: str, labelled: int, seed: int) -
     }  # fmt: skip
     if method in ("mean_teacher", "cps4"):
         teacher = {"ckpt_path": folder / "checkpoint.pt", "ckpt_key": "teacher"}
-        row["teacher_mdice"] = score(folder, datalist, "unlabelled", "teacher", teacher)["mdice"]
+        row["pseudo_label_mdice"] = score(folder, datalist, "unlabelled", "teacher", teacher)["mdice"]
     if method in USES_PROMPTS:
         row["map_mdice"] = _read(stage1 / "map_unlabelled" / "summary.json")["mdice"]
     (folder / "row.json").write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
