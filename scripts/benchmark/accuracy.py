@@ -24,8 +24,8 @@ from ..data.prepare import prepare
 
 FIELDS = (
     "method", "labelled", "seed", "mdice", "miou", "mdice_decoded", "miou_decoded", "unlabelled_mdice",
-    "unlabelled_mdice_decoded", "steps", "stage1_steps", "resolution", "device", "date", "map_mdice", "pseudo_label_mdice",
-    "validation_mdice",
+    "unlabelled_mdice_decoded", "steps", "stage1_steps", "resolution", "device", "date", "map_mdice",
+    "pseudo_label_mdice", "validation_mdice",
 )  # fmt: skip
 OVERLAYS: dict[str, list[str]] = {"cps4": []}
 """Config files of a method behind train.yaml; for the others `methods/<name>.yaml`."""

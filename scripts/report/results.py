@@ -52,8 +52,9 @@ def results_page(table: Path, settings: dict[str, object], title: str, note: str
             f"# {title}", "", *([note, ""] if note else []),
             "Percent, mean ± standard deviation over seeds; each has other labelled patients and initial weights.",
             "Test: mean over the test patients. Unlabelled: hidden labels of the unlabelled training patients",
-            "(transductive; never used to choose). Map: the prompt-guided map of stage 1 on the unlabelled patients.",
-            "Pseudo-label: what the teacher itself predicts there, before any fusion.", "", spider_table(table), "", "## Settings", "", *lines, "",
+            "(transductive). Map: the prompt-guided map of stage 1 on the unlabelled patients.",
+            "Pseudo-label: what the teacher itself predicts there, before any fusion.", "",
+            spider_table(table), "", "## Settings", "", *lines, "",
         ]
     )  # fmt: skip
 
