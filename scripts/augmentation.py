@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,12 +17,12 @@ class BatchAugmentation:
     """Rotate, scale, shift and bend slices, and change their grey values; every sample draws its own parameters.
 
     MONAI's random transforms work on one slice at a time; at the slice sizes of this bundle they would cost more than
-    the network. Nothing here flips or moves a structure far along head-foot: where a structure lies tells its name.
+    the network. Nothing here flips along head-foot.
 
     Args:
         rotate_degrees: rotation within ±this angle.
         scale: zoom factor within 1 ± this.
-        shift: translation within ± this share of the slice's height and width.
+        shift: translation within ± this share of the slice's (height, width); one number is for both.
         bend_px: standard deviation in pixels of a smooth displacement field with `bend_nodes` nodes; 0 switches it off.
         bend_nodes: nodes of the displacement field along (H, W).
         contrast: factor of the grey values within 1 ± this.
@@ -38,7 +39,7 @@ class BatchAugmentation:
         self,
         rotate_degrees: float = 10.0,
         scale: float = 0.1,
-        shift: float = 0.05,
+        shift: float | Sequence[float] = 0.05,
         bend_px: float = 1.0,
         bend_nodes: tuple[int, int] = (6, 4),
         contrast: float = 0.25,
@@ -47,7 +48,8 @@ class BatchAugmentation:
         noise: float = 0.1,
         seed: int = 0,
     ) -> None:
-        self.rotate_degrees, self.scale, self.shift = rotate_degrees, scale, shift
+        self.rotate_degrees, self.scale = rotate_degrees, scale
+        self.shift = (shift, shift) if isinstance(shift, float | int) else tuple(shift)
         self.bend_px, self.bend_nodes = bend_px, tuple(bend_nodes)
         self.contrast, self.brightness, self.gamma, self.noise = contrast, brightness, gamma, noise
         self.seed = seed
@@ -79,8 +81,8 @@ class BatchAugmentation:
         # grid_sample's axes run from -1 to 1 whatever the sides' lengths, hence the aspect ratio in the mixed terms.
         theta = torch.stack(
             [
-                torch.stack([cos, -sin * height / width, 2 * uniform(self.shift)], 1),
-                torch.stack([sin * width / height, cos, 2 * uniform(self.shift)], 1),
+                torch.stack([cos, -sin * height / width, 2 * uniform(self.shift[1])], 1),
+                torch.stack([sin * width / height, cos, 2 * uniform(self.shift[0])], 1),
             ],
             1,
         )  # (B, 2, 3)

@@ -121,22 +121,31 @@ class PromptMapInferer(VolumeInferer):
 
 
 class SlicewiseInferer(SliceInferer):
-    """MONAI's `SliceInferer`, with a choice of whose statistics batch normalisation uses.
+    """MONAI's `SliceInferer` with a choice of statistics, and with level names decoded along the spine.
 
     Args:
         statistics: see `scripts.ops.statistics`; for "volume", `sw_batch_size` should reach the number of slices.
+        order: probabilities (S, N, H, W) of a volume's slices -> the same with the levels in order, see
+            `scripts.ops.ordering.order_predictions`; None leaves the names to the network.
         args: as `SliceInferer`.
         kwargs: as `SliceInferer`.
     """
 
-    def __init__(self, *args: Any, statistics: str = "running", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, statistics: str = "running", order: Callable[[Tensor], Tensor] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.statistics = statistics
+        self.statistics, self.order = statistics, order
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Return the network's output for a volume (B, N, H, W, S)."""
+        """Return the network's logits for a volume (B, N, H, W, S); with `order` (B, 2N, H, W, S): the logits, then
+        the logarithm of the ordered probabilities."""
         with normalised_by(network, self.statistics):
-            return super().__call__(inputs, network, *args, **kwargs)
+            logits = super().__call__(inputs, network, *args, **kwargs)
+        if self.order is None:
+            return logits
+        ordered = [self.order(volume.float().softmax(0).movedim(-1, 0)).movedim(0, -1) for volume in logits]
+        return torch.cat([logits, torch.stack(ordered).clamp_min(1e-6).log().to(logits.dtype)], 1)
 
 
 def to_device(batch: Any, device: torch.device | str, non_blocking: bool = False) -> Any:

@@ -81,9 +81,15 @@ def best_path(evidence: Tensor) -> Tensor:
 
 
 def decode_order(
-    probs: Tensor, level_score: Tensor, *, groups: Tensor, chain: Tensor, level_weight: float = 0.1
+    probs: Tensor,
+    level_score: Tensor,
+    *,
+    groups: Tensor,
+    chain: Tensor,
+    level_weight: float = 0.1,
+    pooled: bool = False,
 ) -> Tensor:
-    """Rename levels so that along the spine of each slice they follow the chain; the type of every pixel stays.
+    """Rename levels so that along the spine they follow the chain; the type of every pixel stays.
 
     Evidence of place j at a row: Σ over the row's spine pixels of  log p(type_j) + level_weight · log q(j | type_j).
 
@@ -93,42 +99,131 @@ def decode_order(
         groups: (N,) int64 type of every class, 0 background.
         chain: (J,) class ids from the lowest structure upwards. Foreground that is not in it counts as background.
         level_weight: weight of the levels' evidence against the types'; pixels of a structure are far from independent.
+        pooled: True if the B slices are those of one volume: their evidence is added, and all get the same names.
 
     Returns:
         (B, H, W) int64 class ids.
 
     References: no paper; a hidden Markov model over the chain with one state for each structure.
     """
-    sizes = check_shape("probs", probs, "B N H W")
-    check_shape("level_score", level_score, "B N H W", sizes)
-    groups, chain = groups.to(probs.device), chain.to(probs.device)
-    type_of = groups[chain]  # (J,)
-    known = torch.zeros_like(groups).index_copy_(0, chain, type_of)  # what is not in the chain: background
-    types = type_probability(probs, known)
-    label = top_class(types)  # (B, H, W) types, which class ids replace below
-    weight = (label > 0) * (1 - types[:, 0])
-    # Only the M pixels of the spine matter, a small part of a batch; each has its image, row and column.
-    image, y, x = at = label.nonzero(as_tuple=True)
-    tissue, row = label[at], spine_rows(weight)[at]  # (M,)
-    level = _within_type(level_score[image, chain[:, None], y, x], type_of)  # (J, M)
-    emission = (types[image, type_of[:, None], y, x] + 1e-3).log_().add_(level, alpha=level_weight).mul_(weight[at])
-    row += image * sizes["H"]  # among all rows of the batch
-    evidence = emission.new_zeros(len(chain), sizes["B"] * sizes["H"]).index_add_(1, row, emission)
-    place = best_path(evidence.unflatten(1, (sizes["B"], sizes["H"])).movedim(1, 0)).flatten()[row]  # (M,)
-    # A pixel takes the row's structure if that is of its type, else the likelier of the two next to it.
-    near = torch.stack([place, place - 1, place + 1]).clamp_(0, len(chain) - 1)  # (3, M)
-    fits = type_of[near] == tissue
-    score = level.gather(0, near)
-    score[0] += 100.0
-    choice = near.gather(0, score.masked_fill_(~fits, -torch.inf).max(0, keepdim=True).indices)[0]
-    alone = level.masked_fill_(type_of[:, None] != tissue, -torch.inf).max(0).indices
-    label[at] = chain[torch.where(fits.any(0), choice, alone)]
+    spine = _Spine(probs, level_score, groups, chain)
+    path = spine.path(level_weight, pooled)
+    at = spine.pixels
+    label = spine.tissue.clone()  # (B, H, W) types, which class ids replace below
+    name = spine.names(label[at], path[at[0], spine.rows[at]], spine.level)
+    label[at] = spine.chain[name]
     return label
 
 
-def _within_type(score: Tensor, type_of: Tensor) -> Tensor:
-    """Log-probability of each place given its type (J, M), at least -8: a single pixel must not veto a place."""
-    for kind in type_of.unique():
-        of_kind = (type_of == kind).nonzero()[:, 0]
-        score[of_kind] = score[of_kind].log_softmax(0)
-    return score.clamp_min_(-8.0)
+def order_probabilities(
+    probs: Tensor,
+    level_score: Tensor,
+    *,
+    groups: Tensor,
+    chain: Tensor,
+    level_weight: float = 0.1,
+    pooled: bool = True,
+) -> Tensor:
+    """As :func:`decode_order`, for later resampling: each type's probability goes to the level that has its place.
+
+    Args:
+        probs: see :func:`decode_order`, as all others.
+        level_score: log-evidence of the levels.
+        groups: type of every class.
+        chain: class ids from the lowest structure upwards.
+        level_weight: weight of the levels' evidence.
+        pooled: whether the slices are those of one volume.
+
+    Returns:
+        (B, N, H, W) probabilities that sum to 1, whose arg max is the label map of :func:`decode_order`.
+    """
+    spine = _Spine(probs, level_score, groups, chain)
+    path = spine.path(level_weight, pooled)
+    place = path.gather(1, spine.rows.flatten(1)).flatten()  # every pixel's, also outside the spine
+    everywhere = spine.level_at(*(index.flatten() for index in _grid(spine.rows)))
+    ordered = torch.zeros_like(spine.types[:, :1]).repeat(1, probs.shape[1], 1, 1)
+    ordered[:, 0] = spine.types[:, 0]
+    for kind in spine.type_of.unique().tolist():
+        name = spine.names(torch.full_like(place, kind), place, everywhere).view_as(spine.rows)
+        ordered.scatter_add_(1, spine.chain[name][:, None], spine.types[:, kind : kind + 1])
+    return ordered
+
+
+def order_predictions(probs: Tensor, *, groups: Tensor, chain: Tensor, level_weight: float = 0.1) -> Tensor:
+    """Order the levels of a whole volume by the network's own evidence.
+
+    Args:
+        probs: (S, N, H, W) class probabilities of the volume's slices.
+        groups: see :func:`decode_order`.
+        chain: see :func:`decode_order`.
+        level_weight: see :func:`decode_order`.
+
+    Returns:
+        (S, N, H, W) probabilities, see :func:`order_probabilities`.
+    """
+    evidence = (probs + 1e-4).log()
+    return order_probabilities(probs, evidence, groups=groups, chain=chain, level_weight=level_weight)
+
+
+class _Spine:
+    """Slices as the chain sees them: types, the pixels of the spine with their rows, and the levels' evidence there."""
+
+    def __init__(self, probs: Tensor, level_score: Tensor, groups: Tensor, chain: Tensor) -> None:
+        sizes = check_shape("probs", probs, "B N H W")
+        check_shape("level_score", level_score, "B N H W", sizes)
+        groups, self.chain = groups.to(probs.device), chain.to(probs.device)
+        self.type_of = groups[self.chain]  # (J,)
+        known = torch.zeros_like(groups).index_copy_(0, self.chain, self.type_of)  # what is not in the chain: background
+        self.types = type_probability(probs, known)
+        self.tissue = top_class(self.types)  # (B, H, W)
+        self.weight = (self.tissue > 0) * (1 - self.types[:, 0])
+        self.rows = spine_rows(self.weight)
+        # Only the M pixels of the spine matter, a small part of a batch; each has its image, row and column.
+        self.pixels = self.tissue.nonzero(as_tuple=True)
+        self.level_score = level_score
+        self.level = self.level_at(*self.pixels)
+
+    def level_at(self, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        """Log-probability of each place given its type (J, M), at least -4: a single pixel must not veto a place."""
+        score = self.level_score[image, self.chain[:, None], y, x]
+        for kind in self.type_of.unique():
+            of_kind = (self.type_of == kind).nonzero()[:, 0]
+            score[of_kind] = score[of_kind].log_softmax(0)
+        return score.clamp_min_(-4.0)
+
+    def path(self, level_weight: float, pooled: bool) -> Tensor:
+        """Place in the chain at every row of every slice (B, H)."""
+        image, y, x = self.pixels
+        batch, height = self.rows.shape[:2]
+        tissue = (self.types[image, self.type_of[:, None], y, x] + 1e-3).log_()
+        emission = tissue.add_(self.level, alpha=level_weight).mul_(self.weight[self.pixels])
+        slices = 1 if pooled else batch
+        row = self.rows[self.pixels] + (0 if pooled else image * height)  # among all rows of the batch
+        evidence = emission.new_zeros(len(self.chain), slices * height).index_add_(1, row, emission)
+        return best_path(evidence.unflatten(1, (slices, height)).movedim(1, 0)).expand(batch, height)
+
+    def names(self, tissue: Tensor, place: Tensor, level: Tensor) -> Tensor:
+        """A pixel takes its row's structure if that is of its type, else the likelier of the two next to it.
+
+        Args:
+            tissue: (M,) type of every pixel, > 0.
+            place: (M,) place in the chain of its row.
+            level: (J, M) evidence of the places.
+
+        Returns:
+            (M,) places.
+        """
+        near = torch.stack([place, place - 1, place + 1]).clamp_(0, len(self.chain) - 1)  # (3, M)
+        fits = self.type_of[near] == tissue
+        score = level.gather(0, near)
+        score[0] += 100.0
+        choice = near.gather(0, score.masked_fill_(~fits, -torch.inf).max(0, keepdim=True).indices)[0]
+        alone = level.masked_fill(self.type_of[:, None] != tissue, -torch.inf).max(0).indices
+        return torch.where(fits.any(0), choice, alone)
+
+
+def _grid(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, row and column (B, H, W) of every pixel."""
+    axes = (torch.arange(size, device=like.device) for size in like.shape)
+    image, y, x = torch.meshgrid(*axes, indexing="ij")
+    return image, y, x

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from scripts.labels import IGNORE, ClassTable
 from scripts.ops.levels import group_index
-from scripts.ops.ordering import best_path, chain_index, decode_order, spine_rows
+from scripts.ops.ordering import (
+    best_path,
+    chain_index,
+    decode_order,
+    order_predictions,
+    order_probabilities,
+    spine_rows,
+)
 from scripts.phantom.volume import make_phantom
 
 TABLE = ClassTable.load()
@@ -248,3 +255,58 @@ class TestDecodeOrder:
             decode_order(probs, probs[:1], groups=GROUPS, chain=CHAIN)
         with pytest.raises(ValueError, match=r"groups must be \(N\) with N=19, got \(20,\)"):
             decode_order(probs[:, :19], probs[:, :19], groups=GROUPS, chain=CHAIN)
+
+
+def volume(count: int = 5) -> Tensor:
+    """Neighbouring slices (S, 96, 48) of one drawn spine, as class ids."""
+    _, label, _ = make_phantom(0, 1, shape_hw=(96, 48), pixel_mm=3.1)
+    middle = label.shape[2] // 2
+    slices = torch.from_numpy(label[..., middle - count // 2 : middle + count // 2 + 1].astype(np.int64)).permute(2, 1, 0)
+    return slices.masked_fill(slices == IGNORE, 0)
+
+
+class TestPooled:
+    def test_slices_agree_where_one_of_them_is_misnamed(self) -> None:
+        truth = volume()
+        shifted = truth.clone()
+        places = CHAIN.tolist()
+        for lower, upper in zip(places, places[2:], strict=False):  # the whole slice one level too low
+            shifted[2][truth[2] == upper] = lower
+        logits = logits_of(shifted, 3.0)
+        pooled, alone = decode(logits, pooled=True), decode(logits)
+        right = lambda label: float((label == truth)[2][truth[2] > 0].float().mean())  # noqa: E731
+        assert right(pooled) > 0.85  # the lowest structure has no level below it to be mistaken for
+        assert right(alone) < 0.5
+
+    def test_one_slice_is_the_same_pooled_or_not(self) -> None:
+        logits = noisy()[:1]
+        assert torch.equal(decode(logits, pooled=True), decode(logits))
+
+
+class TestOrderProbabilities:
+    @pytest.mark.parametrize("pooled", [False, True])
+    def test_arg_max_is_the_decoded_label_map(self, pooled: bool) -> None:
+        logits = noisy(3)
+        probs = logits.softmax(1)
+        ordered = order_probabilities(probs, logits, groups=GROUPS, chain=CHAIN, pooled=pooled)
+        assert torch.equal(ordered.argmax(1), decode(logits, pooled=pooled))
+        assert torch.allclose(ordered.sum(1), torch.ones(2, 96, 48), atol=1e-5)
+
+    def test_types_keep_their_probability(self) -> None:
+        probs = noisy(4).softmax(1)
+        ordered = order_predictions(probs, groups=GROUPS, chain=CHAIN)
+        for kind in GROUPS.unique():
+            of_kind = GROUPS == kind
+            assert torch.allclose(ordered[:, of_kind].sum(1), probs[:, of_kind].sum(1), atol=1e-5)
+
+    def test_what_no_label_names_becomes_background(self) -> None:
+        probs = noisy(4).softmax(1)
+        ordered = order_predictions(probs, groups=GROUPS, chain=WITHOUT_SACRUM)
+        sacrum = TABLE.id_of("S")
+        assert not ordered[:, sacrum].any()
+        assert torch.allclose(ordered[:, 0], probs[:, 0] + probs[:, sacrum], atol=1e-5)
+
+    def test_an_empty_volume_stays_empty(self) -> None:
+        probs = torch.zeros(2, TABLE.num_classes, 32, 16)
+        probs[:, 0] = 1
+        assert not order_predictions(probs, groups=GROUPS, chain=CHAIN).argmax(1).any()
