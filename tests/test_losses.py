@@ -15,6 +15,7 @@ from scripts.losses import (
     PartialLabelCrossEntropy,
     PixelAttentionLoss,
     TokenAttentionLoss,
+    correlation_clustering_loss,
     masked_dice_loss,
     partial_label_cross_entropy,
     pixel_attention_loss,
@@ -345,6 +346,41 @@ class TestMaskedDiceLoss:
         logits, label, _ = draw_logits()
         with pytest.raises(ValueError, match=r"label must be \(B, H, W\) with .* got \(3, 1, 4, 6\)"):
             masked_dice_loss(logits, label[:, None])
+
+
+class TestCorrelationClusteringLoss:
+    def test_twin(self) -> None:
+        similarity, assignment = torch.rand(2, 5, 5), torch.rand(2, 5, 3).softmax(2)
+        total = torch.zeros(())
+        for b in range(2):
+            for i in range(5):
+                for j in range(5):
+                    weight = similarity[b, i, j] - similarity[b].max() / 3
+                    total = total - weight * sum(assignment[b, i, k] * assignment[b, j, k] for k in range(3))
+        torch.testing.assert_close(correlation_clustering_loss(similarity, assignment, 3.0), total / 2 / 25)
+
+    def test_prefers_the_true_clusters(self) -> None:
+        """Two pairs of nodes that are alike: together, apart, or each by itself."""
+        similarity = torch.block_diag(torch.ones(2, 2), torch.ones(2, 2))[None]
+        pairs, one, single = ([0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 2, 3])
+        values = [
+            correlation_clustering_loss(similarity, F.one_hot(torch.tensor([labels]), 4).float()).item()
+            for labels in (pairs, one, single)
+        ]
+        assert values == [-4 / 16, 0.0, -2 / 16]
+
+    def test_half_precision(self) -> None:
+        similarity, assignment = torch.rand(2, 5, 5), torch.rand(2, 5, 3).softmax(2)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = correlation_clustering_loss(similarity.half(), assignment.half())
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, correlation_clustering_loss(similarity, assignment), atol=1e-3, rtol=1e-2)
+
+    def test_exception(self) -> None:
+        with pytest.raises(ValueError, match="alpha must be positive, got 0"):
+            correlation_clustering_loss(torch.rand(1, 5, 5), torch.rand(1, 5, 3), 0)
+        with pytest.raises(ValueError, match=r"assignment must be \(B, n, K\) with B=1, n=5, got \(1, 4, 3\)"):
+            correlation_clustering_loss(torch.rand(1, 5, 5), torch.rand(1, 4, 3))
 
 
 @pytest.mark.parametrize("name", ["token", "pixel", "partial", "dice"])
