@@ -36,6 +36,8 @@ class GraphCL(BCP):
 
     def predict(self, image: Tensor) -> tuple[Tensor, Losses]:
         """The student's logits of mixed slices, and the term `clustering`."""
-        decoded = self.student.features(image)
-        logits = self.student.head(decoded[-1])[:, :, : image.shape[2], : image.shape[3]]
-        return logits, {"clustering": correlation_clustering_loss(*self.graph(decoded[0]), self.alpha)}
+        student: Any = self.student
+        decoded = student.features(image)
+        logits = student.head(decoded[-1])[:, :, : image.shape[2], : image.shape[3]]
+        cosines, shares = self.graph(decoded[0])
+        return logits, {"clustering": correlation_clustering_loss(cosines, shares, self.alpha)}
