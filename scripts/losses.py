@@ -121,6 +121,66 @@ def partial_label_cross_entropy(
         return torch.where(label == 0, -_log_background(log_probs, unlabelled), pixelwise).sum() / counted
 
 
+def masked_dice_loss(logits: Tensor, label: Tensor, ignore: int = IGNORE, *, eps: float = 1e-5) -> Tensor:
+    """Soft Dice loss with squared denominators over the pixels that are not left out.
+
+    1 - mean over classes of (2 Σ p·y + eps) / (Σ p² + Σ y + eps); the sums run over the whole batch, so that a class
+    need not be in every slice.
+
+    Args:
+        logits: (B, N, H, W) before softmax; half precision is computed in float32.
+        label: (B, H, W) int64 class indices or `ignore`.
+        ignore: label of pixels that are left out.
+        eps: makes a class that is neither predicted nor labelled cost nothing.
+
+    Returns:
+        () loss in [0, 1]; 0 if all pixels are left out (the graph is kept).
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    References: Milletari et al., V-Net, 3DV 2016.
+    """
+    sizes = check_shape("logits", logits, "B N H W")
+    check_shape("label", label, "B H W", sizes)
+    with torch.autocast(logits.device.type, enabled=False):
+        probs, label = _at_least_float32(logits).softmax(dim=1), label[:, None]
+        counted = label != ignore
+        classes = torch.arange(sizes["N"], device=label.device)[:, None, None]
+        members = (label == classes) & counted  # (B, N, H, W)
+        overlap = probs.where(members, 0.0).sum(dim=(0, 2, 3))
+        size = probs.where(counted, 0.0).square().sum(dim=(0, 2, 3)) + members.sum(dim=(0, 2, 3))
+        return 1 - ((2 * overlap + eps) / (size + eps)).mean()
+
+
+def correlation_clustering_loss(similarity: Tensor, assignment: Tensor, alpha: float = 2.0) -> Tensor:
+    """Joins nodes that are more alike than the largest similarity divided by `alpha`, and parts the others.
+
+    -Tr(Sᵀ W S) / n² with W = A - max(A) / alpha, mean over the graphs: how many clusters come out is left to the data.
+
+    Args:
+        similarity: A, (B, n, n) similarities of the nodes.
+        assignment: S, (B, n, K) shares of the nodes in the clusters; half precision is computed in float32.
+        alpha: > 0; the larger, the fewer clusters.
+
+    Returns:
+        () loss, float32 or wider; negative where alike nodes share a cluster.
+
+    Raises:
+        ValueError: the shapes do not fit, or alpha is not positive.
+
+    References: Aflalo et al., DeepCut, ICCVW 2023, its correlation clustering; the division by n² is ours.
+    """
+    if alpha <= 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+    sizes = check_shape("similarity", similarity, "B n n")
+    check_shape("assignment", assignment, "B n K", sizes)
+    with torch.autocast(similarity.device.type, enabled=False):
+        similarity, assignment = _at_least_float32(similarity), _at_least_float32(assignment)
+        weights = similarity - similarity.amax(dim=(1, 2), keepdim=True) / alpha
+        return -(assignment * (weights @ assignment)).sum(dim=(1, 2)).mean() / sizes["n"] ** 2
+
+
 def _log_background(log_probs: Tensor, unlabelled: Tensor) -> Tensor:
     """log(p₀ + Σ p over the unlabelled classes of the sample), (B, N, H, W) and (B, N) bool -> (B, H, W)."""
     unlabelled = unlabelled.to(log_probs.device).clone()

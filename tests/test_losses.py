@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.losses import MaskedDiceLoss
 from torch import Tensor
 
 from scripts.labels import IGNORE
@@ -14,6 +15,8 @@ from scripts.losses import (
     PartialLabelCrossEntropy,
     PixelAttentionLoss,
     TokenAttentionLoss,
+    correlation_clustering_loss,
+    masked_dice_loss,
     partial_label_cross_entropy,
     pixel_attention_loss,
     token_attention_loss,
@@ -304,12 +307,88 @@ class TestPartialLabelCrossEntropy:
         assert partial_label_cross_entropy(logits, only_background, everything).item() == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["token", "pixel", "partial"])
+class TestMaskedDiceLoss:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_twin(self, dtype: torch.dtype) -> None:
+        logits, label, _ = draw_logits()
+        logits = logits.to(dtype)
+        label[0, :2] = IGNORE
+        counted = (label != IGNORE)[:, None]
+        one_hot = F.one_hot(label.where(counted[:, 0], 0), 5).movedim(-1, 1).to(dtype)
+        loss = MaskedDiceLoss(softmax=True, squared_pred=True, batch=True)(logits, one_hot, counted.to(dtype))
+        torch.testing.assert_close(masked_dice_loss(logits, label), loss)
+
+    def test_value(self) -> None:
+        """Two pixels of two classes at probabilities 3/4 and 1/4, the third is left out."""
+        logits = torch.tensor([3.0, 1.0]).log()[None, :, None, None].expand(1, 2, 1, 3)
+        label = torch.tensor([[[0, 1, IGNORE]]])
+        expected = 1 - (1.5 / (2 * 9 / 16 + 1) + 0.5 / (2 / 16 + 1)) / 2
+        assert masked_dice_loss(logits, label).item() == pytest.approx(expected, abs=1e-4)
+
+    def test_perfect_and_empty(self) -> None:
+        label = torch.tensor([[[0, 2], [2, IGNORE]]])  # nothing of class 1
+        logits = 50 * F.one_hot(label.where(label != IGNORE, 1), 3).movedim(-1, 1).float()
+        assert masked_dice_loss(logits, label).item() == pytest.approx(0, abs=1e-6)
+        logits.requires_grad_()
+        loss = masked_dice_loss(logits, torch.full_like(label, IGNORE))
+        loss.backward()
+        assert loss.item() == 0
+        assert not logits.grad.any()
+
+    def test_half_precision(self) -> None:
+        logits, label, _ = draw_logits()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = masked_dice_loss(logits.half(), label)
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, masked_dice_loss(logits, label), atol=1e-3, rtol=1e-3)
+
+    def test_exception(self) -> None:
+        logits, label, _ = draw_logits()
+        with pytest.raises(ValueError, match=r"label must be \(B, H, W\) with .* got \(3, 1, 4, 6\)"):
+            masked_dice_loss(logits, label[:, None])
+
+
+class TestCorrelationClusteringLoss:
+    def test_twin(self) -> None:
+        similarity, assignment = torch.rand(2, 5, 5), torch.rand(2, 5, 3).softmax(2)
+        total = torch.zeros(())
+        for b in range(2):
+            for i in range(5):
+                for j in range(5):
+                    weight = similarity[b, i, j] - similarity[b].max() / 3
+                    total = total - weight * sum(assignment[b, i, k] * assignment[b, j, k] for k in range(3))
+        torch.testing.assert_close(correlation_clustering_loss(similarity, assignment, 3.0), total / 2 / 25)
+
+    def test_prefers_the_true_clusters(self) -> None:
+        """Two pairs of nodes that are alike: together, apart, or each by itself."""
+        similarity = torch.block_diag(torch.ones(2, 2), torch.ones(2, 2))[None]
+        pairs, one, single = ([0, 0, 1, 1], [0, 0, 0, 0], [0, 1, 2, 3])
+        values = [
+            correlation_clustering_loss(similarity, F.one_hot(torch.tensor([labels]), 4).float()).item()
+            for labels in (pairs, one, single)
+        ]
+        assert values == [-4 / 16, 0.0, -2 / 16]
+
+    def test_half_precision(self) -> None:
+        similarity, assignment = torch.rand(2, 5, 5), torch.rand(2, 5, 3).softmax(2)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = correlation_clustering_loss(similarity.half(), assignment.half())
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, correlation_clustering_loss(similarity, assignment), atol=1e-3, rtol=1e-2)
+
+    def test_exception(self) -> None:
+        with pytest.raises(ValueError, match="alpha must be positive, got 0"):
+            correlation_clustering_loss(torch.rand(1, 5, 5), torch.rand(1, 5, 3), 0)
+        with pytest.raises(ValueError, match=r"assignment must be \(B, n, K\) with B=1, n=5, got \(1, 4, 3\)"):
+            correlation_clustering_loss(torch.rand(1, 5, 5), torch.rand(1, 4, 3))
+
+
+@pytest.mark.parametrize("name", ["token", "pixel", "partial", "dice"])
 def test_convergence_on_one_batch(name: str) -> None:
     attention, region, counted = draw_maps()
     hard = (region > 0.5).float()
     _, label, unlabelled = draw_logits()
-    parameter = (torch.randn(3, 5, 4, 6) if name == "partial" else (attention - 0.5)).requires_grad_()
+    parameter = (torch.randn(3, 5, 4, 6) if name in ("partial", "dice") else (attention - 0.5)).requires_grad_()
     optimiser = torch.optim.Adam([parameter], lr=0.3)
     losses = []
     for _ in range(40):
@@ -317,6 +396,8 @@ def test_convergence_on_one_batch(name: str) -> None:
             loss = token_attention_loss(parameter.sigmoid(), hard, counted)
         elif name == "pixel":
             loss = pixel_attention_loss(parameter.sigmoid(), hard, counted)
+        elif name == "dice":
+            loss = masked_dice_loss(parameter, label)
         else:
             loss = partial_label_cross_entropy(parameter, label, unlabelled)
         optimiser.zero_grad()

@@ -84,6 +84,24 @@ class TestResume:
         kept = [torch.load(run.models / "model.pt", weights_only=True) for run in (trained, made)]
         assert differences(*kept) == []
 
+    def test_boxes_dropout_and_networks_of_a_method(
+        self,
+        train: Callable[..., SimpleNamespace],
+        kill_in_second_epoch: Callable[[], None],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        """GraphCL has all three, and BCP's boxes; without its ramp they count from the first step on."""
+        given: dict[str, Any] = {"overlays": ["methods/graphcl.yaml"], "ramp#start": 0.0}
+        whole = checkpoint(train(tmp_path / "whole", **given).folder)
+        kill_in_second_epoch()
+        expect_kill(train, root=tmp_path / "killed", **given)
+        monkeypatch.undo()
+        half = checkpoint(tmp_path / "killed/run")
+        resumed = checkpoint(train(tmp_path / "killed", resume=True, **given).folder)
+        assert differences(whole, resumed) == []
+        assert differences(half["graph"], resumed["graph"]) != []
+
     def test_pretraining(
         self,
         run_bundle: Callable[..., None],

@@ -21,6 +21,7 @@ from scripts.labels import ClassTable
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = [*sorted((ROOT / "configs/methods").glob("*.yaml")), ROOT / "configs/paper_schedule.yaml"]
+ORIGINALS = sorted((ROOT / "configs/originals").glob("*.yaml"))
 TABLE = ClassTable.load()
 SCORES = {"mdice", "miou", "n_cases", "per_class", "groups", "level_agnostic_dice", "wrong_level", "missed", "spurious"}
 PER_CASE = ["case", "class_id", "class", "dice", "iou", "hd95_mm", "assd_mm"]
@@ -125,6 +126,13 @@ class TestTraining:
         assert (len(names) > 3) == (overlay.stem != "supervised")
         assert [path.name for path in made.models.glob("*.pt")] == ["model.pt"]
         assert len(state_dict(made.models / "model.pt")) > 0
+
+    @pytest.mark.parametrize("overlay", ORIGINALS, ids=lambda path: path.stem)
+    def test_original(self, train: Callable[..., SimpleNamespace], overlay: Path, tmp_path: Path) -> None:
+        made = train(tmp_path, [f"methods/{overlay.name}", overlay])
+        rows = rows_of(made.folder / "metrics.csv")
+        assert len({row["name"] for row in rows}) > 3
+        assert all(np.isfinite(float(row["value"])) for row in rows)
 
     def test_teacher_is_scored(self, train: Callable[..., SimpleNamespace], tmp_path: Path) -> None:
         made = train(tmp_path, ["methods/mean_teacher.yaml"], scored_network="@teacher", val_interval=2)

@@ -1,0 +1,43 @@
+"""GraphCL: BCP whose deepest features also form clusters, on graphs of slices and of positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..losses import correlation_clustering_loss
+from .base import Losses
+from .bcp import BCP
+
+
+class GraphCL(BCP):
+    """Graph-based clustering for semi-supervised segmentation (Wang et al., ICML 2025).
+
+    L = BCP's two terms, and `clustering` · ramp(progress) · correlation_clustering_loss of the student's deepest
+    features of the mixed slices, aligned over the batch and assigned to clusters by `graph`.
+
+    Written from its description, without its code, so this is a reading. It takes no text. Beside what `BCP` lists:
+    affinities are cosines in DeepCut's form A - max(A)/alpha, since the paper's (A - max A)/tau is nowhere positive and
+    nothing would be joined; the loss is divided by the squared number of nodes, without which it outweighs every other
+    term; structure scores come from the averaged features; the aligned features go to the clusters alone and not on
+    into the decoder, so that a slice is segmented without a batch around it and by the plain network.
+
+    Args:
+        student: a network with `features` and `head`, such as `scripts.networks.resunet.ResUNet2d`.
+        graph: features (B, C, h, w) -> (cosines (B, n, n), shares in clusters (B, n, K)); trained with the student.
+        alpha: the larger, the fewer clusters.
+        options: see `BCP`; `loss_weights` has the key `clustering` too.
+    """
+
+    def __init__(self, student: nn.Module, graph: nn.Module, alpha: float = 2.0, **options: Any) -> None:
+        super().__init__(student, **options)
+        self.graph, self.alpha = graph, alpha
+
+    def predict(self, image: Tensor) -> tuple[Tensor, Losses]:
+        """The student's logits of mixed slices, and the term `clustering`."""
+        student: Any = self.student
+        decoded = student.features(image)
+        logits = student.head(decoded[-1])[:, :, : image.shape[2], : image.shape[3]]
+        cosines, shares = self.graph(decoded[0])
+        return logits, {"clustering": correlation_clustering_loss(cosines, shares, self.alpha)}
