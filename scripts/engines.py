@@ -23,6 +23,7 @@ class OptimizationStep:
         objective: (batch, progress) -> {"loss": (), named parts}.
         optimizer: moves what the objective trains.
         augment: (batch, step) -> batch, on the device; None leaves the batch as it is.
+        complete: batch -> batch, before augmentation: adds what a loader cannot know, as pseudo-labels of this run.
         max_grad_norm: gradients are clipped to this norm; None leaves them.
 
     Mixed precision follows the engine's `amp`: bfloat16 where the GPU has it, else float16 with the engine's scaler.
@@ -34,15 +35,18 @@ class OptimizationStep:
         optimizer: torch.optim.Optimizer,
         augment: Callable[[dict[str, Any], int], dict[str, Any]] | None = None,
         max_grad_norm: float | None = None,
+        complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         self.objective, self.optimizer = objective, optimizer
-        self.augment, self.max_grad_norm = augment, max_grad_norm
+        self.augment, self.max_grad_norm, self.complete = augment, max_grad_norm, complete
 
     def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Take one step and return the detached losses."""
         state = engine.state
         engine.network.train()
         batch = to_device(batch, state.device, engine.non_blocking)
+        if self.complete is not None:
+            batch = self.complete(batch)
         if self.augment is not None:
             batch = self.augment(batch, state.iteration)
         progress = (state.iteration - 1) / (state.max_epochs * state.epoch_length)

@@ -50,6 +50,21 @@ class EMATeacher:
         )
 
 
+class StartRounds:
+    """Tell rounds of pseudo-labels that an epoch begins; behind the teacher's own handler, before the checkpoint's.
+
+    Args:
+        rounds: has `start(epoch)`.
+    """
+
+    def __init__(self, rounds: Any) -> None:
+        self.rounds = rounds
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.rounds.start(engine.state.epoch))
+
+
 class TrainingCheckpoint:
     """Everything that a killed run needs to go on, written after each epoch, at once or not at all.
 

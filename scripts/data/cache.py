@@ -86,7 +86,7 @@ class SliceDataset(Dataset):
         num_classes: N, background included.
         prompt_maps: where attention maps of the slices are kept (`scripts.data.prompt_maps`), or None.
 
-    An item holds `image` (1, H, W) float32, `is_unlabelled` (N,) bool, `label` (1, H, W) uint8 where the entry
+    An item holds `image` (1, H, W) float32, `is_unlabelled` (N,) bool, its `index`, `label` (1, H, W) uint8 where the entry
     has one, and with `prompt_maps` also `attention_maps` (N, h, w) float32 and `thresholds` (N,) float32.
     """
 
@@ -142,6 +142,7 @@ class SliceDataset(Dataset):
         item: dict[str, Any] = {
             "image": torch.from_numpy(self.images[case][number].astype(np.float32))[None],
             "is_unlabelled": self.is_unlabelled(case),
+            "index": index,
         }
         label = self._labels[case]
         if label is not None:

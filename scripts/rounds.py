@@ -1,0 +1,157 @@
+"""Rounds of pseudo-labels: from time to time the teacher labels every unlabelled volume as a whole, in spinal order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .data.cache import SliceDataset
+from .engines import VolumeInferer
+from .ops.ordering import decode_order
+from .ops.prompt_map import upsample
+
+
+class PseudoLabelRounds:
+    """Keeps a label map of every unlabelled volume, made anew by the teacher at the beginning of some epochs.
+
+    A slice by itself says little about which vertebra is which; a whole volume, decoded along the chain, says more, and
+    more than a training step could afford to ask. Attach it to a trainer, add it to the checkpoint's objects, and let
+    the optimisation step call it with every batch.
+
+    Args:
+        teacher: (S, 1, H, W) -> logits (S, N, H, W).
+        dataset: unlabelled slices, with or without prompt-guided maps.
+        label: (logits (S, N, H, W), attention maps (S, N, H, W) or None) -> class ids (S, H, W), 255 for none.
+        folder: where the label maps are kept, one file a round.
+        epochs: epochs, from 1, at whose beginning a round starts; before the first one batches stay as they are.
+        statistics: whose statistics the teacher's batch normalisation uses, see `scripts.ops.statistics`.
+        device: where the teacher runs.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        dataset: SliceDataset,
+        label: Callable[[Tensor, Tensor | None], Tensor],
+        folder: str | Path,
+        epochs: Sequence[int],
+        statistics: str = "volume",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.teacher, self.dataset, self.label = teacher, dataset, label
+        self.folder, self.epochs, self.device = Path(folder), frozenset(epochs), device
+        self.inferer = VolumeInferer(statistics=statistics)
+        self.epoch = 0
+        """Epoch of the latest round; 0 before the first."""
+        self._labels: np.ndarray | None = None
+
+    def start(self, epoch: int) -> None:
+        """Label all volumes if a round begins with this epoch."""
+        if epoch not in self.epochs or len(self.dataset) == 0:
+            return
+        images = self.dataset.images
+        first, labels = 0, np.empty((len(self.dataset), *images[0].shape[1:]), np.uint8)
+        mode = self.teacher.training
+        self.teacher.eval()
+        for case, image in enumerate(tqdm(images, desc="pseudo-labels", leave=False)):
+            labels[first : first + len(image)] = self._label(case, image)
+            first += len(image)
+        self.teacher.train(mode)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / ".part.npy"
+        np.save(part, labels)
+        part.replace(self._file(epoch))
+        self._use(epoch)
+        # A run that is resumed begins at an epoch whose round is this one or the one before.
+        for old in sorted(self.folder.glob("epoch_*.npy"))[:-2]:
+            old.unlink()
+
+    @torch.no_grad()
+    def _label(self, case: int, image: np.ndarray) -> np.ndarray:
+        volume = torch.from_numpy(image.astype(np.float32))[:, None].to(self.device)
+        logits = self.inferer(volume, self.teacher).float()
+        prompts, maps = self.dataset.prompt_maps, None
+        if prompts is not None and prompts.available:
+            slices = [prompts.read(self.dataset, case, number)[0] for number in range(len(image))]
+            maps = upsample(torch.stack(slices).to(self.device), image.shape[1:])
+        return self.label(logits, maps).to(torch.uint8).cpu().numpy()
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Add `pseudo_label` (B, 1, H, W) uint8 to the unlabelled stream of a batch, by its `index`."""
+        stream = batch["unlabelled"]
+        if self._labels is None or stream is None:
+            return batch
+        labels = torch.from_numpy(self._labels[stream["index"].cpu().numpy()])[:, None]
+        return {**batch, "unlabelled": {**stream, "pseudo_label": labels.to(stream["image"].device)}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which round it is; its label maps stay in their file."""
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the label maps of the round that the checkpoint names.
+
+        Raises:
+            FileNotFoundError: they are gone.
+        """
+        if state["epoch"]:
+            if not self._file(state["epoch"]).is_file():
+                raise FileNotFoundError(
+                    f"{self._file(state['epoch'])} is gone, without which this run cannot be resumed; start it anew"
+                )
+            self._use(state["epoch"])
+
+    def _use(self, epoch: int) -> None:
+        self.epoch, self._labels = epoch, np.load(self._file(epoch), mmap_mode="r")
+        logging.getLogger(__name__).info("pseudo-labels of epoch %d: %s", epoch, self._file(epoch))
+
+    def _file(self, epoch: int) -> Path:
+        return self.folder / f"epoch_{epoch:06d}.npy"
+
+
+def round_epochs(max_epochs: int, ramp: Callable[[float], float], rounds: int) -> list[int]:
+    """Epochs at which rounds start: as many, at equal distances, over the epochs in which the ramp is not 0.
+
+    Args:
+        max_epochs: of the training.
+        ramp: progress in [0, 1) -> weight of the unlabelled terms.
+        rounds: number of rounds, ≥ 1.
+    """
+    active = [epoch for epoch in range(1, max_epochs + 1) if ramp(epoch / max_epochs - 1e-9) > 0]
+    return sorted({active[len(active) * k // rounds] for k in range(rounds)}) if active else []
+
+
+def ordered_label(
+    logits: Tensor,
+    maps: Tensor | None,
+    *,
+    groups: Tensor,
+    chain: Tensor,
+    gamma: float = 0.5,
+    level_weight: float = 0.1,
+) -> Tensor:
+    """Label map of a volume: the teacher's types, and levels decoded from teacher and prompts in the spine's order.
+
+    Args:
+        logits: (S, N, H, W) of the teacher.
+        maps: (S, N, H, W) attention maps ≥ 0, or None.
+        groups: (N,) int64 type of every class.
+        chain: (J,) class ids from the lowest structure upwards.
+        gamma: exponent of the prompts' level, ≥ 0.
+        level_weight: see `scripts.ops.ordering.decode_order`.
+
+    Returns:
+        (S, H, W) int64 class ids.
+    """
+    probs = logits.softmax(1)
+    evidence = (probs + 1e-4).log()
+    if maps is not None and gamma > 0:
+        evidence.add_((maps + 1e-3).log_(), alpha=gamma)
+    return decode_order(probs, evidence, groups=groups, chain=chain, level_weight=level_weight, pooled=True)
