@@ -84,6 +84,32 @@ class TestResume:
         kept = [torch.load(run.models / "model.pt", weights_only=True) for run in (trained, made)]
         assert differences(*kept) == []
 
+    @pytest.mark.parametrize("method", ["mc_net"])
+    def test_method_with_networks_of_its_own(
+        self,
+        method: str,
+        train: Callable[..., SimpleNamespace],
+        trained: SimpleNamespace,
+        kill_in_second_epoch: Callable[[], None],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        options: dict[str, Any] = {
+            "overlays": [f"methods/{method}.yaml"],
+            "warm_start": trained.models / "model.pt",
+            "ramp#start": 0.0,
+        }
+        whole = train(tmp_path / "whole", **options)
+        kill_in_second_epoch()
+        expect_kill(train, root=tmp_path / "killed", **options)
+        monkeypatch.undo()
+        made = train(tmp_path / "killed", resume=True, **options)
+        states = [checkpoint(run.folder) for run in (whole, made)]
+        assert differences(*states) == []
+        assert metrics(made.folder) == metrics(whole.folder)
+        # what inference reads is the plain network
+        assert torch.load(made.models / "model.pt", weights_only=True).keys() == states[0]["student"].keys()
+
     def test_pretraining(
         self,
         run_bundle: Callable[..., None],
