@@ -121,6 +121,38 @@ def partial_label_cross_entropy(
         return torch.where(label == 0, -_log_background(log_probs, unlabelled), pixelwise).sum() / counted
 
 
+def masked_dice_loss(logits: Tensor, label: Tensor, ignore: int = IGNORE, *, eps: float = 1e-5) -> Tensor:
+    """Soft Dice loss with squared denominators over the pixels that are not left out.
+
+    1 - mean over classes of (2 Σ p·y + eps) / (Σ p² + Σ y + eps); the sums run over the whole batch, so that a class
+    need not be in every slice.
+
+    Args:
+        logits: (B, N, H, W) before softmax; half precision is computed in float32.
+        label: (B, H, W) int64 class indices or `ignore`.
+        ignore: label of pixels that are left out.
+        eps: makes a class that is neither predicted nor labelled cost nothing.
+
+    Returns:
+        () loss in [0, 1]; 0 if all pixels are left out (the graph is kept).
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    References: Milletari et al., V-Net, 3DV 2016.
+    """
+    sizes = check_shape("logits", logits, "B N H W")
+    check_shape("label", label, "B H W", sizes)
+    with torch.autocast(logits.device.type, enabled=False):
+        probs, label = _at_least_float32(logits).softmax(dim=1), label[:, None]
+        counted = label != ignore
+        classes = torch.arange(sizes["N"], device=label.device)[:, None, None]
+        members = (label == classes) & counted  # (B, N, H, W)
+        overlap = probs.where(members, 0.0).sum(dim=(0, 2, 3))
+        size = probs.where(counted, 0.0).square().sum(dim=(0, 2, 3)) + members.sum(dim=(0, 2, 3))
+        return 1 - ((2 * overlap + eps) / (size + eps)).mean()
+
+
 def _log_background(log_probs: Tensor, unlabelled: Tensor) -> Tensor:
     """log(p₀ + Σ p over the unlabelled classes of the sample), (B, N, H, W) and (B, N) bool -> (B, H, W)."""
     unlabelled = unlabelled.to(log_probs.device).clone()

@@ -84,7 +84,7 @@ class TestResume:
         kept = [torch.load(run.models / "model.pt", weights_only=True) for run in (trained, made)]
         assert differences(*kept) == []
 
-    @pytest.mark.parametrize("method", ["mc_net"])
+    @pytest.mark.parametrize("method", ["mc_net", "ss_net", "ucmt"])
     def test_method_with_networks_of_its_own(
         self,
         method: str,
