@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -174,3 +175,13 @@ class ResUNet2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) image -> (B, N, H, W) logits, in training and in evaluation alike."""
         return self.head(self.features(x)[-1])[:, :, : x.shape[2], : x.shape[3]]
+
+
+def redraw(parts: Iterable[nn.Module], seed: int) -> None:
+    """Draw the weights of parts of a network anew, running statistics included; the global random state stays."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for part in parts:
+            for module in part.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()

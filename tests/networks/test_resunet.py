@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from scripts.networks.resunet import ResidualDecoder, ResidualEncoder, ResUNet2d, UpStage, normalisation
+from scripts.networks.resunet import ResidualDecoder, ResidualEncoder, ResUNet2d, UpStage, normalisation, redraw
 
 SMALL = {"out_channels": 5, "channels": (8, 16, 32)}
 
@@ -117,3 +117,25 @@ class TestNormalisation:
 
     def test_groups_divide_the_channels(self):
         assert [normalisation("group", c).num_groups for c in (32, 12, 3)] == [8, 4, 1]
+
+
+class TestRedraw:
+    def test_only_these_parts(self):
+        network, same = ResUNet2d(**SMALL), ResUNet2d(**SMALL)
+        network(torch.randn(2, 1, 16, 16))
+        same.load_state_dict(network.state_dict())
+        redraw([network.decoder, network.head], seed=1)
+        assert all(
+            torch.equal(a, b) for a, b in zip(network.encoder.parameters(), same.encoder.parameters(), strict=True)
+        )
+        assert not torch.equal(network.head.weight, same.head.weight)
+        assert network.decoder.stages[0].block.entry[1].running_mean.abs().max() == 0
+
+    def test_seed_decides_and_the_random_state_stays(self):
+        network = ResUNet2d(**SMALL)
+        state = torch.get_rng_state()
+        redraw([network.head], seed=1)
+        first = network.head.weight.clone()
+        redraw([network.head], seed=1)
+        assert torch.equal(network.head.weight, first)
+        assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,108 @@
+"""MC-Net+: decoders that differ in their up-sampling agree with each other's sharpened predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..labels import IGNORE
+from .base import Losses
+from .supervised import Supervised
+
+
+class MCNet(Supervised):
+    """MC-Net+ (Wu et al., Medical Image Analysis 2022), one encoder and n decoders.
+
+    L = `supervised` · mean over decoders d of CE(d, label)
+      + `consistency` · ramp(progress) · mean over ordered pairs i ≠ j of MSE(p_i, sharpen(p_j))
+
+    with p_i the probabilities of decoder i on labelled and unlabelled slices; the gradient goes through both sides.
+    The first decoder is the student's own, and the one that is scored.
+
+    Departures from the original: cross-entropy for Dice on labels; means over decoders and pairs where the original
+    has sums (n and n·(n - 1) times as much); labelled and unlabelled slices pass the network one after the other, as
+    in the other methods here, so that batch normalisation keeps them apart; pixels labelled 255 are left out of the
+    consistency too; up-sampling adds to the skip features, as in this bundle's network, where the original's joins.
+
+    Args:
+        student: has `encode`, `decoder` and `head` as `scripts.networks.resunet.ResUNet2d`.
+        decoders: the others; features of the encoder -> logits of the padded image.
+        supervised_loss: see `Supervised`.
+        loss_weights: has the keys `supervised` and `consistency`.
+        ramp: progress in [0, 1) -> weight in [0, 1] of the consistency; at 0 it is not computed.
+        temperature: of the sharpening, in (0, 1]; see :func:`sharpen`.
+
+    Raises:
+        ValueError: a temperature outside (0, 1], or no further decoder.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        decoders: Sequence[nn.Module] | nn.ModuleList,
+        supervised_loss: Callable[..., Tensor],
+        loss_weights: dict[str, float],
+        ramp: Callable[[float], float],
+        temperature: float = 0.1,
+    ) -> None:
+        super().__init__(student, supervised_loss, loss_weights)
+        if not 0 < temperature <= 1:
+            raise ValueError(f"temperature must be in (0, 1], got {temperature}")
+        if len(decoders) == 0:
+            raise ValueError("decoders must hold at least one decoder beside the student's own")
+        self.decoders, self.ramp, self.temperature = decoders, ramp, temperature
+
+    def __call__(self, batch: dict[str, Any], progress: float) -> Losses:
+        """Return `loss` and its parts `supervised` and `consistency`."""
+        labelled, unlabelled = batch["labelled"], batch["unlabelled"]
+        label = labelled["label"].squeeze(1).long()
+        logits = self.predict(labelled["image"])
+        supervised = _mean([self.supervised_loss(one, label, labelled["is_unlabelled"]) for one in logits])
+        losses = {"loss": self.loss_weights["supervised"] * supervised, "supervised": supervised}
+        ramp = self.ramp(progress)
+        if unlabelled is None or ramp == 0:
+            return losses
+        streams = zip(logits, self.predict(unlabelled["image"]), strict=True)
+        probs = [torch.cat(both).softmax(1) for both in streams]
+        counted = torch.cat([label != IGNORE, label.new_ones(unlabelled["image"][:, 0].shape, dtype=torch.bool)])
+        term = self.consistency(probs, counted)
+        return {
+            "loss": losses["loss"] + self.loss_weights["consistency"] * ramp * term,
+            "supervised": supervised,
+            "consistency": term,
+        }
+
+    def predict(self, image: Tensor) -> list[Tensor]:
+        """Logits (B, N, H, W) of every decoder, float32, the student's own first."""
+        features = self.student.encode(image)
+        logits = [self.student.head(self.student.decoder(features)[-1])]
+        logits += [decoder(features) for decoder in self.decoders]
+        return [one[:, :, : image.shape[2], : image.shape[3]].float() for one in logits]
+
+    def consistency(self, probs: list[Tensor], counted: Tensor) -> Tensor:
+        """Squared distance of each decoder from every other's sharpened probabilities.
+
+        Args:
+            probs: one (B, N, H, W) a decoder.
+            counted: (B, H, W) bool, the pixels that count.
+
+        Returns:
+            () mean over pairs, classes and counted pixels.
+        """
+        sharpened = [sharpen(p, self.temperature) for p in probs]
+        distances = [(probs[i] - sharpened[j]).square().mean(1) for i, j in permutations(range(len(probs)), 2)]
+        return (_mean(distances) * counted).sum() / counted.sum().clamp_min(1)
+
+
+def sharpen(probs: Tensor, temperature: float) -> Tensor:
+    """p^(1/T) / ( p^(1/T) + (1 - p)^(1/T) ), for each class by itself: the classes do not sum to 1 any more."""
+    yes, no = probs ** (1 / temperature), (1 - probs) ** (1 / temperature)
+    return yes / (yes + no)
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).mean(0)

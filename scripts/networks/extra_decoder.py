@@ -1,0 +1,64 @@
+"""A further decoder with a head of its own, on the encoder of a :class:`ResUNet2d`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .resunet import ResidualDecoder, ResUNet2d
+
+
+class ExtraDecoder(nn.Module):
+    """Decoder and 1x1 head, as in `ResUNet2d` but for the way to double the size.
+
+    Args:
+        out_channels: number of classes, background included.
+        channels: width of each level, finest first, as in the network whose encoder it shares.
+        norm: "batch", "group" or "instance".
+        dropout: see `ResUNet2d`.
+        upsampling: "bilinear", "nearest" or "transposed".
+
+    Raises:
+        ValueError: an unknown `norm` or `upsampling`.
+    """
+
+    def __init__(
+        self,
+        out_channels: int = 20,
+        channels: Sequence[int] = (32, 64, 128, 256, 512),
+        norm: str = "batch",
+        dropout: float = 0.0,
+        upsampling: str = "bilinear",
+    ) -> None:
+        super().__init__()
+        self.decoder = ResidualDecoder(channels, norm, dropout, upsampling)
+        self.head = nn.Conv2d(channels[0], out_channels, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Features of the encoder, finest first -> logits (B, N, H', W') of the padded image."""
+        return self.head(self.decoder(features)[-1])
+
+
+@torch.no_grad()
+def start_as(network: ResUNet2d, decoders: Iterable[ExtraDecoder]) -> None:
+    """Give decoders the weights of the network's own decoder and head, where they fit.
+
+    The 1x1 convolution in front of an interpolation becomes the average, over the four pixels that the 3x3 transposed
+    convolution makes of one, of what that does to a constant: the sum of its taps / 4. So a decoder starts near the
+    one it comes from, and differs from it where up-sampling differs.
+
+    Args:
+        network: trained weights; its decoder is the transposed one.
+        decoders: changed in place, running statistics included.
+    """
+    for decoder in decoders:
+        decoder.head.load_state_dict(network.head.state_dict())
+        for own, source in zip(decoder.decoder.stages, network.decoder.stages, strict=True):
+            own.block.load_state_dict(source.block.state_dict())
+            if isinstance(own.up, nn.ConvTranspose2d):
+                own.up.load_state_dict(source.up.state_dict())
+            else:
+                own.up[0].weight.copy_(source.up.weight.sum((2, 3)).T[:, :, None, None] / 4)
+                own.up[0].bias.copy_(source.up.bias)
