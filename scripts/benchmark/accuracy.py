@@ -29,7 +29,7 @@ FIELDS = (
 )  # fmt: skip
 SAME = (
     "source", "layout", "overlays", "stage1_overlays", "warm", "epochs", "learning_rate", "stage1_epochs", "iters",
-    "set", "stage1_set", "image_size",
+    "set", "stage1_set", "image_size", "encoder",
 )  # fmt: skip
 """Settings that all rows of a folder share."""
 GROWING = ("methods", "labelled", "seeds", "variant")
