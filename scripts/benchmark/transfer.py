@@ -123,10 +123,9 @@ def write_table(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
     ]
     lines = [
         "# On other data", "", format_table(HEAD, cells, markdown=True), "",
-        "Vertebrae, discs: Dice of the group whatever the level. Where labels name no levels, scores by level are left",
+        "Vertebrae, discs: Dice of the group whatever the level. Where labels name no levels, scores by level are left "
         f"out. Finding breaks where more than {BROKEN:.0%} of the structures are missed, levels where more than "
-        f"{BROKEN:.0%}",
-        f"carry another level, outlines where the Dice of a group is below {OUTLINED:.0%}.", "",
+        f"{BROKEN:.0%} carry another level, outlines where the Dice of a group is below {OUTLINED:.0%}.", "",
     ]  # fmt: skip
     page = out / "transfer.md"
     page.write_text("\n".join(lines), encoding="utf-8")
