@@ -66,10 +66,10 @@ class Grid:
 
         def do() -> None:
             start = {"warm_start": self._folder("warm", cell) / "models" / "model.pt", "ramp#start": 0.0}
-            start |= {"learning_rate": s.learning_rate, **system.overrides}
+            start |= {"learning_rate": s.learning_rate}
             if stage1:
                 start["prompt_model_dir"] = s.out / stage1.name / "prompt"
-            self._train(folder, system.stage2, cell, s.epochs, start)
+            self._train(folder, system, cell, s.epochs, start)
             scores = self._score(folder, cell, teacher=system.name in TEACHER_SCORED)
             maps = s.out / stage1.name / "map_unlabelled" / "summary.json" if stage1 else None
             row = {
@@ -88,7 +88,7 @@ class Grid:
         folder, s = self._folder("warm", cell), self.settings
 
         def do() -> None:
-            self._train(folder, self.known["supervised"].stage2, cell, s.warm, {})
+            self._train(folder, self.known["supervised"], cell, s.warm, {})
             (folder / "done").touch()
 
         return Job(folder.name, "warm", s.warm * s.iters, lambda: _marked(folder, s.warm), do)
@@ -121,17 +121,17 @@ class Grid:
 
         return Job(folder.name, "stage1", s.stage1_epochs * s.iters, state, do)
 
-    def _train(self, folder: Path, configs: tuple[str, ...], cell: Cell, epochs: int, start: Mapping[str, Any]) -> None:
-        """Train a stage 2; killed on the way, it goes on from its last epoch."""
+    def _train(self, folder: Path, system: System, cell: Cell, epochs: int, start: Mapping[str, Any]) -> None:
+        """Train a stage 2; killed on the way, it goes on from its last epoch. A system's own overrides go last."""
         s = self.settings
         if training_state(folder, epochs) == "scores":
             return
         overrides = {
             "datalist": cell.datalist, "seed": cell.seed, "output_dir": folder, "resume": True,
             "ckpt_dir": folder / "models", "cache_dir": s.out / "cache", "image_size": s.image_size,
-            "max_epochs": epochs, "iters_per_epoch": s.iters, **start, **s.overrides,
+            "max_epochs": epochs, "iters_per_epoch": s.iters, **start, **s.overrides, **system.overrides,
         }  # fmt: skip
-        bundle_run("training", ["train.yaml", *configs, *s.overlays], overrides, folder / "log.txt", show=False)
+        bundle_run("training", ["train.yaml", *system.stage2, *s.overlays], overrides, folder / "log.txt", show=False)
 
     def _score(self, folder: Path, cell: Cell, teacher: bool) -> dict[str, Any]:
         """Columns of the scores on test and unlabelled patients; what cannot be scored is None."""
