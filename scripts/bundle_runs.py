@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 BUNDLE_ROOT = Path(__file__).resolve().parent.parent
+Run = tuple[str, Sequence[str | Path], dict[str, Any]]
+"""Run id, config files, overrides."""
 
 
 def command(run_id: str, configs: Sequence[str | Path], overrides: dict[str, Any]) -> list[str]:
     """The command line of a run; `configs` are relative to `configs/` or absolute."""
-    files = [str(BUNDLE_ROOT / "configs" / c) for c in configs]
-    line = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run_id, "--config_file", str(files)]
+    line = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run_id, "--config_file", str(_files(configs))]
     line += ["--bundle_root", str(BUNDLE_ROOT)]
     for name, value in overrides.items():
         line += [f"--{name}", str(value)]
@@ -30,10 +32,35 @@ def bundle_run(
     Raises:
         RuntimeError: it failed; the message ends with the last lines of the log.
     """
+    _process(command(run_id, configs, overrides), run_id, log, show)
+
+
+def bundle_runs(runs: Sequence[Run], log: Path) -> None:
+    """Several runs, one after the other, in one process: starting one takes longer than a short run itself.
+
+    Overrides are Python values, not what a command line makes of their text.
+
+    Raises:
+        RuntimeError: one failed; those behind it are not begun.
+    """
+    plain = [[run_id, _files(configs), _plain(overrides)] for run_id, configs, overrides in runs]
+    line = [sys.executable, "-W", "ignore", "-m", "scripts.bundle_runs", json.dumps(plain)]
+    _process(line, " and ".join(dict.fromkeys(run_id for run_id, _, _ in runs)), log, show=False)
+
+
+def _files(configs: Sequence[str | Path]) -> list[str]:
+    return [str(BUNDLE_ROOT / "configs" / c) for c in configs]
+
+
+def _plain(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
+
+
+def _process(line: list[str], what: str, log: Path, show: bool) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:
         process = subprocess.run(
-            command(run_id, configs, overrides),
+            line,
             cwd=BUNDLE_ROOT,
             stdout=file,
             stderr=None if show else file,
@@ -42,4 +69,16 @@ def bundle_run(
         )
     if process.returncode:
         tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
-        raise RuntimeError(f"{run_id} failed, see {log}\n{tail}")
+        raise RuntimeError(f"{what} failed, see {log}\n{tail}")
+
+
+def _run_all(runs: Sequence[Run]) -> None:
+    """The other end of `bundle_runs`."""
+    from monai.bundle import run
+
+    for run_id, configs, overrides in runs:
+        run(run_id, config_file=configs, bundle_root=str(BUNDLE_ROOT), **overrides)
+
+
+if __name__ == "__main__":
+    _run_all(json.loads(sys.argv[1]))

@@ -41,7 +41,7 @@ TABLE = {
     "overrides": ("data", "monai"),
     "runs": ("labels data model_file overrides", f"{MONAI} yaml"),
     "info": ("labels", ""),
-    "bundle_runs": ("", ""),
+    "bundle_runs": ("", "monai"),
     "benchmark": (MEASURED, f"{MONAI} ignite scipy skimage tqdm yaml"),
     "demo": ("labels phantom report bundle_runs benchmark", ""),
     "__main__": ("", ""),  # imports the one command that is asked for by its name

@@ -1,1 +1,1 @@
-"""Benchmarks: `accuracy` trains and scores methods under equal conditions, `speed` times what users wait for."""
+"""Benchmarks: `accuracy` and `prompts` train and score, `transfer` scores, `speed` times what users wait for."""

@@ -1,4 +1,4 @@
-"""`python -m scripts benchmark accuracy|speed`."""
+"""`python -m scripts benchmark accuracy|prompts|transfer|speed`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import importlib
 
 KINDS = {
     "accuracy": "train and score methods under equal conditions",
+    "prompts": "train and score CPS4 under several wordings of its class prompts",
+    "transfer": "score a trained network on data that it was not trained for",
     "speed": "time steps, maps and thresholds against stated references",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of both benchmarks."""
+    """Declare the options of the benchmarks."""
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     for name, words in KINDS.items():
         module = importlib.import_module(f"scripts.benchmark.{name}")
