@@ -74,7 +74,6 @@ def masked_images(run_bundle: Callable[..., None], stage1: SimpleNamespace) -> C
             output_dir=made.folder,
             prompt_model_dir=made.models,
             cache_dir=stage1.cache,
-            masked_image_epochs=2,
             **overrides,
         )
         return made
