@@ -83,6 +83,28 @@ def pixel_attention_loss(attention: Tensor, region: Tensor, counted: Tensor, wei
         return _mean_where(classwise, counted & (total > 0))
 
 
+def masked_pixel_loss(predicted: Tensor, image: Tensor, masked: Tensor) -> Tensor:
+    """Mean absolute difference of prediction and image over the masked pixels.
+
+    Args:
+        predicted: (B, 1, H, W) predicted grey values.
+        image: (B, 1, H, W) grey values of the whole image.
+        masked: (B, 1, H, W) bool, pixels that the network did not see; the others do not count.
+
+    Returns:
+        () loss ≥ 0, float32 or wider; 0 if no pixel is masked (the graph is kept).
+
+    Raises:
+        ValueError: the shapes differ.
+
+    References: Xie et al., SimMIM, CVPR 2022, section 3.4.
+    """
+    sizes = check_shape("predicted", predicted, "B 1 H W")
+    check_shape("image", image, "B 1 H W", sizes)
+    check_shape("masked", masked, "B 1 H W", sizes)
+    return _mean_where((_at_least_float32(predicted) - _at_least_float32(image)).abs(), masked)
+
+
 def partial_label_cross_entropy(
     logits: Tensor, label: Tensor, unlabelled: Tensor | None = None, ignore: int = IGNORE
 ) -> Tensor:

@@ -17,6 +17,7 @@ from scripts.losses import (
     TokenAttentionLoss,
     correlation_clustering_loss,
     masked_dice_loss,
+    masked_pixel_loss,
     partial_label_cross_entropy,
     pixel_attention_loss,
     token_attention_loss,
@@ -405,3 +406,38 @@ def test_convergence_on_one_batch(name: str) -> None:
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+class TestMaskedPixelLoss:
+    @staticmethod
+    def draw() -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        predicted, image = torch.randn(2, 3, 1, 4, 5, generator=generator)
+        return predicted, image, torch.rand(3, 1, 4, 5, generator=generator) > 0.4
+
+    def test_twin(self) -> None:
+        predicted, image, masked = self.draw()
+        terms = [
+            abs(p - x) for p, x, m in zip(*(t.flatten().tolist() for t in (predicted, image, masked)), strict=True) if m
+        ]
+        assert 0 < len(terms) < masked.numel()
+        assert masked_pixel_loss(predicted, image, masked).item() == pytest.approx(sum(terms) / len(terms), rel=1e-5)
+
+    def test_value_does_not_depend_on_what_is_seen(self) -> None:
+        predicted, image, masked = self.draw()
+        other = predicted.where(masked, 100.0)
+        assert torch.equal(masked_pixel_loss(predicted, image, masked), masked_pixel_loss(other, image, masked))
+
+    def test_value_of_nothing_masked_is_0_with_a_graph(self) -> None:
+        predicted, image, masked = self.draw()
+        predicted.requires_grad_()
+        loss = masked_pixel_loss(predicted, image, torch.zeros_like(masked))
+        loss.backward()
+        assert loss.item() == 0
+        assert predicted.grad is not None
+        assert not predicted.grad.any()
+
+    def test_exception(self) -> None:
+        predicted, image, masked = self.draw()
+        with pytest.raises(ValueError, match=r"masked must be \(B, 1, H, W\) with B=3, H=4, W=5, got \(3, 4, 5\)"):
+            masked_pixel_loss(predicted, image, masked[:, 0])

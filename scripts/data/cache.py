@@ -153,6 +153,25 @@ class SliceDataset(Dataset):
         return item
 
 
+class ImageDataset(Dataset):
+    """The slices of several `SliceDataset`s, one after another, as images alone: an item is `image` (1, H, W)."""
+
+    def __init__(self, parts: Sequence[SliceDataset]) -> None:
+        self.parts = list(parts)
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        for part in self.parts:
+            if index < len(part):
+                break
+            index -= len(part)
+        return {"image": part[index]["image"]}
+
+
 class VolumeDataset(Dataset):
     """Whole volumes out of a `SliceDataset`: `image` (S, 1, H, W), `label` (S, 1, H, W), `is_unlabelled` (N,)."""
 

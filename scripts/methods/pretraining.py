@@ -49,8 +49,12 @@ class PromptPretraining:
 
 
 def parameter_groups(model: nn.Module, learning_rate: float, head_lr_mult: float) -> list[dict[str, Any]]:
-    """Optimiser groups: the encoders at `learning_rate`, projections, scale and bias at `head_lr_mult` times that."""
-    encoders = [*model.vision.parameters(), *model.text.parameters()]
+    """Optimiser groups: the encoders at `learning_rate`, projections, scale and bias at `head_lr_mult` times that.
+
+    What a text encoder calls new (`new_parameters`) goes with the second group.
+    """
+    new = {id(p) for p in model.text.new_parameters()}
+    encoders = [p for p in (*model.vision.parameters(), *model.text.parameters()) if id(p) not in new]
     known = {id(p) for p in encoders}
     head = [p for p in model.parameters() if id(p) not in known]
     return [{"params": encoders, "lr": learning_rate}, {"params": head, "lr": learning_rate * head_lr_mult}]

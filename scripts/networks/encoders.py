@@ -38,6 +38,9 @@ class VisionEncoder(nn.Module):
     embed_dim: int
     """D, the dimension of a patch embedding."""
 
+    output_stride: int
+    """Pixels of the image along a patch's edge, to the nearest whole number."""
+
     def spec(self) -> dict[str, Any]:
         """Kind and constructor arguments, as JSON, from which :func:`build_vision_encoder` makes the encoder again."""
         raise NotImplementedError
@@ -73,6 +76,7 @@ class ViTEncoder(VisionEncoder):
             raise ValueError("ViTEncoder needs `pretrained` or `config`")
         self.input_scale = input_scale
         self.embed_dim = self.vit.config.hidden_size
+        self.output_stride = max(1, round(self.vit.config.patch_size / input_scale))
 
     def spec(self) -> dict[str, Any]:
         """See :meth:`VisionEncoder.spec`; the whole configuration, so that nothing is downloaded again."""
@@ -129,6 +133,7 @@ class UNetTransformerEncoder(VisionEncoder):
             raise ValueError(f"output_stride must be one of {strides} for {len(channels)} levels, got {output_stride}")
         if width % 4 or width % heads:
             raise ValueError(f"width must be a multiple of 4 and of heads = {heads}, got {width}")
+        self.output_stride = output_stride
         self.options = {"channels": [*channels], "width": width, "layers": layers, "heads": heads}
         self.options |= {"output_stride": output_stride, "norm": norm, "dropout": dropout}
         self.trunk = ResidualEncoder(1, channels, norm)

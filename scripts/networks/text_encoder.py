@@ -46,6 +46,10 @@ class TextEncoder(nn.Module):
         """What a reader of a checkpoint must know about the text side, as JSON."""
         raise NotImplementedError
 
+    def new_parameters(self) -> list[nn.Parameter]:
+        """Parameters beside the encoder's own, which learn at the rate of the projections."""
+        return []
+
 
 class BertTextEncoder(TextEncoder):
     """BERT's [CLS] embedding of each class prompt; the default is Bio_ClinicalBERT, about 108 M weights.
@@ -113,6 +117,57 @@ class BertTextEncoder(TextEncoder):
     def forward(self) -> Tensor:
         """(N, D) embeddings of the class prompts."""
         return self.bert(input_ids=self.input_ids, attention_mask=self.attention_mask).last_hidden_state[:, 0]
+
+
+class LearnedPrompts(BertTextEncoder):
+    """BERT whose prompts begin with learned vectors in place of words, the same for all classes.
+
+    The vectors take the place of the first tokens of the wording and start as these tokens' embeddings: before the
+    first step the prompts are those of :class:`BertTextEncoder`. Each class keeps its own words behind them.
+
+    Args:
+        context: M, number of learned vectors; the first M tokens must be the same in all prompts.
+        frozen: BERT stays as it is, so that the prompts can only learn through the vectors; else both learn.
+        prompts, pretrained, config, dropout: see :class:`BertTextEncoder`.
+
+    Raises:
+        ValueError: prompts that do not begin with M tokens in common; or as :class:`BertTextEncoder`.
+
+    References: Zhou et al., Learning to Prompt for Vision-Language Models (CoOp), IJCV 2022, unified context.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        pretrained: str | None = "emilyalsentzer/Bio_ClinicalBERT",
+        config: dict[str, Any] | None = None,
+        dropout: float = 0.0,
+        context: int = 4,
+        frozen: bool = True,
+    ) -> None:
+        super().__init__(prompts, pretrained, config, dropout)
+        first = self.input_ids[:, 1 : 1 + context]  # behind [CLS]
+        inside = self.attention_mask[:, : context + 2].all()  # [SEP] is no word
+        if context < 1 or not inside or not (first == first[0]).all():
+            raise ValueError(f"context must be a number of tokens that all prompts begin with, got {context}")
+        self.frozen = frozen
+        self.bert.requires_grad_(not frozen)
+        self.context = nn.Parameter(self.bert.get_input_embeddings()(first[0]).detach().clone())  # (M, D)
+
+    def description(self) -> dict[str, Any]:
+        """See :meth:`TextEncoder.description`."""
+        return {**super().description(), "learned_context": len(self.context), "frozen": self.frozen}
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """See :meth:`TextEncoder.new_parameters`."""
+        return [self.context]
+
+    def forward(self) -> Tensor:
+        """(N, D) embeddings of the class prompts."""
+        words = self.bert.get_input_embeddings()(self.input_ids)  # (N, T, D)
+        context = self.context.to(words.dtype).expand(len(words), -1, -1)
+        tokens = torch.cat([words[:, :1], context, words[:, 1 + len(self.context) :]], 1)
+        return self.bert(inputs_embeds=tokens, attention_mask=self.attention_mask).last_hidden_state[:, 0]
 
 
 class ClassVectors(TextEncoder):

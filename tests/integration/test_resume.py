@@ -61,6 +61,34 @@ def expect_kill(run: Callable[..., Any], **overrides: Any) -> None:
     assert isinstance(error, KilledError), caught.value
 
 
+@pytest.fixture(scope="module")
+def masked_images(run_bundle: Callable[..., None], stage1: SimpleNamespace) -> Callable[..., SimpleNamespace]:
+    """`masked_images(root, key=value)`: a smoke run of stage 1 below `root` that begins with masked images."""
+
+    def pretrain(root: Path, **overrides: Any) -> SimpleNamespace:
+        made = SimpleNamespace(folder=root / "run", models=root / "models")
+        run_bundle(
+            "pretraining",
+            ["pretrain.yaml", "offline_encoders.yaml", "masked_images.yaml", "smoke.yaml"],
+            datalist=stage1.datalist,
+            output_dir=made.folder,
+            prompt_model_dir=made.models,
+            cache_dir=stage1.cache,
+            **overrides,
+        )
+        return made
+
+    return pretrain
+
+
+@pytest.fixture(scope="module")
+def with_masked_images(
+    masked_images: Callable[..., SimpleNamespace], tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """Such a run that was never killed."""
+    return masked_images(tmp_path_factory.mktemp("masked"))
+
+
 class TestResume:
     def test_training(
         self,
@@ -139,6 +167,35 @@ class TestResume:
         assert differences(whole, resumed) == []
         assert metrics(tmp_path / "run") == metrics(stage1.folder)
         kept = [torch.load(f / "model.pt", weights_only=True) for f in (stage1.models / "prompt", tmp_path / "models")]
+        assert differences(*kept) == []
+
+    @pytest.mark.parametrize("killed_at", [4, 5, 8])
+    def test_masked_images(
+        self,
+        masked_images: Callable[..., SimpleNamespace],
+        with_masked_images: SimpleNamespace,
+        killed_at: int,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        """Killed with masked images, at the first step of the class prompts, and after their first epoch."""
+        step, taken = OptimizationStep.__call__, []
+
+        def step_or_die(self: OptimizationStep, engine: Engine, batch: dict[str, Any]) -> Any:
+            taken.append(engine)
+            if len(taken) == killed_at:
+                raise KilledError
+            return step(self, engine, batch)
+
+        monkeypatch.setattr(OptimizationStep, "__call__", step_or_die)
+        expect_kill(masked_images, root=tmp_path)
+        monkeypatch.undo()
+        resumed = masked_images(tmp_path, resume=True)
+        for folder in ("", "masked_images"):
+            runs = [run.folder / folder for run in (with_masked_images, resumed)]
+            assert differences(*map(checkpoint, runs)) == []
+            assert metrics(runs[0]) == metrics(runs[1])
+        kept = [torch.load(run.models / "model.pt", weights_only=True) for run in (with_masked_images, resumed)]
         assert differences(*kept) == []
 
     def test_without_a_checkpoint_it_starts_anew(

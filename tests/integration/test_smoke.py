@@ -22,6 +22,9 @@ from scripts.labels import ClassTable
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = [*sorted((ROOT / "configs/methods").glob("*.yaml")), ROOT / "configs/paper_schedule.yaml"]
 ORIGINALS = sorted((ROOT / "configs/originals").glob("*.yaml"))
+STAGE1_OVERLAYS = [
+    path for path in sorted((ROOT / "configs/ablations").glob("*.yaml")) if "# overlay on: pretrain" in path.read_text()
+]
 TABLE = ClassTable.load()
 SCORES = {"mdice", "miou", "n_cases", "per_class", "groups", "level_agnostic_dice", "wrong_level", "missed", "spurious"}
 PER_CASE = ["case", "class_id", "class", "dice", "iou", "hd95_mm", "assd_mm"]
@@ -87,6 +90,23 @@ class TestPretraining:
         info = json_of(tmp_path / "models/prompt/model.json")
         assert info["vision"]["kind"] == "vit"
         assert info["vision"]["options"]["config"]["hidden_size"] == 16
+
+    @pytest.mark.parametrize("overlay", STAGE1_OVERLAYS, ids=lambda path: path.stem)
+    def test_overlay(
+        self, run_bundle: Callable[..., None], stage1: SimpleNamespace, overlay: Path, tmp_path: Path
+    ) -> None:
+        run_bundle(
+            "pretraining",
+            ["pretrain.yaml", "offline_encoders.yaml", overlay, "smoke.yaml"],
+            datalist=stage1.datalist,
+            output_dir=tmp_path / "run",
+            prompt_model_dir=tmp_path / "models/prompt",
+            cache_dir=stage1.cache,
+            max_epochs=1,
+        )
+        made, plain = (state_dict(f / "prompt/model.pt")["prompt_matrix"] for f in (tmp_path / "models", stage1.models))
+        assert made.shape == plain.shape
+        assert not torch.equal(made, plain)  # the overlay did something
 
     @staticmethod
     def encoder(path: Path) -> Path:

@@ -8,7 +8,7 @@ import torch
 
 from scripts.methods.pretraining import PromptPretraining, parameter_groups
 from scripts.networks.encoders import UNetTransformerEncoder
-from scripts.networks.text_encoder import ClassVectors
+from scripts.networks.text_encoder import ClassVectors, LearnedPrompts
 from scripts.networks.vision_language import VisionLanguageModel
 from scripts.ops.attention import region_targets
 from tests.tiny import CLASSES, stream, train
@@ -141,3 +141,12 @@ class TestParameterGroups:
         assert {names[id(p)].split(".")[0] for p in head["params"]} == heads
         together = [*encoders["params"], *head["params"]]
         assert len(together) == len({id(p) for p in together}) == len(names)
+
+    def test_learned_prompts_go_with_the_projections(self) -> None:
+        network = model()
+        sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        network.text = LearnedPrompts([f"image of class {i}" for i in range(CLASSES)], config=sizes, context=2)
+        encoders, head = parameter_groups(network, 1e-4, 10.0)
+        assert any(p is network.text.context for p in head["params"])
+        assert len([*encoders["params"], *head["params"]]) == len(list(network.parameters()))
+        assert not any(p is network.text.context for p in encoders["params"])

@@ -38,6 +38,10 @@ class TestViTEncoder:
         encoder = ViTEncoder(config=VIT, input_scale=scale).eval()
         assert encoder(torch.randn(2, 1, *size)).shape == (2, encoder.embed_dim, *grid)
 
+    @pytest.mark.parametrize(("scale", "stride"), [(1.0, 8), (2.0, 4), (3.0, 3), (20.0, 1)])
+    def test_output_stride(self, scale, stride):
+        assert ViTEncoder(config=VIT, input_scale=scale).output_stride == stride
+
     def test_patches_lie_where_the_image_has_them(self):
         encoder = ViTEncoder(config=VIT).eval()
         image = torch.zeros(1, 1, 64, 32)

@@ -3,7 +3,10 @@ import torch
 from transformers import BertTokenizer
 
 from scripts.labels import ClassTable
-from scripts.networks.text_encoder import BertTextEncoder, ClassVectors, prompt_vocabulary
+from scripts.networks.encoders import UNetTransformerEncoder
+from scripts.networks.prompt_model import load_prompt_model, save_prompt_model
+from scripts.networks.text_encoder import BertTextEncoder, ClassVectors, LearnedPrompts, prompt_vocabulary
+from scripts.networks.vision_language import VisionLanguageModel
 from scripts.prompts import class_prompts
 
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -72,6 +75,82 @@ class TestBertTextEncoder:
         BertTextEncoder(prompts, config=BERT).bert.save_pretrained(tmp_path)
         with pytest.raises((RuntimeError, ValueError), match=r"tokenizer .* cannot be loaded|cannot spell"):
             BertTextEncoder(prompts, pretrained=str(tmp_path))
+
+
+class TestLearnedPrompts:
+    @pytest.fixture(params=["config", "folder"])
+    def source(self, request, prompts, tmp_path):
+        """Arguments of a text encoder of random weights, or of one that is read from a folder."""
+        if request.param == "config":
+            return {"config": BERT}
+        text = BertTextEncoder(prompts, config=BERT)
+        text.bert.save_pretrained(tmp_path)
+        (tmp_path / "vocab.txt").write_text("\n".join(text.vocabulary) + "\n")
+        return {"pretrained": str(tmp_path)}
+
+    @staticmethod
+    def pair(prompts, source, **options):
+        """A plain encoder and one of learned prompts with the same weights of BERT."""
+        torch.manual_seed(0)
+        plain = BertTextEncoder(prompts, **source)
+        torch.manual_seed(0)
+        return plain, LearnedPrompts(prompts, **source, **options)
+
+    @pytest.mark.parametrize("context", [1, 4, 5])
+    def test_start_is_the_wording(self, prompts, source, context):
+        plain, learned = self.pair(prompts, source, context=context)
+        assert learned.context.shape == (context, learned.embed_dim)
+        torch.testing.assert_close(learned(), plain())
+
+    def test_context_takes_the_place_of_its_words_alone(self, prompts, source):
+        plain, learned = self.pair(prompts, source)
+        torch.testing.assert_close(learned.context, plain.bert.get_input_embeddings()(plain.input_ids[7, 1:5]))
+        with torch.no_grad():
+            learned.context.copy_(learned.bert.get_input_embeddings()(plain.input_ids[3, [2, 1, 4, 3]]))
+            plain.input_ids[:, 1:5] = plain.input_ids[:, [2, 1, 4, 3]]
+        torch.testing.assert_close(learned(), plain())
+
+    def test_gradient_reaches_the_context_alone(self, prompts, source):
+        _, learned = self.pair(prompts, source)
+        learned().square().sum().backward()
+        assert [n for n, p in learned.named_parameters() if p.grad is not None] == ["context"]
+        assert learned.context.grad.abs().amax(1).min() > 0
+
+    def test_gradient_reaches_all_that_is_not_frozen(self, prompts):
+        learned = LearnedPrompts(prompts, config=BERT, frozen=False)
+        learned().square().sum().backward()
+        assert [n for n, p in learned.named_parameters() if p.grad is None] == []
+
+    def test_checkpoint(self, prompts, source, tmp_path):
+        """The stage-1 checkpoint has the usual form: the prompts are a matrix."""
+        torch.manual_seed(0)
+        vision = UNetTransformerEncoder((4, 8), width=16, layers=1, heads=2, output_stride=2)
+        model = VisionLanguageModel(vision, LearnedPrompts(prompts, **source), embed_dim=12)
+        start = model.prompt_embeddings().detach()
+        model.text.context.data.normal_()
+        names = ClassTable.load().names
+        save_prompt_model(model, tmp_path / "prompt", names, range(20))
+        loaded = load_prompt_model(tmp_path / "prompt", names)
+        torch.testing.assert_close(loaded.prompt_matrix, model.prompt_embeddings().detach())
+        assert not torch.allclose(loaded.prompt_matrix, start)
+        assert not any("context" in name for name in loaded.state_dict())
+        assert loaded.info["text"] | {"pretrained": None} == {
+            "kind": "bert", "pretrained": None, "lower_case": True, "learned_context": 4, "frozen": True
+        }  # fmt: skip
+
+    def test_state_dict(self, prompts, source):
+        one, other = (LearnedPrompts(prompts, **source) for _ in range(2))
+        one.context.data.normal_()
+        other.load_state_dict(one.state_dict())
+        torch.testing.assert_close(other(), one())
+
+    @pytest.mark.parametrize("context", [0, 6, 7])
+    def test_exception(self, prompts, context):
+        # the sixth word is "a", "an" or "the"
+        with pytest.raises(ValueError, match=f"number of tokens that all prompts begin with, got {context}"):
+            LearnedPrompts(prompts, config=BERT, context=context)
+        with pytest.raises(ValueError, match="all prompts begin with, got 2"):
+            LearnedPrompts(["spine", "spine image"], config=BERT, context=2)
 
 
 class TestClassVectors:
