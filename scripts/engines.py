@@ -142,8 +142,10 @@ class SlicewiseInferer(SliceInferer):
         self.statistics, self.order = statistics, order
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Return the network's logits for a volume (B, N, H, W, S); with `order` (B, 2N, H, W, S): the logits, then
-        the logarithm of the ordered probabilities."""
+        """Return the network's logits for a volume (B, N, H, W, S).
+
+        With `order` (B, 2N, H, W, S): the logits, then the logarithm of the ordered probabilities.
+        """
         with normalised_by(network, self.statistics):
             logits = super().__call__(inputs, network, *args, **kwargs)
         if self.order is None:

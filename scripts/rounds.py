@@ -129,13 +129,7 @@ def round_epochs(max_epochs: int, ramp: Callable[[float], float], rounds: int) -
 
 
 def ordered_label(
-    logits: Tensor,
-    maps: Tensor | None,
-    *,
-    groups: Tensor,
-    chain: Tensor,
-    gamma: float = 0.5,
-    level_weight: float = 0.1,
+    logits: Tensor, maps: Tensor | None, *, groups: Tensor, chain: Tensor, gamma: float = 0.5, level_weight: float = 0.1
 ) -> Tensor:
     """Label map of a volume: the teacher's types, and levels decoded from teacher and prompts in the spine's order.
 

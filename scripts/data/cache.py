@@ -86,8 +86,8 @@ class SliceDataset(Dataset):
         num_classes: N, background included.
         prompt_maps: where attention maps of the slices are kept (`scripts.data.prompt_maps`), or None.
 
-    An item holds `image` (1, H, W) float32, `is_unlabelled` (N,) bool, its `index`, `label` (1, H, W) uint8 where the entry
-    has one, and with `prompt_maps` also `attention_maps` (N, h, w) float32 and `thresholds` (N,) float32.
+    An item holds `image` (1, H, W) float32, `is_unlabelled` (N,) bool, its `index`, `label` (1, H, W) uint8 where the
+    entry has one, and with `prompt_maps` also `attention_maps` (N, h, w) float32 and `thresholds` (N,) float32.
     """
 
     def __init__(

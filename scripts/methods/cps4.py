@@ -24,9 +24,9 @@ class CPS4(MeanTeacher):
       + `prompt` · prompt_ramp(progress) · CE(student, S)                       eq. (6)
       + `enhanced` · ramp(progress) · CE(student, fuse(teacher, S))             eq. (7)
 
-    with S the prompt-guided map, eq. (3), or where the batch holds one the `pseudo_label` that teacher and prompts gave
-    the slice within its whole volume (`scripts.rounds`). Without attention maps in the batch only the supervised term is left
-    (`when_no_prompt_model: supervised`).
+    with S the prompt-guided map, eq. (3). Where the batch holds a `pseudo_label`, which teacher and prompts gave the
+    slice within its whole volume (`scripts.rounds`), it takes the place of fuse(teacher, S). Without attention maps in
+    the batch only the supervised term is left (`when_no_prompt_model: supervised`).
 
     Args:
         student: see `MeanTeacher`.
@@ -75,7 +75,9 @@ class CPS4(MeanTeacher):
         if weights["prompt"]:
             targets["prompt"] = evidence.label
         if weights["enhanced"]:
-            targets["enhanced"] = self.fuse(self.teach(image), evidence)
+            given = batch["unlabelled"].get("pseudo_label")
+            fused = self.fuse(self.teach(image), evidence) if given is None else given.squeeze(1).long()
+            targets["enhanced"] = fused
         logits = self.student(image).float()
         for name, target in targets.items():
             losses[name] = _cross_entropy(logits, target)
@@ -86,11 +88,7 @@ class CPS4(MeanTeacher):
     def evidence(self, unlabelled: dict[str, Tensor]) -> PromptEvidence | None:
         """Attention maps of the unlabelled slices and, once somebody reads it, the map made of them, eq. (3)."""
         source = self.attention_source(unlabelled)
-        if source is None:
-            return None
-        if "pseudo_label" in unlabelled:
-            return PromptEvidence(source[0], unlabelled["pseudo_label"].squeeze(1).long())
-        return PromptEvidence(source[0], partial(self.prompt_map, *source))
+        return None if source is None else PromptEvidence(source[0], partial(self.prompt_map, *source))
 
 
 def kept_maps(unlabelled: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:

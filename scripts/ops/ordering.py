@@ -116,13 +116,7 @@ def decode_order(
 
 
 def order_probabilities(
-    probs: Tensor,
-    level_score: Tensor,
-    *,
-    groups: Tensor,
-    chain: Tensor,
-    level_weight: float = 0.1,
-    pooled: bool = True,
+    probs: Tensor, level_score: Tensor, *, groups: Tensor, chain: Tensor, level_weight: float = 0.1, pooled: bool = True
 ) -> Tensor:
     """As :func:`decode_order`, for later resampling: each type's probability goes to the level that has its place.
 
@@ -173,7 +167,9 @@ class _Spine:
         check_shape("level_score", level_score, "B N H W", sizes)
         groups, self.chain = groups.to(probs.device), chain.to(probs.device)
         self.type_of = groups[self.chain]  # (J,)
-        known = torch.zeros_like(groups).index_copy_(0, self.chain, self.type_of)  # what is not in the chain: background
+        known = torch.zeros_like(groups).index_copy_(
+            0, self.chain, self.type_of
+        )  # what is not in the chain: background
         self.types = type_probability(probs, known)
         self.tissue = top_class(self.types)  # (B, H, W)
         self.weight = (self.tissue > 0) * (1 - self.types[:, 0])

@@ -261,7 +261,9 @@ def volume(count: int = 5) -> Tensor:
     """Neighbouring slices (S, 96, 48) of one drawn spine, as class ids."""
     _, label, _ = make_phantom(0, 1, shape_hw=(96, 48), pixel_mm=3.1)
     middle = label.shape[2] // 2
-    slices = torch.from_numpy(label[..., middle - count // 2 : middle + count // 2 + 1].astype(np.int64)).permute(2, 1, 0)
+    slices = torch.from_numpy(label[..., middle - count // 2 : middle + count // 2 + 1].astype(np.int64)).permute(
+        2, 1, 0
+    )
     return slices.masked_fill(slices == IGNORE, 0)
 
 
@@ -296,7 +298,7 @@ class TestOrderProbabilities:
         probs = noisy(4).softmax(1)
         ordered = order_predictions(probs, groups=GROUPS, chain=CHAIN)
         for kind in GROUPS.unique():
-            of_kind = GROUPS == kind
+            of_kind = kind == GROUPS
             assert torch.allclose(ordered[:, of_kind].sum(1), probs[:, of_kind].sum(1), atol=1e-5)
 
     def test_what_no_label_names_becomes_background(self) -> None:
