@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -48,9 +49,14 @@ class PromptPretraining:
         return {"loss": total, "token": token, "pixel": pixel}
 
 
-def parameter_groups(model: nn.Module, learning_rate: float, head_lr_mult: float) -> list[dict[str, Any]]:
-    """Optimiser groups: the encoders at `learning_rate`, projections, scale and bias at `head_lr_mult` times that."""
+def parameter_groups(
+    model: nn.Module, learning_rate: float, head_lr_mult: float, heads: Sequence[nn.Module] = ()
+) -> list[dict[str, Any]]:
+    """Optimiser groups: the encoders at `learning_rate`, projections, scale and bias at `head_lr_mult` times that.
+
+    `heads` are an objective's own modules, which learn as the projections do.
+    """
     encoders = [*model.vision.parameters(), *model.text.parameters()]
     known = {id(p) for p in encoders}
-    head = [p for p in model.parameters() if id(p) not in known]
+    head = [p for part in (model, *heads) for p in part.parameters() if id(p) not in known]
     return [{"params": encoders, "lr": learning_rate}, {"params": head, "lr": learning_rate * head_lr_mult}]
