@@ -86,6 +86,46 @@ def multi_label_cross_entropy(logits: Tensor, positive: Tensor, counted: Tensor)
         return F.softplus(negatives) + F.softplus(positives)
 
 
+def attended(queries: Tensor, keys: Tensor, temperature: float, counted: Tensor | None = None) -> Tensor:
+    """For each query the mean of the keys at length 1, weighted by the softmax of cosine / temperature.
+
+    Args:
+        queries: (B, A, D) embeddings.
+        keys: (B, C, D) embeddings.
+        temperature: > 0.
+        counted: (B, C) bool, keys that may be attended to; None counts all.
+
+    Returns:
+        (B, A, D) float32 or wider.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        logits = cosines(queries, keys) / temperature
+        if counted is not None:
+            logits = _only(logits, counted[:, None])
+        return logits.softmax(2) @ F.normalize(_wide(keys), dim=-1)
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    """Assign samples to prototypes so that all prototypes get the same share, softly.
+
+    Args:
+        scores: (A, K) similarity of sample and prototype.
+        epsilon: smoothness; small values assign hard.
+        iterations: times that prototypes and then samples are normalised.
+
+    Returns:
+        (A, K) float32 or wider, without a gradient; each row sums to 1, each column about to A / K.
+
+    References: Caron et al., Unsupervised learning of visual features by contrasting cluster assignments, NeurIPS 2020;
+        Cuturi, Sinkhorn distances, NeurIPS 2013. In logarithms, which do not overflow.
+    """
+    logs = _wide(scores) / epsilon
+    for _ in range(iterations):
+        logs = logs.log_softmax(0).log_softmax(1)
+    return logs.exp()
+
+
 def _only(logits: Tensor, counted: Tensor) -> Tensor:
     """Logits whose uncounted entries vanish in a softmax, without a NaN where all of them are uncounted."""
     return logits.masked_fill(~counted, torch.finfo(logits.dtype).min / 2)

@@ -90,23 +90,21 @@ class TestPretraining:
         assert info["vision"]["options"]["config"]["hidden_size"] == 16
 
     @pytest.mark.parametrize("overlay", methods_on("pretrain"), ids=lambda path: path.stem)
-    @pytest.mark.parametrize("vision", ["unet_transformer", "vit"])
     def test_method(
-        self, run_bundle: Callable[..., None], stage1: SimpleNamespace, overlay: Path, vision: str, tmp_path: Path
+        self, run_bundle: Callable[..., None], stage1: SimpleNamespace, overlay: Path, tmp_path: Path
     ) -> None:
-        encoders = ["offline_encoders.yaml", *([self.encoder(tmp_path / "vit.yaml")] if vision == "vit" else [])]
         given = {"datalist": stage1.datalist, "output_dir": tmp_path / "run", "cache_dir": stage1.cache}
         given["prompt_model_dir"] = tmp_path / "models/prompt"
-        configs = ["pretrain.yaml", *encoders, overlay, "smoke.yaml"]
-        run_bundle("pretraining", configs, **given)
+        configs = ["pretrain.yaml", "offline_encoders.yaml", overlay, "smoke.yaml"]
+        run_bundle("pretraining", configs, **given, max_epochs=1)
         rows = rows_of(tmp_path / "run/metrics.csv")
         assert {"loss", "val_prompt_map_dice"} <= {row["name"] for row in rows}
         assert not {"loss/token", "loss/pixel"} & {row["name"] for row in rows}
         assert all(np.isfinite(float(row["value"])) for row in rows)
         maps = load_prompt_model(tmp_path / "models/prompt", TABLE.names)(torch.zeros(1, 1, 32, 16))
         assert maps.isfinite().all()
-        run_bundle("pretraining", configs, **given, resume=True, max_epochs=3)
-        assert rows_of(tmp_path / "run/metrics.csv")[-1]["epoch"] == "3"
+        run_bundle("pretraining", configs, **given, resume=True, max_epochs=2)
+        assert rows_of(tmp_path / "run/metrics.csv")[-1]["epoch"] == "2"
 
     @staticmethod
     def encoder(path: Path) -> Path:

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from scripts.ops.contrast import cosines, matched_contrast, multi_label_cross_entropy, soft_cross_entropy
+from scripts.ops.contrast import (
+    attended,
+    cosines,
+    matched_contrast,
+    multi_label_cross_entropy,
+    sinkhorn,
+    soft_cross_entropy,
+)
 
 
 def naive_soft(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
@@ -91,3 +98,27 @@ class TestMultiLabelCrossEntropy:
         loss.sum().backward()
         assert torch.equal(loss, torch.zeros(2))
         assert torch.equal(logits.grad, torch.zeros(2, 3))
+
+
+class TestAttended:
+    def test_twin(self) -> None:
+        queries, keys, counted = torch.randn(2, 3, 5), torch.randn(2, 4, 5), torch.rand(2, 4) > 0.3
+        result = attended(queries, keys, 0.1, counted)
+        for b in range(2):
+            for a in range(3):
+                known = keys[b][counted[b]]
+                shares = torch.stack([cosines(queries[b, a, None], k[None])[0, 0] / 0.1 for k in known]).softmax(0)
+                expected = sum(s * k / k.norm() for s, k in zip(shares, known, strict=True))
+                torch.testing.assert_close(result[b, a], expected)
+
+
+class TestSinkhorn:
+    def test_shares_are_equal(self) -> None:
+        scores = torch.rand(12, 3, requires_grad=True) + torch.tensor([0.5, 0.0, -0.5])  # one prototype is liked best
+        codes = sinkhorn(scores, iterations=200)
+        assert not codes.requires_grad
+        torch.testing.assert_close(codes.sum(1), torch.ones(12))
+        torch.testing.assert_close(codes.sum(0), torch.full((3,), 4.0), atol=0.05, rtol=0)
+
+    def test_large_scores_do_not_overflow(self) -> None:
+        assert sinkhorn(100 * torch.randn(6, 4)).isfinite().all()
