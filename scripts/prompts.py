@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from .labels import ClassTable
@@ -29,6 +30,23 @@ def class_prompts(table: ClassTable, wording: str | Path = "long") -> list[str]:
         if prompt in prompts[first + 1 :]:
             raise ValueError(f"wording {str(wording)!r}: two classes have the same prompt, {prompt!r}")
     return prompts
+
+
+class Caption:
+    """The sentence that names all structures of a slice: the prompts' template with their names, joined by commas.
+
+    Args:
+        table: see :func:`class_prompts`.
+        wording: see :func:`class_prompts`.
+    """
+
+    def __init__(self, table: ClassTable, wording: str | Path = "long") -> None:
+        self.template, self.words = table.prompt_template, _wordings(table, wording)
+
+    def __call__(self, classes: Iterable[int]) -> str:
+        """The caption, in the order of the ids; background, which every slice shows, is named where it is alone."""
+        words = [self.words[c] for c in sorted(classes) if c]
+        return _sentence(self.template, ", ".join(words) if words else self.words[0])
 
 
 def _wordings(table: ClassTable, wording: str | Path) -> list[str]:

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from scripts.labels import ClassTable
-from scripts.prompts import class_prompts
+from scripts.prompts import Caption, class_prompts
 
 
 @pytest.fixture
@@ -47,3 +47,13 @@ class TestClassPrompts:
         file.write_text(json.dumps({"L5": "vertebra", "L4": "vertebra"}))
         with pytest.raises(ValueError, match="two classes have the same prompt"):
             class_prompts(table, str(file))
+
+
+class TestCaption:
+    def test_long(self, table):
+        sentence = "A magnetic resonance image of a sacrum, intervertebral disc between L5 and sacrum"
+        assert Caption(table)([11, 0, 1]) == sentence
+        assert Caption(table)([0]) == Caption(table)([]) == "A magnetic resonance image of the background"
+
+    def test_short(self, table):
+        assert Caption(table, "short")([2, 3]) == "A magnetic resonance image of an L5, L4"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -48,13 +49,16 @@ class PromptPretraining:
         return {"loss": total, "token": token, "pixel": pixel}
 
 
-def parameter_groups(model: nn.Module, learning_rate: float, head_lr_mult: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, learning_rate: float, head_lr_mult: float, heads: Sequence[nn.Module] = ()
+) -> list[dict[str, Any]]:
     """Optimiser groups: the encoders at `learning_rate`, projections, scale and bias at `head_lr_mult` times that.
 
-    What a text encoder calls new (`new_parameters`) goes with the second group.
+    What a text encoder calls new (`new_parameters`) goes with the second group, as do `heads`, an objective's own
+    modules.
     """
     new = {id(p) for p in model.text.new_parameters()}
     encoders = [p for p in (*model.vision.parameters(), *model.text.parameters()) if id(p) not in new]
     known = {id(p) for p in encoders}
-    head = [p for p in model.parameters() if id(p) not in known]
+    head = [p for part in (model, *heads) for p in part.parameters() if id(p) not in known]
     return [{"params": encoders, "lr": learning_rate}, {"params": head, "lr": learning_rate * head_lr_mult}]

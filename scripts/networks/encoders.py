@@ -41,6 +41,14 @@ class VisionEncoder(nn.Module):
     output_stride: int
     """Pixels of the image along a patch's edge, to the nearest whole number."""
 
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1, H, W) z-scored image -> patches as `forward` gives them, and the whole image (B, D).
+
+        The whole image is the mean of its patches, or the token that the encoder has for it.
+        """
+        patches = self(image)
+        return patches, patches.mean(dim=(2, 3))
+
     def spec(self) -> dict[str, Any]:
         """Kind and constructor arguments, as JSON, from which :func:`build_vision_encoder` makes the encoder again."""
         raise NotImplementedError
@@ -85,6 +93,10 @@ class ViTEncoder(VisionEncoder):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, H, W) z-scored image -> (B, D, h, w) patch embeddings, h ≈ H·input_scale/patch."""
+        return self.encode(image)[0]
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`VisionEncoder.encode`; the whole image is the [CLS] token."""
         patch: int = self.vit.config.patch_size
         image = resize_to_multiple(image, patch, self.input_scale)
         h, w = image.shape[2] // patch, image.shape[3] // patch
@@ -92,7 +104,7 @@ class ViTEncoder(VisionEncoder):
         # would not; half a standard deviation per unit gives about the spread of photographs.
         image = torch.tanh(0.5 * image).expand(-1, self.vit.config.num_channels, -1, -1)
         tokens = self.vit(pixel_values=image, interpolate_pos_encoding=True).last_hidden_state
-        return tokens[:, 1:].transpose(1, 2).unflatten(2, (h, w))  # (B, 1+P, D) -> (B, D, h, w)
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, (h, w)), tokens[:, 0]  # (B, 1+P, D) -> (B, D, h, w)
 
 
 class UNetTransformerEncoder(VisionEncoder):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import tempfile
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,20 @@ def prompt_vocabulary(prompts: Sequence[str]) -> list[str]:
     return [*SPECIAL_TOKENS, *sorted(words)]
 
 
+class CaptionEmbeddings(NamedTuple):
+    """Embeddings of M captions.
+
+    Attributes:
+        sentence: (M, D) of the captions.
+        words: (M, L, D) of their words, in order; zeros behind the last.
+        counted: (M, L) bool, where there is a word.
+    """
+
+    sentence: Tensor
+    words: Tensor
+    counted: Tensor
+
+
 class TextEncoder(nn.Module):
     """What every text encoder offers beside `forward`: () -> (N, D).
 
@@ -41,6 +55,10 @@ class TextEncoder(nn.Module):
     embed_dim: int
     pretrained: str | None
     vocabulary: list[str]
+
+    def captions(self, present: Tensor) -> CaptionEmbeddings:
+        """Embeddings of captions that name the classes `present` (M, N) bool, for objectives that read captions."""
+        raise NotImplementedError
 
     def description(self) -> dict[str, Any]:
         """What a reader of a checkpoint must know about the text side, as JSON."""
@@ -61,6 +79,8 @@ class BertTextEncoder(TextEncoder):
             knows no words but the prompts'; its `vocab_size` follows from them.
         dropout: in all layers, in training. BERT's own 0.1 adds noise to each prompt by itself, many times what tells
             two prompts of this template apart where the weights are random.
+        caption: ids of classes -> the sentence that names them, where captions are asked for; see
+            `scripts.prompts.Caption`.
 
     Raises:
         RuntimeError: the pretrained transformer cannot be loaded.
@@ -76,16 +96,19 @@ class BertTextEncoder(TextEncoder):
         pretrained: str | None = "emilyalsentzer/Bio_ClinicalBERT",
         config: dict[str, Any] | None = None,
         dropout: float = 0.0,
+        caption: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
         super().__init__()
         from transformers import BertConfig, BertModel, BertTokenizer
 
         self.prompts = list(prompts)
         self.vocabulary = []
+        self.caption = caption
+        texts = [*self.prompts, caption(range(len(self.prompts)))] if caption else self.prompts
         rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
         if config is not None:
             self.pretrained = None
-            self.vocabulary = prompt_vocabulary(self.prompts)
+            self.vocabulary = prompt_vocabulary(texts)
             with tempfile.TemporaryDirectory() as folder:
                 # A vocabulary file is the one form that every version of transformers reads alike.
                 Path(folder, "vocab.txt").write_text("\n".join(self.vocabulary) + "\n", encoding="utf-8")
@@ -100,6 +123,7 @@ class BertTextEncoder(TextEncoder):
             raise ValueError("BertTextEncoder needs `pretrained` or `config`")
         self.embed_dim = self.bert.config.hidden_size
         self.lower_case = all(tokenizer.tokenize(p) == tokenizer.tokenize(p.lower()) for p in self.prompts)
+        self.tokenizer = tokenizer
         tokens = tokenizer(self.prompts, padding=True, return_tensors="pt")
         unknown = [p for p, ids in zip(self.prompts, tokens["input_ids"], strict=True) if tokenizer.unk_token_id in ids]
         if unknown:
@@ -117,6 +141,36 @@ class BertTextEncoder(TextEncoder):
     def forward(self) -> Tensor:
         """(N, D) embeddings of the class prompts."""
         return self.bert(input_ids=self.input_ids, attention_mask=self.attention_mask).last_hidden_state[:, 0]
+
+    def captions(self, present: Tensor) -> CaptionEmbeddings:
+        """See :meth:`TextEncoder.captions`; [CLS] of the caption, and words as the means of their sub-words.
+
+        Raises:
+            ValueError: the encoder was built without `caption`.
+        """
+        if self.caption is None:
+            raise ValueError("this objective reads captions: give the text encoder a `caption`, as its overlay does")
+        distinct, index = present.unique(dim=0, return_inverse=True)  # many slices show the same structures
+        sentences = [self.caption(row.nonzero()[:, 0].tolist()) for row in distinct.cpu()]
+        tokens = self.tokenizer(sentences, padding=True, return_tensors="pt").to(present.device)
+        hidden = self.bert(**tokens).last_hidden_state  # (U, T, D)
+        place = self._word_places(tokens["input_ids"].cpu()).to(present.device)  # (U, T)
+        of_word = place[:, None] == torch.arange(int(place.max()) + 1, device=place.device)[:, None]  # (U, L, T)
+        counts = of_word.sum(2)  # (U, L)
+        words = of_word.to(hidden.dtype) @ hidden / counts.clamp_min(1)[..., None]
+        return CaptionEmbeddings(hidden[index, 0], words[index], (counts > 0)[index])
+
+    def _word_places(self, input_ids: Tensor) -> Tensor:
+        """Which word each token (U, T) belongs to, counted from 0; -1 for special tokens and punctuation."""
+        places = torch.full_like(input_ids, -1)
+        for row, ids in enumerate(input_ids.tolist()):
+            word = -1
+            for column, token in enumerate(self.tokenizer.convert_ids_to_tokens(ids)):
+                if token in SPECIAL_TOKENS or not any(c.isalnum() for c in token):
+                    continue
+                word += not (token.startswith("##") and word >= 0)
+                places[row, column] = word
+        return places
 
 
 class LearnedPrompts(BertTextEncoder):
@@ -188,3 +242,8 @@ class ClassVectors(TextEncoder):
     def forward(self) -> Tensor:
         """(N, D) vectors of the classes."""
         return self.vectors
+
+    def captions(self, present: Tensor) -> CaptionEmbeddings:
+        """See :meth:`TextEncoder.captions`; the words are the classes, the caption is their mean."""
+        words = self.vectors * present[..., None]  # (M, N, D)
+        return CaptionEmbeddings(words.sum(1) / present.sum(1, keepdim=True).clamp_min(1), words, present)

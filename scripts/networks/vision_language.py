@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..ops.attention import ACTIVATIONS, activate, cosine_similarity
 from .encoders import VisionEncoder
-from .text_encoder import TextEncoder
+from .text_encoder import CaptionEmbeddings, TextEncoder
 
 SIMILARITIES = ("cosine", "dot")
 
@@ -57,6 +57,11 @@ class PromptAttention(nn.Module):
         """(B, 1, H, W) z-scored image -> (B, E, h, w) projected patch embeddings, not normalised."""
         return self.image_projection(self.vision(image))
 
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 1, H, W) image -> patches (B, E, h, w) and whole image (B, E), through one projection, not normalised."""
+        patches, whole = self.vision.encode(image)
+        return self.image_projection(patches), self.image_projection(whole[:, :, None, None]).flatten(1)
+
     def similarity(self, image: Tensor) -> Tensor:
         """(B, 1, H, W) image -> (B, N, h, w) float32 similarity of patch and prompt; cosines lie in [-1, 1]."""
         patches, prompts = self.patch_embeddings(image), self.prompt_embeddings()
@@ -100,3 +105,15 @@ class VisionLanguageModel(PromptAttention):
         """(N, E) projected embeddings of the class prompts; their mean is 0 if they are centred."""
         prompts = self.text_projection(self.text())
         return prompts - prompts.mean(0, keepdim=True) if self.centre_prompts else prompts
+
+    def caption_embeddings(self, present: Tensor) -> CaptionEmbeddings:
+        """Captions of slices that show the classes `present` (M, N) bool, projected as the prompts are.
+
+        They are measured from where the prompts are: if those are centred, from the mean of the prompts.
+        """
+        sentence, words, counted = self.text.captions(present)
+        sentence, words = self.text_projection(sentence), self.text_projection(words)
+        if self.centre_prompts:
+            origin = self.text_projection(self.text()).mean(0)
+            sentence, words = sentence - origin, words - origin
+        return CaptionEmbeddings(sentence, words, counted)

@@ -11,12 +11,14 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 
+from tests.overlays import methods_on
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 SCHEMA = ROOT / "tests/schema/meta_schema_20240725.json"
 SCHEMA_SHA256 = "cd64aa8a5904426f6fc6855dabe46af8c742d5bad644b4e9cfb78ebad09ad678"
-METHODS = sorted((CONFIGS / "methods").glob("*.yaml"))
-TRAINING = [[], *[[path] for path in METHODS]]
+TRAINING = [[], *[[path] for path in methods_on("train")]]
+PRETRAINING = [[], *[[path] for path in methods_on("pretrain")]]
 
 
 def existing(name: str) -> Path:
@@ -60,9 +62,10 @@ class TestProperties:
     def test_training(self, overlays: list[Path], tmp_path: Path) -> None:
         assert workflow([existing("train"), *overlays], "train", tmp_path).check_properties() == []
 
-    def test_pretraining(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("overlays", PRETRAINING, ids=lambda files: files[0].stem if files else "pretrain")
+    def test_pretraining(self, overlays: list[Path], tmp_path: Path) -> None:
         # pretrain.yaml's own encoders come from a hub; the overlay builds its encoders from their settings
-        files = [existing("pretrain"), existing("offline_encoders")]
+        files = [existing("pretrain"), existing("offline_encoders"), *overlays]
         assert workflow(files, "train", tmp_path).check_properties() == []
 
     def test_inference(self, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from monai.bundle import run
 
 from scripts.phantom.write import write_phantoms
+from tests.overlays import methods_on
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,7 +67,7 @@ def test_pretraining(work: Path) -> None:
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float32}
 
 
-@pytest.mark.parametrize("overlay", [None, *sorted((ROOT / "configs/methods").glob("*.yaml"))], ids=str)
+@pytest.mark.parametrize("overlay", [None, *methods_on("train")], ids=str)
 def test_training_and_inference(work: Path, overlay: Path | None, tmp_path: Path) -> None:
     torch.cuda.reset_peak_memory_stats()
     bundle(

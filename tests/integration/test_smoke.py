@@ -18,9 +18,11 @@ import torch
 import yaml
 
 from scripts.labels import ClassTable
+from scripts.networks.prompt_model import load_prompt_model
+from tests.overlays import methods_on
 
 ROOT = Path(__file__).resolve().parents[2]
-OVERLAYS = [*sorted((ROOT / "configs/methods").glob("*.yaml")), ROOT / "configs/paper_schedule.yaml"]
+OVERLAYS = [*methods_on("train"), ROOT / "configs/paper_schedule.yaml"]
 ORIGINALS = sorted((ROOT / "configs/originals").glob("*.yaml"))
 STAGE1_OVERLAYS = [
     path for path in sorted((ROOT / "configs/ablations").glob("*.yaml")) if "# overlay on: pretrain" in path.read_text()
@@ -107,6 +109,23 @@ class TestPretraining:
         made, plain = (state_dict(f / "prompt/model.pt")["prompt_matrix"] for f in (tmp_path / "models", stage1.models))
         assert made.shape == plain.shape
         assert not torch.equal(made, plain)  # the overlay did something
+
+    @pytest.mark.parametrize("overlay", methods_on("pretrain"), ids=lambda path: path.stem)
+    def test_method(
+        self, run_bundle: Callable[..., None], stage1: SimpleNamespace, overlay: Path, tmp_path: Path
+    ) -> None:
+        given = {"datalist": stage1.datalist, "output_dir": tmp_path / "run", "cache_dir": stage1.cache}
+        given["prompt_model_dir"] = tmp_path / "models/prompt"
+        configs = ["pretrain.yaml", "offline_encoders.yaml", overlay, "smoke.yaml"]
+        run_bundle("pretraining", configs, **given, max_epochs=1)
+        rows = rows_of(tmp_path / "run/metrics.csv")
+        assert {"loss", "val_prompt_map_dice"} <= {row["name"] for row in rows}
+        assert not {"loss/token", "loss/pixel"} & {row["name"] for row in rows}
+        assert all(np.isfinite(float(row["value"])) for row in rows)
+        maps = load_prompt_model(tmp_path / "models/prompt", TABLE.names)(torch.zeros(1, 1, 32, 16))
+        assert maps.isfinite().all()
+        run_bundle("pretraining", configs, **given, resume=True, max_epochs=2)
+        assert rows_of(tmp_path / "run/metrics.csv")[-1]["epoch"] == "2"
 
     @staticmethod
     def encoder(path: Path) -> Path:

@@ -50,6 +50,13 @@ class TestViTEncoder:
         difference = (encoder(changed) - encoder(image)).square().sum(1)[0]
         assert divmod(difference.argmax().item(), difference.shape[1]) == (5, 1)
 
+    def test_whole_image_is_the_cls_token(self):
+        encoder, seen = ViTEncoder(config=VIT).eval(), []
+        encoder.vit.register_forward_hook(lambda _, inputs, output: seen.append(output.last_hidden_state))
+        patches, whole = encoder.encode(torch.randn(2, 1, 32, 16))
+        assert torch.equal(whole, seen[0][:, 0])
+        assert torch.equal(patches.flatten(2).transpose(1, 2), seen[0][:, 1:])
+
     def test_large_values_stay_in_the_range_of_photographs(self):
         encoder, seen = ViTEncoder(config=VIT), []
         encoder.vit.embeddings.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -109,6 +116,12 @@ class TestUNetTransformerEncoder:
         twin.load_state_dict(encoder.state_dict())
         image = torch.randn(1, 1, 32, 16)
         torch.testing.assert_close(twin(image), encoder(image))
+
+    def test_whole_image_is_the_mean_of_its_patches(self):
+        encoder, image = UNetTransformerEncoder(**TRUNK).eval(), torch.randn(2, 1, 32, 16)
+        patches, whole = encoder.encode(image)
+        assert torch.equal(patches, encoder(image))
+        torch.testing.assert_close(whole, patches.flatten(2).mean(2))
 
     def test_trunk_weights(self, tmp_path):
         network = ResUNet2d(out_channels=3, channels=(4, 8, 16, 32))

@@ -7,7 +7,7 @@ from scripts.networks.encoders import UNetTransformerEncoder
 from scripts.networks.prompt_model import load_prompt_model, save_prompt_model
 from scripts.networks.text_encoder import BertTextEncoder, ClassVectors, LearnedPrompts, prompt_vocabulary
 from scripts.networks.vision_language import VisionLanguageModel
-from scripts.prompts import class_prompts
+from scripts.prompts import Caption, class_prompts
 
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
@@ -50,6 +50,36 @@ class TestBertTextEncoder:
         text = BertTextEncoder(prompts, config=BERT)
         text().square().sum().backward()
         assert [n for n, p in text.named_parameters() if p.grad is None] == []
+
+    def test_captions(self, prompts):
+        caption = Caption(ClassTable.load())
+        text = BertTextEncoder(prompts, config=BERT, caption=caption).eval()
+        present = torch.zeros(3, 20, dtype=torch.bool)
+        present[0, [0, 11, 12]] = present[2, [0, 11, 12]] = present[1, 2] = True
+        sentence, words, counted = text.captions(present)
+        assert torch.equal(sentence[0], sentence[2])
+        tokens = text.tokenizer([caption([0, 11, 12])], return_tensors="pt")
+        hidden = text.bert(**tokens).last_hidden_state[0]
+        torch.testing.assert_close(sentence[0], hidden[0])
+        spelt = text.tokenizer.convert_ids_to_tokens(tokens["input_ids"][0].tolist())
+        named = [k for k, token in enumerate(spelt) if token.isalnum()]  # no comma, nothing special
+        assert "," in spelt
+        assert counted[0].sum() == len(named)
+        torch.testing.assert_close(words[0, : len(named)], hidden[named])
+        assert (words[1][~counted[1]] == 0).all()
+
+    def test_sub_words_are_merged(self):
+        text = BertTextEncoder(["a disc"], config=BERT, caption=lambda classes: "a disc, di ##sc")
+        pieces = {"[CLS]": 0, "a": 1, "di": 2, "##sc": 3, ",": 4, "disc": 5, "[SEP]": 6, "[PAD]": 7}
+        text.tokenizer.convert_ids_to_tokens = lambda ids: [{v: k for k, v in pieces.items()}[i] for i in ids]
+        places = text._word_places(torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7]]))
+        assert places.tolist() == [[-1, 0, 1, 1, -1, 2, -1, -1]]
+
+    def test_without_captions(self, prompts):
+        text = BertTextEncoder(prompts, config=BERT)
+        assert "," not in text.vocabulary
+        with pytest.raises(ValueError, match="this objective reads captions"):
+            text.captions(torch.ones(1, 20, dtype=torch.bool))
 
     def test_folder(self, prompts, tmp_path):
         text = BertTextEncoder(prompts, config=BERT).eval()

@@ -35,6 +35,21 @@ class TestVisionLanguageModel:
             cosine = (p @ t) / (p.norm() * t.norm())
             torch.testing.assert_close(maps[0, n, row, column], (7.0 * cosine - 1.5).sigmoid())
 
+    def test_whole_image_goes_through_the_projection_of_the_patches(self):
+        model, image = small_model().eval(), torch.randn(2, 1, 16, 8)
+        patches, whole = model.encode(image)
+        torch.testing.assert_close(patches, model.patch_embeddings(image))
+        torch.testing.assert_close(whole, patches.mean((2, 3)))  # the projection is linear
+
+    @pytest.mark.parametrize("centred", [True, False])
+    def test_captions_are_measured_from_where_the_prompts_are(self, centred):
+        model = small_model(centre_prompts=centred).eval()
+        model.text = ClassVectors(PROMPTS, 16)
+        captions = model.caption_embeddings(torch.tensor([[False, True, False], [True, True, False]]))
+        prompts = model.prompt_embeddings()
+        torch.testing.assert_close(captions.sentence, torch.stack([prompts[1], prompts[:2].mean(0)]))
+        torch.testing.assert_close(captions.words[1, :2], prompts[:2])
+
     def test_dot(self):
         model, image = small_model(similarity="dot").eval(), torch.randn(1, 1, 16, 8)
         dot = model.patch_embeddings(image)[0, :, 5, 3] @ model.prompt_embeddings()[2] / math.sqrt(24)
