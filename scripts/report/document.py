@@ -53,7 +53,7 @@ def write_latex(path: Path, chapters: Iterable[Chapter]) -> Path:
 def _markdown(part: str | Table | Picture) -> str:
     if isinstance(part, Table):
         return as_markdown(part)
-    return f"![{part.caption}]({part.path.name})\n\n{part.caption}" if isinstance(part, Picture) else part
+    return f"![{part.path.stem}]({part.path.name})\n\n{part.caption}" if isinstance(part, Picture) else part
 
 
 def _html(part: str | Table | Picture) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..labels import ClassTable
-from .drawing import INK, MUTED, colours, grey, new_figure, painted, save, show, window_around, write_names
+from .drawing import INK, LARGEST, MUTED, colours, grey, new_figure, painted, save, show, window_around, write_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PANEL_WIDTH = 2.4
 STRIP_WIDTH = 8.6
 """Inches of a picture that fills the width of a page, where its smallest letters are then still 8 points."""
+GREYS = 31
+"""Steps between black and white in a picture of many panels: half the bytes of 255, and nobody sees it."""
 SMALLEST = 1e-12
 """Divisor in the place of the maximum or the sum of a map that is zero everywhere."""
 
@@ -185,7 +187,7 @@ def method_strip(
     path: str | Path,
     *,
     spacing: Sequence[float] = (1.0, 1.0),
-    columns: int = 6,
+    columns: int = 7,
 ) -> Path:
     """One slice as all methods label it, beside image and truth, in rows of equal panels.
 
@@ -204,19 +206,19 @@ def method_strip(
     rows = math.ceil(len(named) / columns)
     columns = math.ceil(len(named) / rows)
     across = STRIP_WIDTH / columns
-    figure, axes = new_figure(rows, columns, (across, across * height * spacing[0] / (width * spacing[1]) + 0.22))
+    figure, axes = new_figure(rows, columns, (across, across * height * spacing[0] / (width * spacing[1]) + 0.12))
     discs = [c.id for c in table.foreground if c.group == "disc"]
     for panel in axes.flat:
         panel.set_axis_off()
     for panel, (title, (label, remark)) in zip(axes.flat, named.items(), strict=False):
-        cut = grey(image)[window]
+        cut = np.round(GREYS * grey(image)[window]) / GREYS
         show(panel, cut if label is None else painted(cut, label[window], table), title, spacing)
         if label is not None:
             spoken = label[window]
             write_names(panel, np.where(np.isin(spoken, discs), 0, spoken), table, size=7)
         _write_below(panel, remark)
         panel.set_axis_on()
-    return save(figure, path)
+    return save(figure, path, largest=LARGEST)
 
 
 def attention_rows(
@@ -246,7 +248,7 @@ def attention_rows(
     window = window_around([truth], margin=0.1)
     height, width = image[window].shape
     across = STRIP_WIDTH / (len(classes) + 1)
-    size = (across, across * height * spacing[0] / (width * spacing[1]) + 0.2 / len(maps))
+    size = (across, across * height * spacing[0] / (width * spacing[1]) + 0.05)
     figure, axes = new_figure(len(maps), len(classes) + 1, size)
     base, seen = grey(image)[window], truth[window]
     for number, (line, (name, found)) in enumerate(zip(axes, maps.items(), strict=True)):
@@ -262,7 +264,7 @@ def attention_rows(
                 panel.contour(inside, levels=[0.5], colors="#56b4e9", linewidths=1.0)
             share = float(values[truth == class_id].sum()) / max(float(values.sum()), SMALLEST)
             _write_below(panel, f"{100 * share:.0f} % inside")
-    return save(figure, path)
+    return save(figure, path, largest=LARGEST)
 
 
 def _write_below(panel: Axes, words: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..labels import ClassTable
 from .charts import per_class_bars, plain_axes
-from .drawing import INK, LINES, MUTED, new_figure, save
+from .drawing import INK, LARGEST, LINES, MUTED, new_figure, save
 from .names import FULL, REFERENCE, STEPS
 from .runs import TEST, UNLABELLED, Readout, Results
 
@@ -44,12 +44,12 @@ def curve_over_labelled(results: Results, path: str | Path) -> Path | None:
     figure, axes = new_figure(len(readouts), len(panels), (8.6 / len(panels), 3.3), sharey="row", sharex=True)
     for line, readout in zip(axes, readouts, strict=True):
         for panel, (title, methods) in zip(line, panels.items(), strict=True):
-            head = f"{readout.title}, mDice %" if panel is line[0] else ""
+            head = f"{readout.title}, mDice %, n = {_seeds(results)} seeds" if panel is line[0] else ""
             _draw_methods(panel, results, methods, readout)
             plain_axes(panel, f"{head}\n{title}".strip() if len(panels) > 1 else head)
     for panel in axes[-1]:
         panel.set_xlabel("labelled patients", fontsize=9, color=MUTED)
-    return save(figure, path)
+    return save(figure, path, largest=LARGEST)
 
 
 def class_chart(results: Results, labelled: int, table: ClassTable, path: str | Path) -> Path | None:
@@ -168,17 +168,26 @@ def _draw_methods(panel: Axes, results: Results, methods: Sequence[str], readout
             markeredgewidth=0.5,
         )  # fmt: skip
         if max(drawn) == places[-1]:
-            name = f"{results.names[method].title}, n = {max(map(len, drawn.values()))}"
+            name = results.names[method].title + _other_n(results, max(map(len, drawn.values())))
             ends[name], looks[name] = means[-1], colour
     best = results.scores(FULL, results.labelled[-1], readout)
     if best:
         top = 100 * statistics.fmean(best)
         panel.axhline(top, color=INK, linestyle="--", linewidth=1)
-        name = f"all patients labelled, n = {len(best)}"
+        name = "all patients labelled" + _other_n(results, len(best))
         ends[name], looks[name] = top, INK
     panel.set_xticks(places, [str(n) for n in results.labelled])
     panel.set_xlim(-0.08, (len(places) - 1) * 1.06)
     _write_ends(panel, ends, looks, places[-1])
+
+
+def _seeds(results: Results) -> int:
+    """Runs of a row at one number of labelled patients, of the row that has most."""
+    return max(len(results.of(m, n)) for m in results.names if m != FULL for n in results.labelled)
+
+
+def _other_n(results: Results, n: int) -> str:
+    return "" if n == _seeds(results) else f", n = {n}"
 
 
 def _write_ends(panel: Axes, ends: Mapping[str, float], looks: Mapping[str, str], right: float) -> None:
@@ -189,23 +198,31 @@ def _write_ends(panel: Axes, ends: Mapping[str, float], looks: Mapping[str, str]
         panel.annotate(
             name, (right, value), (1.06, place), xycoords="data", textcoords=panel.get_yaxis_transform(), va="center",
             fontsize=8, color=INK, annotation_clip=False, fontweight="bold" if looks[name] == ACCENT else "normal",
-            arrowprops={"arrowstyle": "-", "color": looks[name], "linewidth": 0.8, "shrinkA": 1, "shrinkB": 4},
+            arrowprops={
+                "arrowstyle": "-", "color": looks[name], "linewidth": 0.8, "shrinkA": 1, "shrinkB": 4,
+                "relpos": (0, 0.5),
+            },
         )  # fmt: skip
 
 
 def _class_map(
     results: Results, found: Mapping[str, Mapping[str, Sequence[float]]], table: ClassTable, path: str | Path
 ) -> Path:
-    """Methods by structures, the mean over seeds written in every cell."""
+    """Methods by structures, the mean over seeds written in every cell, the best in bold, the upper bound aside."""
     scored = {name for scores in found.values() for name in scores}
     names = [c.name for c in (table.chain or table.foreground) if c.name in scored]
     values = np.array([[100 * statistics.fmean(f[n]) if n in f else np.nan for n in names] for f in found.values()])
     figure, axes = new_figure(1, 1, (9.6, 0.9 + 0.24 * len(found)))
     panel = axes[0, 0]
-    drawn = panel.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    drawn = panel.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+    best = np.nanmax(values[[m != FULL for m in found]], axis=0, initial=0)
     for (row, column), value in np.ndenumerate(values):
-        text = "–" if np.isnan(value) else f"{value:.0f}"
-        panel.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if value < 60 else INK)
+        panel.text(
+            column, row, "–" if np.isnan(value) else f"{value:.0f}", ha="center", va="center", fontsize=8,
+            color="white" if value < 0.4 * low + 0.6 * high else INK,
+            fontweight="bold" if value == best[column] else "normal",
+        )  # fmt: skip
     panel.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     seeds = [max(map(len, f.values())) for f in found.values()]
     titles = [f"{results.names[m].title}, n = {n}" for m, n in zip(found, seeds, strict=True)]
@@ -217,4 +234,4 @@ def _class_map(
     bar.outline.set_visible(False)
     bar.set_label("Dice %", fontsize=8, color=MUTED)
     bar.ax.tick_params(labelsize=8, colors=MUTED, length=0)
-    return save(figure, path)
+    return save(figure, path, largest=LARGEST)

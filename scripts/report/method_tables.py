@@ -52,7 +52,7 @@ def score_table(results: Results, readout: Readout, *, paper: bool = False) -> T
         groups.setdefault(group, []).append([*cells, *_printed(method, printed)])
     if not groups:
         return None
-    if FULL in results.names:
+    if "Upper bound" in groups:
         distance = _distance(results, readout, measures)
         groups["Upper bound"] += [[*row, *["–"] * len(printed["ratios"])] for row in distance]
     spans = [("", 1)] + [(_head(results, n, readout, n_seeds[n]), len(measures)) for n in results.labelled]

@@ -39,6 +39,7 @@ tbody th { font-weight: 400; white-space: nowrap; }
 .number { text-align: right; padding: .4rem .5rem; white-space: nowrap; }
 th.over { text-align: center; border-bottom-color: var(--muted); white-space: nowrap; }
 tr.group > th { padding-top: 1rem; color: var(--accent); font-weight: 600; }
+table.grid tr > :first-child { position: sticky; left: 0; background: var(--paper); }
 tr.best > * { background: var(--tint); font-weight: 600; }
 figure { margin: 1rem 0 1.5rem; }
 figure > div { overflow-x: auto; }
@@ -184,8 +185,8 @@ def grid(data: Table) -> Html:
         bodies.append(f"<tbody>{''.join(lines)}</tbody>")
     top = f"<tr>{over}</tr>" if over else ""
     return Html(
-        f'<div class="scroll"><table><caption>{escape(data.caption)}</caption><thead>{top}<tr>{heads}</tr></thead>'
-        f"{''.join(bodies)}</table></div>"
+        f'<figure><div class="scroll"><table class="grid"><thead>{top}<tr>{heads}</tr></thead>{"".join(bodies)}</table>'
+        f"</div><figcaption>{escape(data.caption)}</figcaption></figure>"
     )
 
 
