@@ -206,5 +206,5 @@ def _best(means: Mapping[tuple[int, int], float]) -> frozenset[tuple[int, int]]:
 def _printed(method: str, printed: Mapping[str, Any]) -> list[str]:
     """The paper's cells of a row, "–" where it has none."""
     rows = printed["rows"]
-    found = rows.get(method) or rows.get(method.replace("_", "")) or [None] * len(printed["ratios"])
+    found = rows.get(method) or [None] * len(printed["ratios"])
     return [" / ".join(f"{value:.2f}" for value in cell) if cell else "–" for cell in found]

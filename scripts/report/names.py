@@ -25,8 +25,8 @@ METHODS = {
     "mean_teacher": MethodName("Mean Teacher (hard CE)", "Semi-supervised"),
     "mean_teacher_mse": MethodName("Mean Teacher (MSE)", "Semi-supervised"),
     "bcp": MethodName("BCP", "Semi-supervised"),
-    "mcnet": MethodName("MC-Net+", "Semi-supervised"),
-    "ssnet": MethodName("SS-Net", "Semi-supervised"),
+    "mc_net": MethodName("MC-Net+", "Semi-supervised"),
+    "ss_net": MethodName("SS-Net", "Semi-supervised"),
     "ucmt": MethodName("UCMT", "Semi-supervised"),
     "graphcl": MethodName("GraphCL", "Semi-supervised"),
     "clip": MethodName("CLIP", "Text-guided"),
@@ -46,16 +46,15 @@ STEPS = {"mean_teacher": "baseline", "token": "+ token loss", "pixel": "+ pixel 
 
 
 def method_name(method: str, *, uses_prompts: bool = False, ablations: Path = ABLATION_DIR) -> MethodName:
-    """Name and group of a row; `mc_net` and `mcnet` are the same, and a stranger is called by its own name.
+    """Name and group of a row; one that is not in :data:`METHODS` is called by its own name.
 
     Args:
         method: name of the row as `benchmark accuracy` writes it.
         uses_prompts: whether a row that has no name here took steps of stage 1.
         ablations: folder of overlays; a row that is called like one of them is an ablation.
     """
-    known = METHODS.get(method) or METHODS.get(method.replace("_", ""))
-    if known:
-        return known
+    if method in METHODS:
+        return METHODS[method]
     if (ablations / f"{method}.yaml").is_file():
         return MethodName(method.replace("_", " "), "Ablations")
     return MethodName(method.replace("_", " "), "Text-guided" if uses_prompts else "Semi-supervised")

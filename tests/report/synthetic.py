@@ -18,7 +18,7 @@ FIELDS = "case,class_id,class,dice,iou,hd95_mm,assd_mm"
 CLASSES = ClassTable.load().foreground
 TEXT = ("clip", "medclip", "mgca", "egma", "dusss", "cps4_literal", "token", "pixel", "cps4")
 MANY = {
-    "supervised": 0.40, "mean_teacher": 0.50, "mean_teacher_mse": 0.47, "bcp": 0.30, "mcnet": 0.45, "ssnet": 0.46,
+    "supervised": 0.40, "mean_teacher": 0.50, "mean_teacher_mse": 0.47, "bcp": 0.30, "mc_net": 0.45, "ss_net": 0.46,
     "ucmt": 0.48, "graphcl": 0.52, "clip": 0.51, "medclip": 0.515, "mgca": 0.52, "egma": 0.55, "dusss": 0.53,
     "cps4_literal": 0.57, "cps4": 0.60, "token": 0.56, "pixel": 0.54, "live_maps": 0.58,
 }  # fmt: skip

@@ -6,7 +6,6 @@ from scripts.report.names import GROUPS, METHODS, MethodName, in_order, method_n
 class TestMethodName:
     def test_known(self):
         assert method_name("mean_teacher").title == "Mean Teacher (hard CE)"
-        assert method_name("mc_net") == method_name("mcnet")
 
     def test_groups_exist(self):
         assert {name.group for name in METHODS.values()} <= set(GROUPS)
