@@ -14,7 +14,7 @@ COMMANDS = {
     "phantom": ("scripts.phantom.command", "draw synthetic spine volumes with labels"),
     "demo": ("scripts.demo", "show the whole method on phantoms, in minutes"),
     "benchmark": ("scripts.benchmark.commands", "measure accuracy or speed"),
-    "report": ("scripts.report.results", "make tables of what a benchmark wrote"),
+    "report": ("scripts.results", "make tables, pictures and pages of what a benchmark wrote"),
 }
 
 

@@ -38,6 +38,8 @@ TABLE = {
     "score_handlers": ("labels metrics evaluation report", f"{MONAI} ignite"),
     "pictures": ("labels ops transforms data report", f"{MONAI} ignite"),
     "report": ("labels", "numpy matplotlib nibabel"),
+    "showcase": ("labels ops networks data transforms pictures report", MONAI),
+    "results": ("labels report showcase", ""),
     "overrides": ("data", "monai"),
     "runs": ("labels data model_file overrides", f"{MONAI} yaml"),
     "info": ("labels", ""),

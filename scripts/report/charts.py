@@ -109,10 +109,9 @@ def per_class_bars(summaries: Mapping[str, Mapping[str, Any]], table: ClassTable
         panel.bar(np.arange(len(names)) + offset, dice, 0.9 * width, color=LINES[place % len(LINES)], label=label)
     panel.set_xticks(np.arange(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     panel.set_ylim(0, 100)
-    _plain_axes(panel, "Dice % per structure, lowest first")
-    panel.legend(
-        fontsize=7, frameon=False, labelcolor=INK, loc="lower right", bbox_to_anchor=(1, 0.99), ncols=len(summaries)
-    )
+    plain_axes(panel, "Dice % per structure, lowest first")
+    columns = len(summaries) if sum(map(len, summaries)) < 40 else 2  # long names in two columns
+    figure.legend(fontsize=8, frameon=False, labelcolor=INK, loc="outside upper left", ncols=columns)
     return save(figure, path)
 
 
@@ -129,7 +128,7 @@ def _draw_curves(panel: Axes, title: str, group: Mapping[str, Curve]) -> None:
         marker = "o" if len(values) <= 20 else ""
         panel.plot(positions, values, dash, color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=name)
         panel.set_xlabel(axis, fontsize=8, color=MUTED)
-    _plain_axes(panel, title)
+    plain_axes(panel, title)
     if title == "loss" and min(min(curve.values) for curve in group.values()) > 0:
         panel.set_yscale("log")
         panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -146,7 +145,8 @@ def running_mean(values: list[float], half: int) -> list[float]:
     return list((total[end] - total[first]) / (end - first))
 
 
-def _plain_axes(panel: Axes, title: str) -> None:
+def plain_axes(panel: Axes, title: str) -> None:
+    """A small title and faint horizontal lines, nothing else around the curves."""
     panel.set_title(title, fontsize=9, color=INK, loc="left")
     panel.tick_params(labelsize=7.5, colors=MUTED, length=2)
     panel.grid(axis="y", color="#e3e6ea", linewidth=0.6)

@@ -20,6 +20,8 @@ MUTED = "#5f6670"
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5f6670")
 """Okabe and Ito's colours, which colour-blind readers tell apart; yellow is too pale for lines on white."""
 FILL = 0.5
+LARGEST, COARSEST = 300_000, 80
+"""Bytes of a picture that is kept with the documents, and the resolution (dpi) under which letters blur."""
 IGNORED_COLOUR = (255, 255, 255)
 
 
@@ -37,12 +39,15 @@ def new_figure(rows: int, columns: int, panel_inches: tuple[float, float], **gri
     return figure, figure.subplots(rows, columns, squeeze=False, **grid)
 
 
-def save(figure: Figure, path: str | Path, dpi: int = 150) -> Path:
-    """Write a figure as PNG; an interrupted run leaves no half a picture."""
+def save(figure: Figure, path: str | Path, dpi: int = 150, largest: int | None = None) -> Path:
+    """Write a figure as PNG, coarser if it would have more than `largest` bytes; an interrupted run leaves no half."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(f".{target.name}.{os.getpid()}")
     figure.savefig(scratch, format="png", dpi=dpi, facecolor="white")
+    while largest is not None and scratch.stat().st_size > largest and dpi > COARSEST:
+        dpi = max(COARSEST, round(0.85 * dpi))
+        figure.savefig(scratch, format="png", dpi=dpi, facecolor="white")
     os.replace(scratch, target)
     return target
 

@@ -8,13 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..labels import ClassTable
-from .drawing import MUTED, colours, grey, new_figure, painted, save, show, window_around, write_names
+from .drawing import INK, LARGEST, MUTED, colours, grey, new_figure, painted, save, show, window_around, write_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PANEL_WIDTH = 2.4
+STRIP_WIDTH = 8.6
+"""Inches of a picture that fills the width of a page, where its smallest letters are then still 8 points."""
+GREYS = 31
+"""Steps between black and white in a picture of many panels: half the bytes of 255, and nobody sees it."""
+SMALLEST = 1e-12
+"""Divisor in the place of the maximum or the sum of a map that is zero everywhere."""
 
 
 def overlay(
@@ -167,3 +177,99 @@ def _draw_rows(
                 write_names(panel, label[window], table)
         line[0].text(0.03, 0.02, name, fontsize=7, color="white", transform=line[0].transAxes)
     return save(figure, path, dpi=180)
+
+
+def method_strip(
+    image: np.ndarray,
+    truth: np.ndarray,
+    predictions: Mapping[str, tuple[np.ndarray, str]],
+    table: ClassTable,
+    path: str | Path,
+    *,
+    spacing: Sequence[float] = (1.0, 1.0),
+    columns: int = 7,
+) -> Path:
+    """One slice as all methods label it, beside image and truth, in rows of equal panels.
+
+    Args:
+        image: (H, W), any range.
+        truth: (H, W) class ids or `IGNORE`.
+        predictions: title -> (H, W) class ids and a remark that is written into the picture, in their order.
+        table: the classes; vertebrae are named in the picture, discs have the colours alone.
+        path: PNG to write.
+        spacing: distance of neighbouring pixels along H and W.
+        columns: panels in a row at most.
+    """
+    named: dict[str, tuple[np.ndarray | None, str]] = {"image": (None, ""), "truth": (truth, ""), **predictions}
+    window = window_around([truth], margin=0.05)
+    height, width = image[window].shape
+    rows = math.ceil(len(named) / columns)
+    columns = math.ceil(len(named) / rows)
+    across = STRIP_WIDTH / columns
+    figure, axes = new_figure(rows, columns, (across, across * height * spacing[0] / (width * spacing[1]) + 0.12))
+    discs = [c.id for c in table.foreground if c.group == "disc"]
+    for panel in axes.flat:
+        panel.set_axis_off()
+    for panel, (title, (label, remark)) in zip(axes.flat, named.items(), strict=False):
+        cut = np.round(GREYS * grey(image)[window]) / GREYS
+        show(panel, cut if label is None else painted(cut, label[window], table), title, spacing)
+        if label is not None:
+            spoken = label[window]
+            write_names(panel, np.where(np.isin(spoken, discs), 0, spoken), table, size=7)
+        _write_below(panel, remark)
+        panel.set_axis_on()
+    return save(figure, path, largest=LARGEST)
+
+
+def attention_rows(
+    image: np.ndarray,
+    truth: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    classes: Sequence[int],
+    table: ClassTable,
+    path: str | Path,
+    *,
+    spacing: Sequence[float] = (1.0, 1.0),
+) -> Path:
+    """Attention maps of some classes on one slice, a row for each stage-1 model, as the paper's Fig. 5.
+
+    Each map is laid over the image in warm colours, from 0 to its own maximum; the class's true outline is drawn over
+    it, and the title says which share of the map's sum lies inside.
+
+    Args:
+        image: (H, W), any range.
+        truth: (H, W) class ids or `IGNORE`.
+        maps: title of a model -> (N, H, W) its maps in the grid of the image, ≥ 0.
+        classes: ids, one column each.
+        table: the classes.
+        path: PNG to write.
+        spacing: distance of neighbouring pixels along H and W.
+    """
+    window = window_around([truth], margin=0.1)
+    height, width = image[window].shape
+    across = STRIP_WIDTH / (len(classes) + 1)
+    size = (across, across * height * spacing[0] / (width * spacing[1]) + 0.05)
+    figure, axes = new_figure(len(maps), len(classes) + 1, size)
+    base, seen = grey(image)[window], truth[window]
+    for number, (line, (name, found)) in enumerate(zip(axes, maps.items(), strict=True)):
+        show(line[0], painted(base, seen, table), "" if number else "truth", spacing)
+        line[0].set_ylabel(name, fontsize=9, color=INK)
+        for panel, class_id in zip(line[1:], classes, strict=True):
+            values, inside = found[class_id], seen == class_id
+            title = "" if number else table.classes[class_id].name
+            show(panel, base, title, spacing, interpolation="bilinear")
+            strength = values[window] / max(float(values.max()), SMALLEST)
+            show(panel, strength, title, spacing, cmap="inferno", alpha=0.85 * strength, interpolation="bilinear")
+            if inside.any():
+                panel.contour(inside, levels=[0.5], colors="#56b4e9", linewidths=1.0)
+            share = float(values[truth == class_id].sum()) / max(float(values.sum()), SMALLEST)
+            _write_below(panel, f"{100 * share:.0f} % inside")
+    return save(figure, path, largest=LARGEST)
+
+
+def _write_below(panel: Axes, words: str) -> None:
+    """White words with a dark edge in the lower left corner of a picture."""
+    from matplotlib.patheffects import withStroke
+
+    edge = [withStroke(linewidth=2, foreground="black")]
+    panel.text(0.04, 0.02, words, fontsize=8, color="white", transform=panel.transAxes, path_effects=edge)

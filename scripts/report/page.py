@@ -10,9 +10,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from .layout import Table
+from .names import METHODS
 from .tables import percent
 
-METHOD_NAMES = {"supervised": "Supervised only", "mean_teacher": "Mean Teacher", "cps4": "CPS4"}
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --ink: #1c1f24; --muted: #5f6670; --line: #dfe2e6; --card: #fff;
   --accent: #0a5c8f; --tint: #eaf3f9; }
@@ -36,6 +37,9 @@ th { font-weight: 600; }
 thead th { color: var(--muted); font-size: .875rem; font-weight: 500; }
 tbody th { font-weight: 400; white-space: nowrap; }
 .number { text-align: right; padding: .4rem .5rem; white-space: nowrap; }
+th.over { text-align: center; border-bottom-color: var(--muted); white-space: nowrap; }
+tr.group > th { padding-top: 1rem; color: var(--accent); font-weight: 600; }
+table.grid tr > :first-child { position: sticky; left: 0; background: var(--paper); }
 tr.best > * { background: var(--tint); font-weight: 600; }
 figure { margin: 1rem 0 1.5rem; }
 figure > div { overflow-x: auto; }
@@ -106,10 +110,10 @@ def demo_page(
         pictures: heading -> (PNG, caption), in their order; those whose file does not exist are left out.
         commands: how to go on, one command a line; a line that starts with # is a remark.
     """
-    methods = {name: summary[name] for name in METHOD_NAMES if name in summary}
+    methods = {name: summary[name] for name in METHODS if name in summary}
     best = max(methods, key=lambda name: methods[name]["mdice"] or 0, default="")
     rows = [
-        [METHOD_NAMES[name], percent(s["mdice"]), percent(s["miou"]), str(s.get("n_cases", "–"))]
+        [METHODS[name].title, percent(s["mdice"]), percent(s["miou"]), str(s.get("n_cases", "–"))]
         for name, s in methods.items()
     ]
     note = (
@@ -160,6 +164,30 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = 
     below = f"<caption>{escape(caption)}</caption>" if caption else ""
     top = f"<thead><tr>{heads}</tr></thead>" if any(head) else ""
     return Html(f'<div class="scroll"><table>{below}{top}<tbody>{"".join(lines)}</tbody></table></div>')
+
+
+def grid(data: Table) -> Html:
+    """A table of methods: heads over several columns, titles of groups, the best in bold."""
+    places = [' class="number"' if n else "" for n in data.numeric]
+    over = "".join(
+        f'<th scope="colgroup" colspan="{n}"{" class=over" * bool(h)}>{escape(h)}</th>' for h, n in data.spans
+    )
+    heads = "".join(f'<th scope="col"{p}>{escape(h)}</th>' for h, p in zip(data.columns, places, strict=True))
+    bodies = []
+    for title, rows in data.blocks():
+        lines = []
+        if title and len(data.groups) > 1:
+            lines.append(f'<tr class="group"><th scope="rowgroup" colspan="{len(places)}">{escape(title)}</th></tr>')
+        for row in rows:
+            cells = [f"<strong>{escape(cell)}</strong>" if bold else escape(cell) for cell, bold in row]
+            rest = "".join(f"<td{p}>{cell}</td>" for cell, p in zip(cells[1:], places[1:], strict=True))
+            lines.append(f'<tr><th scope="row">{cells[0]}</th>{rest}</tr>')
+        bodies.append(f"<tbody>{''.join(lines)}</tbody>")
+    top = f"<tr>{over}</tr>" if over else ""
+    return Html(
+        f'<figure><div class="scroll"><table class="grid"><thead>{top}<tr>{heads}</tr></thead>{"".join(bodies)}</table>'
+        f"</div><figcaption>{escape(data.caption)}</figcaption></figure>"
+    )
 
 
 def settings_table(settings: Mapping[str, Any]) -> Html:

@@ -9,11 +9,12 @@ import csv
 import itertools
 import json
 import math
-import random
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 SPIDER_MEASURES = {
     "mdice": "mDice",
@@ -81,13 +82,13 @@ def paired_comparison(first: Mapping[str, float], second: Mapping[str, float]) -
     if not differences:
         raise ValueError("the two results have no case in common")
     n = len(differences)
-    generator = random.Random(0)
-    drawn = ([generator.choice((-1, 1)) for _ in range(n)] for _ in range(DRAWS))
-    flips = itertools.product((-1, 1), repeat=n) if n <= EXACT_UP_TO else drawn
+    exact = n <= EXACT_UP_TO
+    drawn = np.random.default_rng(0).choice((-1.0, 1.0), (DRAWS, n)) if not exact else None
+    flips = np.array(list(itertools.product((-1.0, 1.0), repeat=n))) if drawn is None else drawn
     limit = abs(sum(differences)) - 1e-12  # rounding must not tell the observed sum from itself
-    extreme = [abs(sum(d * s for d, s in zip(differences, signs, strict=True))) >= limit for signs in flips]
+    extreme = int((np.abs(flips @ np.array(differences)) >= limit).sum())
     # Among random draws the observed one counts too, so that p is never 0.
-    p = sum(extreme) / len(extreme) if n <= EXACT_UP_TO else (sum(extreme) + 1) / (len(extreme) + 1)
+    p = extreme / len(flips) if exact else (extreme + 1) / (len(flips) + 1)
     return {
         "n": n,
         "mean": statistics.fmean(differences),
@@ -102,7 +103,7 @@ def comparison_table(comparisons: Mapping[str, Mapping[str, float]], *, markdown
     """Table of paired comparisons, name -> result of :func:`paired_comparison`."""
     head = ["comparison", "n", "difference (points)", "wins", "losses", "p"]
     rows = [
-        [name, f"{c['n']:.0f}", _mean_sd(c["mean"], c["sd"], sign="+"), f"{c['wins']:.0f}", f"{c['losses']:.0f}", p]
+        [name, f"{c['n']:.0f}", mean_sd(c["mean"], c["sd"], sign="+"), f"{c['wins']:.0f}", f"{c['losses']:.0f}", p]
         for name, c in comparisons.items()
         for p in ["< 0.001" if c["p"] < 0.001 else f"{c['p']:.3f}"]
     ]
@@ -129,7 +130,13 @@ def summary_table(summary: Mapping[str, Any], *, markdown: bool = False) -> str:
 
 
 def spider_table(csv_path: str | Path) -> str:
-    """Markdown table of `spider_space.csv`: percent, mean ± sd over seeds, per number of labelled patients and method.
+    """Markdown table of :func:`spider_rows`."""
+    head, rows = spider_rows(csv_path)
+    return format_table(head, rows, markdown=True)
+
+
+def spider_rows(csv_path: str | Path) -> tuple[list[str], list[list[str]]]:
+    """Head and rows for `spider_space.csv`: percent, mean ± sd over seeds, per number of labelled patients and method.
 
     Runs of one method that differ in steps or resolution are not averaged: each setting has its row. Of a seed that was
     run twice the last run counts.
@@ -151,9 +158,9 @@ def spider_table(csv_path: str | Path) -> str:
     rows = []
     for (labelled, _, *costs), by_seed in sorted(settings.items(), key=lambda item: item[0]):
         group = list(by_seed.values())
-        scores = [_over_seeds(_numbers(group, m), len(group)) for m in measures]
+        scores = [over_seeds(_numbers(group, m), len(group)) for m in measures]
         rows.append([str(labelled), group[0]["method"], str(len(group)), *scores, *(c or "–" for c in costs)])
-    return format_table([*head, "steps", "stage-1 steps", "resolution"], rows, markdown=True)
+    return [*head, "steps", "stage-1 steps", "resolution"], rows
 
 
 def format_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, markdown: bool = False) -> str:
@@ -168,7 +175,7 @@ def format_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, markdown
     table = [[escape(str(cell)) for cell in row] for row in [head, *rows]]
     columns = list(zip(*table, strict=True))
     widths = [max(3, *(len(cell) for cell in column)) for column in columns]
-    right = [len(c) > 1 and all(cell[:1] in "+-–−<0123456789" for cell in c[1:]) for c in columns]
+    right = [flush_right(column[1:]) for column in columns]
     lines = [
         [cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True)] for row in table
     ]
@@ -176,6 +183,11 @@ def format_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, markdown
         rule = ["-" * (w - 1) + ":" if r else "-" * w for w, r in zip(widths, right, strict=True)]
         return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
     return "\n".join("  ".join(line).rstrip() for line in [lines[0], ["-" * w for w in widths], *lines[1:]])
+
+
+def flush_right(cells: Sequence[str]) -> bool:
+    """Whether a column holds numbers alone; emphasis and empty cells do not count."""
+    return bool(cells) and all(cell.lstrip("*")[:1] in tuple("+-–−<0123456789") or not cell for cell in cells)
 
 
 def percent(fraction: float | None) -> str:
@@ -194,12 +206,14 @@ def _numbers(runs: Iterable[Mapping[str, str]], column: str) -> list[float]:
     return [n for n in numbers if not math.isnan(n)]
 
 
-def _over_seeds(values: Sequence[float], n_runs: int) -> str:
+def over_seeds(values: Sequence[float], n_runs: int) -> str:
+    """Mean ± deviation of fractions as percent; n where it is not that of the table, "–" without values."""
     if not values:
         return "–"
-    text = _mean_sd(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
+    text = mean_sd(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
     return text if len(values) == n_runs else f"{text} (n={len(values)})"
 
 
-def _mean_sd(mean: float, sd: float, sign: str = "") -> str:
+def mean_sd(mean: float, sd: float, sign: str = "") -> str:
+    """Two fractions as percent, "55.31 ± 13.56"; the mean alone where the deviation is NaN."""
     return f"{100 * mean:{sign}.2f}" + ("" if math.isnan(sd) else f" ± {100 * sd:.2f}")

@@ -7,17 +7,27 @@ import pytest
 
 from scripts.labels import IGNORE, ClassTable
 from scripts.report.drawing import (
+    LARGEST,
     colours,
     grey,
     new_figure,
     outlines,
     painted,
     pieces,
+    save,
     show,
     window_around,
     write_names,
 )
-from scripts.report.figures import attention_panel, overlay, overlay_volume, prompt_map_panel, telling_slices
+from scripts.report.figures import (
+    attention_panel,
+    attention_rows,
+    method_strip,
+    overlay,
+    overlay_volume,
+    prompt_map_panel,
+    telling_slices,
+)
 
 TABLE = ClassTable.load()
 L5, L4, DISC = 2, 3, 12
@@ -146,3 +156,30 @@ def found_mask(piece: tuple[np.ndarray, np.ndarray], shape: tuple[int, ...]) -> 
     mask = np.zeros(shape, dtype=bool)
     mask[piece] = True
     return mask
+
+
+class TestMethodStrip:
+    def test_rows_of_equal_panels(self, image, label, tmp_path):
+        few = method_strip(image, label, {"a": (label, "Dice 1.0")}, TABLE, tmp_path / "a.png")
+        many = {f"method {i}": (np.roll(label, i, axis=1), "") for i in range(15)}
+        large = method_strip(image, label, many, TABLE, tmp_path / "b.png")
+        assert png_size(large)[1] > 1.5 * png_size(large)[0] * png_size(few)[1] / (3 * png_size(few)[0])
+        assert large.stat().st_size <= LARGEST
+
+
+class TestAttentionRows:
+    def test_a_row_for_each_model(self, image, label, tmp_path):
+        maps = np.random.default_rng(1).random((TABLE.num_classes, *image.shape))
+        maps[L4] = 0  # a class that never was labelled
+        one = attention_rows(image, label, {"CPS4": maps}, [L5, L4, 6], TABLE, tmp_path / "a.png")
+        two = attention_rows(image, label, {"CPS4": maps, "CLIP": maps}, [L5, L4, 6], TABLE, tmp_path / "b.png")
+        assert png_size(two)[1] > 1.7 * png_size(one)[1]
+
+
+class TestSave:
+    def test_large_pictures_become_coarser(self, tmp_path):
+        figure, axes = new_figure(1, 1, (3, 3))
+        axes[0, 0].imshow(np.random.default_rng(0).random((300, 300)))
+        fine = png_size(save(figure, tmp_path / "a.png"))
+        coarse = png_size(save(figure, tmp_path / "a.png", largest=60_000))
+        assert coarse[0] < fine[0]
