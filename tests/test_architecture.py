@@ -32,6 +32,7 @@ TABLE = {
     "data": ("labels ops transforms phantom", f"{MONAI} nibabel itk scipy tqdm"),
     "methods": ("labels ops losses augmentation", TORCH),
     "engines": ("ops", f"{MONAI} ignite"),
+    "rounds": ("ops data engines", f"{MONAI} ignite tqdm"),
     "model_file": ("labels", TORCH),
     "handlers": ("labels ops metrics model_file", f"{MONAI} ignite matplotlib tqdm"),
     "evaluation": ("labels ops metrics transforms data report", f"{MONAI} ignite nibabel scipy tqdm"),
