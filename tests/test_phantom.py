@@ -7,7 +7,8 @@ import pytest
 
 from scripts.labels import IGNORE, ClassTable
 from scripts.phantom.anatomy import NAMES, draw_spine
-from scripts.phantom.painter import SLICE_MM
+from scripts.phantom.painter import SLICE_MM, TISSUES
+from scripts.phantom.scanners import SCANNERS, T2_MS, Scanner, scanner_of
 from scripts.phantom.volume import ORIENTATIONS, SLICES, make_phantom
 from scripts.phantom.write import write_phantoms
 
@@ -45,6 +46,26 @@ class TestDrawSpine:
         assert t12.max() > l3.min()
 
 
+class TestScanner:
+    def test_value(self):
+        late = Scanner(echo=1.5)
+        # 50 ms later than the echo that the table's T2-weighted signals belong to
+        assert late.weight("muscle", "t2") == pytest.approx(np.exp(-50 / T2_MS["muscle"]))
+        assert late.weight("muscle", "t2") < late.weight("marrow", "t2") < late.weight("csf", "t2") < 1
+        assert late.weight("marrow", "t1") > late.weight("marrow", "t2")
+        dark = Scanner(fat=0.2)
+        assert [dark.weight(name, "t2") for name in ("fat", "marrow", "csf")] == pytest.approx([0.2, 0.6, 1.0])
+
+    def test_the_plain_one_changes_no_tissue(self):
+        assert {Scanner().weight(name, contrast) for contrast in TISSUES for name in TISSUES[contrast]} == {1.0}
+
+    def test_patients_take_turns(self):
+        for seed in range(3):
+            names = [scanner_of(seed, index) for index in range(20)]
+            assert set(names[:5]) == set(SCANNERS)
+            assert names[5:10] == names[:5]
+
+
 class TestMakePhantom:
     def test_smoke(self, phantoms):
         for image, label, affine in phantoms:
@@ -58,6 +79,8 @@ class TestMakePhantom:
     def test_exception(self):
         with pytest.raises(ValueError, match="contrast must be one of t2, t1, got 'flair'"):
             make_phantom(0, 0, contrast="flair")
+        with pytest.raises(ValueError, match=r"scanner must be one of tse_1\.5t, .*, got 'ct'"):
+            make_phantom(0, 0, scanner="ct")
         with pytest.raises(ValueError, match="must be positive"):
             make_phantom(0, 0, pixel_mm=0)
 
@@ -121,6 +144,24 @@ class TestMakePhantom:
         ]
         assert ratio[0] < 0.8
         assert ratio[1] > 1.2
+
+    def test_scanner(self, phantoms):
+        drawn = {name: make_phantom(3, 1, scanner=name, **SMALL) for name in SCANNERS}
+        own = scanner_of(3, 1)
+        for name, (image, label, affine) in drawn.items():
+            np.testing.assert_array_equal(label, phantoms[1][1])
+            np.testing.assert_array_equal(affine, phantoms[1][2])
+            assert (image.tobytes() == phantoms[1][0].tobytes()) == (name == own)
+
+    def test_scanners_differ_more_than_patients(self):
+        """Marrow against discs, and against the brightest tissue: between scanners and between patients of one."""
+        ratios = np.zeros((len(SCANNERS), 6, 2))
+        for row, name in enumerate(SCANNERS):
+            for index in range(6):
+                image, label, _ = make_phantom(3, index, scanner=name, **SMALL)
+                marrow, disc = (np.median(image[np.isin(label, TABLE.group(g))]) for g in ("vertebra", "disc"))
+                ratios[row, index] = np.log([marrow / disc, marrow / np.percentile(image, 99)])
+        assert (ratios.mean(1).std(0) > ratios.std(1).mean(0)).all()
 
     def test_mixed_axes(self, phantoms):
         codes = set()

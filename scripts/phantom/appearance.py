@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from .anatomy import L3, NAMES, S1, T12, Array, Spine
 from .coordinates import Coordinates, nearest_body
 from .painter import Painter
+from .scanners import Scanner
 from .shapes import Shapes, rounded
 from .surroundings import draw_skin, paint_back, paint_front
 
+FWHM = 2.3548
+"""Width at half height of a Gaussian of standard deviation 1."""
+
 
 def paint_volume(
-    spine: Spine, where: Coordinates, shapes: Shapes, pixel_mm: float, contrast: str, rng: np.random.Generator
+    spine: Spine,
+    where: Coordinates,
+    shapes: Shapes,
+    pixel_mm: float,
+    contrast: str,
+    scanner: Scanner,
+    rng: np.random.Generator,
 ) -> Array:
     """Draw the signal of one volume.
 
@@ -22,12 +33,13 @@ def paint_volume(
         shapes: signed distances of bodies and discs.
         pixel_mm: edge of a pixel.
         contrast: "t2" or "t1".
+        scanner: what the patient lies in; it changes no random draw, so all scanners see the same patient.
         rng: source of everything that is not anatomy.
 
     Returns:
         (S, H, W) float32 signal ≥ 0 in units of the scanner.
     """
-    painter = Painter(where.aside.shape, pixel_mm, contrast, rng)
+    painter = Painter(where.aside.shape, pixel_mm, contrast, scanner, rng)
     skin = draw_skin(spine, where, rng)
     paint_front(painter, spine, where, shapes)
     paint_back(painter, spine, where, shapes, skin)
@@ -35,7 +47,7 @@ def paint_volume(
     _paint_canal(painter, spine, where, shapes)
     _paint_column(painter, spine, where, shapes)
     painter.paint(-skin, painter.signal["air"])
-    return _acquire(painter, skin)
+    return _acquire(painter, where, shapes, skin, scanner)
 
 
 def _paint_posterior_elements(painter: Painter, spine: Spine, where: Coordinates, shapes: Shapes) -> None:
@@ -136,12 +148,16 @@ def _paint_column(painter: Painter, spine: Spine, where: Coordinates, shapes: Sh
     painter.rim(shapes.body, signal["cortex"])
 
 
-def _acquire(painter: Painter, skin: Array) -> Array:
-    """Coil behind the patient, uneven field, Rician noise, and a scale of the scanner's own choosing."""
+def _acquire(painter: Painter, where: Coordinates, shapes: Shapes, skin: Array, scanner: Scanner) -> Array:
+    """Saturation band, coil under the back, uneven field, blur, Rician noise, and a scale of the console's choosing."""
     rng = painter.rng
-    coil = 0.35 + 1.2 * np.exp(np.minimum(skin, 0) / rng.uniform(50, 140))
-    field = np.exp(0.16 * painter.texture(90.0) + rng.normal(0, 0.08, (len(painter.image), 1, 1)))
-    image = painter.image.clip(0) ** rng.uniform(0.85, 1.2) * coil * field
-    level = rng.uniform(0.012, 0.04)
+    in_front = 1 / (1 + np.exp((where.behind + shapes.depth + 14) / 5))
+    band = 1 - scanner.saturation * in_front / (1 + np.exp(-(where.arc + 10) / 8))
+    coil = 0.35 + scanner.coil_gain * np.exp(np.minimum(skin, 0) / (scanner.coil_mm * rng.uniform(0.75, 1.3)))
+    field = np.exp(scanner.field * painter.texture(90.0) + rng.normal(0, 0.08, (len(painter.image), 1, 1)))
+    image = (painter.image.clip(0) * band) ** (scanner.gamma * rng.uniform(0.93, 1.07)) * coil * field
+    sigma = scanner.blur_mm / FWHM / painter.pixel_mm
+    image = gaussian_filter(image, (scanner.crosstalk, sigma, sigma), mode="nearest")
+    level = scanner.noise * rng.uniform(0.75, 1.35)
     noise = level * rng.standard_normal((2, *image.shape), np.float32)
     return (np.hypot(image + noise[0], noise[1]) * np.exp(rng.uniform(np.log(200), np.log(2500)))).astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from .scanners import SCANNERS
 from .write import write_phantoms
 
 
@@ -18,13 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", nargs=2, type=int, default=(256, 256), metavar=("H", "W"), help="pixels of a slice")
     parser.add_argument("--pixel-mm", type=float, default=1.1)
     parser.add_argument("--contrast", choices=("t2", "t1"), default="t2")
+    parser.add_argument("--scanner", choices=tuple(SCANNERS), help="all on this one; if not given they take turns")
     parser.add_argument("--mixed-axes", action="store_true", help="store volumes in other axes and slightly oblique")
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw the volumes and print where the datalist is."""
     counts = {name: getattr(args, name) for name in ("labelled", "unlabelled", "validation", "test", "seed")}
-    drawing = {name: getattr(args, name) for name in ("pixel_mm", "contrast", "mixed_axes")}
+    drawing = {name: getattr(args, name) for name in ("pixel_mm", "contrast", "scanner", "mixed_axes")}
     drawing["shape_hw"] = tuple(args.shape)
     print(write_phantoms(args.folder, **counts, **drawing))
     return 0

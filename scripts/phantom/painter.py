@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .anatomy import Array
+from .scanners import Scanner
 
 SLICE_MM = 4.0
 TISSUES: dict[str, dict[str, float]] = {
@@ -28,14 +29,19 @@ class Painter:
     Attributes:
         image: (S, H, W) signal so far, 0 to about 1.
         pixel_mm: edge of a pixel.
-        signal: tissue -> signal in this patient.
+        signal: tissue -> signal in this patient, on this scanner.
         rng: source of textures and of everything else that is not anatomy.
     """
 
-    def __init__(self, shape: tuple[int, int, int], pixel_mm: float, contrast: str, rng: np.random.Generator) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int], pixel_mm: float, contrast: str, scanner: Scanner, rng: np.random.Generator
+    ) -> None:
         self.image = np.zeros(shape, np.float32)
         self.pixel_mm = pixel_mm
-        self.signal = {name: value * rng.uniform(0.85, 1.15) for name, value in TISSUES[contrast].items()}
+        self.signal = {
+            name: value * scanner.weight(name, contrast) * rng.uniform(0.85, 1.15)
+            for name, value in TISSUES[contrast].items()
+        }
         self.rng = rng
 
     def paint(self, distance: Array, signal: Array | float, strength: float = 1.0) -> None:

@@ -12,6 +12,7 @@ from .anatomy import draw_spine
 from .appearance import paint_volume
 from .coordinates import locate
 from .painter import SLICE_MM, TISSUES
+from .scanners import SCANNERS, scanner_of
 from .shapes import draw_labels, draw_shapes
 
 SLICES = (7, 13)
@@ -19,14 +20,16 @@ ORIENTATIONS = ("PIR", "PSR", "AIL", "ASR", "RPI", "LAS", "IPL", "SAR")
 """Axis codes that scanners and converters leave sagittal volumes in; the first is used unless they are mixed."""
 
 
-def check_drawing(shape_hw: tuple[int, int], pixel_mm: float, contrast: str) -> None:
+def check_drawing(shape_hw: tuple[int, int], pixel_mm: float, contrast: str, scanner: str | None) -> None:
     """Refuse settings that nothing can be drawn with.
 
     Raises:
-        ValueError: unknown contrast, or a shape or pixel size that is not positive.
+        ValueError: unknown contrast or scanner, or a shape or pixel size that is not positive.
     """
     if contrast not in TISSUES:
         raise ValueError(f"contrast must be one of {', '.join(TISSUES)}, got {contrast!r}")
+    if scanner is not None and scanner not in SCANNERS:
+        raise ValueError(f"scanner must be one of {', '.join(SCANNERS)}, got {scanner!r}")
     if len(shape_hw) != 2 or min(shape_hw) < 1 or pixel_mm <= 0:
         raise ValueError(f"shape_hw (two numbers) and pixel_mm must be positive, got {shape_hw} and {pixel_mm}")
 
@@ -38,11 +41,12 @@ def make_phantom(
     shape_hw: tuple[int, int] = (256, 256),
     pixel_mm: float = 1.1,
     contrast: str = "t2",
+    scanner: str | None = None,
     mixed_axes: bool = False,
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float64]]:
     """Draw one sagittal spine volume with labels.
 
-    The same seed and index give the same patient, field of view and labels in every contrast.
+    The same seed and index give the same patient, field of view and labels in every contrast and on every scanner.
 
     Args:
         seed: of the whole set.
@@ -50,6 +54,7 @@ def make_phantom(
         shape_hw: pixels of a slice from above downwards and from front to back.
         pixel_mm: edge of a pixel; slices are 4 mm apart.
         contrast: "t2" or "t1".
+        scanner: name in `SCANNERS` of the one that the patient lies in; None lets the patients of a set take turns.
         mixed_axes: store the array in one of several orders of axes, slightly oblique, instead of straight PIR.
 
     Returns:
@@ -58,10 +63,10 @@ def make_phantom(
         affine: (4, 4) from array index to mm in RAS.
 
     Raises:
-        ValueError: unknown contrast, or a shape or pixel size that is not positive.
+        ValueError: unknown contrast or scanner, or a shape or pixel size that is not positive.
     """
-    check_drawing(shape_hw, pixel_mm, contrast)
-    # one generator a subject: the anatomy must not depend on the contrast
+    check_drawing(shape_hw, pixel_mm, contrast, scanner)
+    # one generator a subject: the anatomy must depend neither on the contrast nor on the scanner
     patient, view, tissue = (np.random.default_rng([seed, index, part]) for part in range(3))
     spine = draw_spine(patient)
     slices = int(view.integers(SLICES[0], SLICES[1] + 1))
@@ -74,7 +79,7 @@ def make_phantom(
     where = locate(spine, down, back, side)
     shapes = draw_shapes(spine, where)
     label = draw_labels(spine, where, shapes, pixel_mm)
-    image = paint_volume(spine, where, shapes, pixel_mm, contrast, tissue)
+    image = paint_volume(spine, where, shapes, pixel_mm, contrast, SCANNERS[scanner or scanner_of(seed, index)], tissue)
     image = np.rint(image.clip(0, np.iinfo(np.int16).max)).astype(np.int16)
     affine = np.eye(4)
     affine[:3, :3] = np.array([[0, 0, SLICE_MM], [-pixel_mm, 0, 0], [0, -pixel_mm, 0]])

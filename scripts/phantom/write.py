@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from .volume import check_drawing, make_phantom
 
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 """Raise it whenever the same settings give another picture: files of older versions are then drawn anew."""
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def write_phantoms(
         raise ValueError(f"unknown settings {', '.join(unknown)}; phantoms know {', '.join(defaults)}")
     settings = {"version": DRAWING_VERSION, "seed": seed, **defaults, **drawing}
     # before anything is removed or written
-    check_drawing(settings["shape_hw"], settings["pixel_mm"], settings["contrast"])
+    check_drawing(settings["shape_hw"], settings["pixel_mm"], settings["contrast"], settings["scanner"])
     folder = Path(folder)
     total = sum(counts.values())
     _draw_missing(folder, range(1, total + 1), settings, seed, drawing)
