@@ -129,51 +129,6 @@ class MapLabelValuesd(MapTransform):
         return d
 
 
-class ChooseLevelsd(MapTransform):
-    """Of a prediction that `SlicewiseInferer` made with `order` (2N, ...), keep the levels that are wanted (N, ...).
-
-    Args:
-        keys: predictions.
-        levels: "decoded", or "raw" for a prediction that holds the network's logits alone.
-        raw_key: where the network's own logits go beside decoded ones; None drops them.
-
-    Raises:
-        ValueError: unknown levels.
-    """
-
-    def __init__(self, keys: KeysCollection, levels: str, raw_key: str | None = None) -> None:
-        super().__init__(keys)
-        if levels not in ("decoded", "raw"):
-            raise ValueError(f"levels must be 'decoded' or 'raw', got {levels!r}")
-        self.levels, self.raw_key = levels, raw_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with its prediction, and the raw one under `raw_key`."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            if self.levels == "decoded":
-                raw, d[key] = d[key].chunk(2)
-                if self.raw_key:
-                    d[self.raw_key] = raw
-        return d
-
-
-class TopClassd(MapTransform):
-    """Class of the largest score, (N, ...) -> (1, ...) int64.
-
-    MONAI's `AsDiscreted(argmax=True)` is the same; on a CPU `argmax` over the first axis takes several times longer
-    than `max`, and as long as resampling the volume.
-    """
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with label maps in place of scores."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            label = d[key].max(0, keepdim=True).indices
-            d[key] = MetaTensor(label, meta=d[key].meta) if isinstance(d[key], MetaTensor) else label
-        return d
-
-
 class SaveLabelMapd(SaveImaged):
     """Write label maps as `<output_dir>/<case>_seg.nii.gz`, uint8, whole or not at all, in the grid they have.
 

@@ -26,6 +26,7 @@ TABLE = {
     "losses": ("labels ops", MONAI),
     "metrics": ("labels ops", f"{MONAI} scipy"),
     "augmentation": ("labels ops", MONAI),
+    "predictions": ("labels ops transforms", MONAI),
     "transforms": ("labels ops", MONAI),
     "networks": ("labels prompts ops", f"{MONAI} transformers"),
     "phantom": ("labels", "numpy scipy nibabel tqdm"),
