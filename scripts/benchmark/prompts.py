@@ -91,7 +91,7 @@ def shuffled_names(table: ClassTable, seed: int) -> dict[str, str]:
 def text_overlay(folder: Path, out: Path) -> Path:
     """A config file that puts a pretrained text encoder in the place of whatever stage 1 has."""
     target = "scripts.networks.text_encoder.BertTextEncoder"
-    content = {"text": {"_target_": target, "prompts": "@prompts", "pretrained": str(folder)}}
+    content = {"text": {"_target_": target, "prompts": "@prompts", "caption": "@caption", "pretrained": str(folder)}}
     path = out / "text_encoder.yaml"
     path.write_text("# overlay on: pretrain\n" + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path

@@ -182,7 +182,7 @@ class LearnedPrompts(BertTextEncoder):
     Args:
         context: M, number of learned vectors; the first M tokens must be the same in all prompts.
         frozen: BERT stays as it is, so that the prompts can only learn through the vectors; else both learn.
-        prompts, pretrained, config, dropout: see :class:`BertTextEncoder`.
+        prompts, pretrained, config, dropout, caption: see :class:`BertTextEncoder`.
 
     Raises:
         ValueError: prompts that do not begin with M tokens in common; or as :class:`BertTextEncoder`.
@@ -196,10 +196,11 @@ class LearnedPrompts(BertTextEncoder):
         pretrained: str | None = "emilyalsentzer/Bio_ClinicalBERT",
         config: dict[str, Any] | None = None,
         dropout: float = 0.0,
+        caption: Callable[[Sequence[int]], str] | None = None,
         context: int = 4,
         frozen: bool = True,
     ) -> None:
-        super().__init__(prompts, pretrained, config, dropout)
+        super().__init__(prompts, pretrained, config, dropout, caption)
         first = self.input_ids[:, 1 : 1 + context]  # behind [CLS]
         inside = self.attention_mask[:, : context + 2].all()  # [SEP] is no word
         if context < 1 or not inside or not (first == first[0]).all():

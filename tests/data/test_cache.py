@@ -199,7 +199,7 @@ class TestSliceDataset:
 
     def test_without_labels(self, tmp_path: Path) -> None:
         item = self.dataset(volumes(tmp_path / "data", labelled=False), tmp_path)[4]
-        assert set(item) == {"image", "is_unlabelled"}
+        assert set(item) == {"image", "is_unlabelled", "index"}
 
     def test_items_are_copies(self, entries: list[dict[str, Any]], tmp_path: Path) -> None:
         dataset = self.dataset(entries, tmp_path)

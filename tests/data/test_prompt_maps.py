@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from scripts.augmentation import BatchAugmentation, warp
 from scripts.data.cache import SliceDataset
@@ -179,7 +180,7 @@ class TestUnderAugmentation:
         dataset = dataset_with(maps, folder)
         maps.build(dataset)
         items = [dataset[i] for i in range(len(dataset))]
-        self.plain = {name: torch.stack([item[name] for item in items]) for name in items[0]}
+        self.plain = default_collate(items)
         augment = BatchAugmentation(seed=2)
         generator = torch.Generator().manual_seed(2 * 1_000_003 + 5)
         grid = augment.grid(len(items), (SIZE, SIZE), generator)
