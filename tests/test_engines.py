@@ -145,6 +145,18 @@ class TestVolumeInferer:
         torch.testing.assert_close(layer.state_dict(), before)
 
 
+class TestOrder:
+    def test_logits_then_ordered_probabilities(self) -> None:
+        network = nn.Conv2d(1, 3, 1).requires_grad_(False)
+        order = lambda probs: probs.flip(1)  # noqa: E731
+        volume = torch.rand(1, 1, 8, 8, 5)
+        plain = SlicewiseInferer(roi_size=(8, 8), spatial_dim=2, sw_batch_size=5)(volume, network)
+        both = SlicewiseInferer(roi_size=(8, 8), spatial_dim=2, sw_batch_size=5, order=order)(volume, network)
+        assert both.shape == (1, 6, 8, 8, 5)
+        torch.testing.assert_close(both[:, :3], plain)
+        torch.testing.assert_close(both[:, 3:].exp(), plain.softmax(1).flip(1))
+
+
 class TestPromptMapInferer:
     NETWORK = nn.Sequential(nn.Conv2d(1, 4, 4, stride=4), nn.Softmax(1)).requires_grad_(False)
     GUIDED = staticmethod(partial(prompt_guided_map, gate=0.05))

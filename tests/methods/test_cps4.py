@@ -134,6 +134,14 @@ class TestCPS4:
         assert set(method(batch(), 1.0)) == {"loss", "supervised", *parts}
         assert sum(calls) == 1 + bool(parts) + 10 * ("enhanced" in parts)
 
+    def test_a_round_takes_the_place_of_the_fusion(self) -> None:
+        method, data = objective(loss_weights={"supervised": 0.7, "prompt": 0.0, "enhanced": 1.3}), batch()
+        given = torch.randint(0, CLASSES, (2, 1, SIZE, SIZE), generator=torch.Generator().manual_seed(3))
+        data["unlabelled"]["pseudo_label"] = given.to(torch.uint8)
+        losses = method(data, 0.5)
+        logits = method.student(data["unlabelled"]["image"])
+        torch.testing.assert_close(losses["enhanced"], naive_cross_entropy(logits, given[:, 0]))
+
     def test_before_the_ramps(self) -> None:
         assert set(objective()(batch(), 0.0)) == {"loss", "supervised"}
 

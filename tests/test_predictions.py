@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from torch import Tensor
+
+from scripts.labels import ClassTable
+from scripts.ops.ordering import chain_index
+from scripts.predictions import ChooseLevelsd, SaveLevelReportd, TopClassd
+
+TABLE = ClassTable.load()
+CHAIN = chain_index(TABLE)
+
+
+def prediction(own: Tensor, ordered: Tensor) -> MetaTensor:
+    """Two label maps (H, W, S) -> what an inferer with `order` gives, (2N, H, W, S)."""
+    both = [6.0 * F.one_hot(label, TABLE.num_classes).movedim(-1, 0).float() for label in (own, ordered)]
+    return MetaTensor(torch.cat(both), meta={"filename_or_obj": "scans/anna.nii.gz"})
+
+
+@pytest.fixture
+def pair() -> tuple[Tensor, Tensor]:
+    own, ordered = torch.zeros(2, 8, 4, 2, dtype=torch.int64)
+    own[0:4], own[4:8] = TABLE.id_of("L3"), TABLE.id_of("L4/L5")
+    ordered[0:4], ordered[4:8] = TABLE.id_of("L4"), TABLE.id_of("L4/L5")
+    return own, ordered
+
+
+class TestChooseLevels:
+    def test_decoded(self, pair: tuple[Tensor, Tensor]) -> None:
+        out = ChooseLevelsd("pred", "decoded", raw_key="raw")({"pred": prediction(*pair)})
+        assert torch.equal(out["raw"].argmax(0), pair[0])
+        assert torch.equal(out["pred"].argmax(0), pair[1])
+
+    def test_raw_is_left_as_it_is(self) -> None:
+        logits = MetaTensor(torch.rand(TABLE.num_classes, 4, 4, 2))
+        assert ChooseLevelsd("pred", "raw")({"pred": logits})["pred"] is logits
+
+    def test_exception(self) -> None:
+        with pytest.raises(ValueError, match="levels must be 'decoded' or 'raw', got 'both'"):
+            ChooseLevelsd("pred", "both")
+
+
+class TestTopClass:
+    def test_twin(self) -> None:
+        scores = MetaTensor(torch.rand(5, 4, 3, 2), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
+        label = TopClassd("pred")({"pred": scores})["pred"]
+        assert torch.equal(label.as_tensor(), scores.as_tensor().argmax(0, keepdim=True))
+        assert torch.equal(label.affine, scores.affine)
+
+
+class TestSaveLevelReport:
+    def test_value(self, pair: tuple[Tensor, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        data = {"pred": prediction(*pair)}
+        with caplog.at_level(logging.WARNING):
+            out = SaveLevelReportd("pred", tmp_path / "new", TABLE, CHAIN)(data)
+        assert out["pred"] is data["pred"]
+        report = json.loads((tmp_path / "new/anna_levels.json").read_text(encoding="utf-8"))
+        assert [(s["name"], s["own_name"]) for s in report["structures"]] == [("L4/L5", "L4/L5"), ("L4", "L3")]
+        assert report["structures"][0]["confidence"] > 0.9 > 0.1 > report["structures"][1]["confidence"]
+        assert report["warnings"] == []
+
+    def test_warnings_are_logged_with_the_scan(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        nothing = torch.zeros(8, 4, 2, dtype=torch.int64)
+        with caplog.at_level(logging.WARNING):
+            SaveLevelReportd("pred", tmp_path, TABLE, CHAIN)({"pred": prediction(nothing, nothing)})
+        assert "anna: no structure was found" in caplog.text

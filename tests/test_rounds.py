@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scripts.labels import ClassTable
+from scripts.ops.levels import group_index
+from scripts.ops.ordering import chain_index, decode_order
+from scripts.ops.schedules import sigmoid_ramp
+from scripts.rounds import PseudoLabelRounds, ordered_label, round_epochs
+
+TABLE = ClassTable.load()
+GROUPS, CHAIN = group_index(TABLE), chain_index(TABLE)
+
+
+class Slices:
+    """Two volumes of three and two slices, as a `SliceDataset` without prompts holds them."""
+
+    def __init__(self, prompt_maps: Any = None) -> None:
+        generator = np.random.default_rng(0)
+        self.images = [generator.normal(size=(count, 8, 4)).astype(np.float16) for count in (3, 2)]
+        self.prompt_maps = prompt_maps
+
+    def __len__(self) -> int:
+        return 5
+
+
+class Threshold(nn.Module):
+    """Class 1 where the image is above the threshold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.zeros(()))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.cat([self.level - image, image - self.level], 1)
+
+
+def rounds(folder: Path, teacher: nn.Module | None = None, **changes: Any) -> PseudoLabelRounds:
+    label = lambda logits, maps: logits.argmax(1)  # noqa: E731
+    options: dict[str, Any] = {"epochs": [2, 4], "label": label, "dataset": Slices()}
+    return PseudoLabelRounds(teacher or Threshold(), folder=folder, **{**options, **changes})
+
+
+def batch(*index: int) -> dict[str, Any]:
+    images = torch.from_numpy(np.concatenate(Slices().images).astype(np.float32))[list(index), None]
+    return {"labelled": {}, "unlabelled": {"image": images, "index": torch.tensor(index)}}
+
+
+class TestPseudoLabelRounds:
+    def test_batches_get_the_label_maps_of_their_slices(self, tmp_path: Path) -> None:
+        made = rounds(tmp_path)
+        made.start(2)
+        data = batch(4, 0, 3)
+        label = made(data)["unlabelled"]["pseudo_label"]
+        assert label.dtype == torch.uint8
+        assert torch.equal(label, (data["unlabelled"]["image"] > 0).to(torch.uint8))
+        assert "pseudo_label" not in data["unlabelled"]
+
+    def test_before_the_first_round_and_without_unlabelled_slices(self, tmp_path: Path) -> None:
+        made, data = rounds(tmp_path), batch(1)
+        made.start(1)
+        assert made(data) is data
+        made.start(2)
+        alone = {"labelled": {}, "unlabelled": None}
+        assert made(alone) is alone
+
+    def test_labels_stay_until_the_next_round(self, tmp_path: Path) -> None:
+        teacher = Threshold()
+        made = rounds(tmp_path, teacher)
+        made.start(2)
+        first = made(batch(0, 1))["unlabelled"]["pseudo_label"]
+        nn.init.constant_(teacher.level, 100.0)
+        made.start(3)
+        assert torch.equal(made(batch(0, 1))["unlabelled"]["pseudo_label"], first)
+        made.start(4)
+        assert not made(batch(0, 1))["unlabelled"]["pseudo_label"].any()
+
+    def test_the_teacher_keeps_its_mode_and_gets_no_gradient(self, tmp_path: Path) -> None:
+        teacher = Threshold().train()
+        rounds(tmp_path, teacher).start(2)
+        assert teacher.training
+        assert teacher.level.grad is None
+
+    def test_resumed(self, tmp_path: Path) -> None:
+        made = rounds(tmp_path)
+        made.start(2)
+        again = rounds(tmp_path)
+        again.load_state_dict(made.state_dict())
+        assert torch.equal(*(r(batch(0, 4))["unlabelled"]["pseudo_label"] for r in (made, again)))
+        fresh = rounds(tmp_path)
+        fresh.load_state_dict({"epoch": 0})
+        assert "pseudo_label" not in fresh(batch(0))["unlabelled"]
+
+    def test_resumed_without_its_files(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="cannot be resumed; start it anew"):
+            rounds(tmp_path).load_state_dict({"epoch": 2})
+
+    def test_only_the_last_two_rounds_are_kept(self, tmp_path: Path) -> None:
+        made = rounds(tmp_path, epochs=range(1, 6))
+        for epoch in range(1, 6):
+            made.start(epoch)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch_000004.npy", "epoch_000005.npy"]
+
+    def test_maps_of_a_volume_come_with_it(self, tmp_path: Path) -> None:
+        seen = []
+
+        def label(logits: Tensor, maps: Tensor) -> Tensor:
+            seen.append(maps)
+            return logits.argmax(1)
+
+        read = lambda dataset, case, number: (torch.full((2, 4, 2), 10.0 * case + number), None)  # noqa: E731
+        dataset = Slices(SimpleNamespace(available=True, read=read))
+        rounds(tmp_path, dataset=dataset, label=label).start(2)
+        assert [tuple(maps.shape) for maps in seen] == [(3, 2, 8, 4), (2, 2, 8, 4)]
+        assert [maps[:, 0, 0, 0].tolist() for maps in seen] == [[0.0, 1.0, 2.0], [10.0, 11.0]]
+
+
+class TestRoundEpochs:
+    @pytest.mark.parametrize(
+        ("epochs", "start", "number", "expected"),
+        [(6, 0.0, 2, [1, 4]), (60, 0.5, 2, [31, 46]), (4, 0.5, 3, [3, 4]), (5, 0.0, 0, []), (3, 1.0, 2, [])],
+    )
+    def test_value(self, epochs: int, start: float, number: int, expected: list[int]) -> None:
+        assert round_epochs(epochs, partial(sigmoid_ramp, start=start, length=0.15), number) == expected
+
+
+class TestOrderedLabel:
+    def test_twin(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        logits = 3 * torch.randn(3, TABLE.num_classes, 16, 8, generator=generator)
+        maps = torch.rand(logits.shape, generator=generator)
+        probs = logits.softmax(1)
+        evidence = (probs + 1e-4).log() + 0.5 * (maps + 1e-3).log()
+        expected = decode_order(probs, evidence, groups=GROUPS, chain=CHAIN, pooled=True)
+        assert torch.equal(ordered_label(logits, maps, groups=GROUPS, chain=CHAIN, gamma=0.5), expected)
+        without = ordered_label(logits, None, groups=GROUPS, chain=CHAIN)
+        assert torch.equal(ordered_label(logits, maps, groups=GROUPS, chain=CHAIN, gamma=0.0), without)
