@@ -35,7 +35,9 @@ class PromptModel(PromptAttention):
     """
 
     def __init__(self, vision: VisionEncoder, info: dict[str, Any], statistics: str = "running") -> None:
-        super().__init__(vision, info["embed_dim"], info["activation"], info["similarity"])
+        # an older checkpoint does not say which classes compete: all do
+        competing = info.get("competing")
+        super().__init__(vision, info["embed_dim"], info["activation"], info["similarity"], competing=competing)
         if statistics not in STATISTICS:
             raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")
         self.info = info
@@ -92,6 +94,7 @@ def describe_prompt_model(
         "activation": model.activation,
         "similarity": model.similarity_kind,
         "centre_prompts": model.centre_prompts,
+        "competing": model.competing,
         "embed_dim": model.embed_dim,
         "vision": model.vision.spec(),
         "text": model.text.description(),

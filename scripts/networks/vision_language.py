@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,8 @@ class PromptAttention(nn.Module):
         similarity: "cosine", or "dot" for the dot product divided by √E.
         scale: start of the learned factor of the similarity.
         bias: start of the learned summand of the similarity; it cancels in a softmax.
+        competing: ids of the classes that have a map at all, the others' are 0 everywhere; None is all. An objective
+            that says nothing about a class leaves its similarity free, and it must not take patches in the softmax.
 
     Raises:
         ValueError: an unknown activation or similarity.
@@ -35,6 +39,7 @@ class PromptAttention(nn.Module):
         similarity: str = "cosine",
         scale: float = 10.0,
         bias: float = -2.5,
+        competing: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -45,6 +50,7 @@ class PromptAttention(nn.Module):
         self.embed_dim = embed_dim
         self.activation = activation
         self.similarity_kind = similarity
+        self.competing = None if competing is None else [int(c) for c in competing]
         self.image_projection = nn.Conv2d(vision.embed_dim, embed_dim, 1)  # a linear layer at each patch
         self.scale = nn.Parameter(torch.tensor(float(scale)))
         self.bias = nn.Parameter(torch.tensor(float(bias)))
@@ -72,7 +78,12 @@ class PromptAttention(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, H, W) z-scored image -> (B, N, h, w) float32 attention maps in (0, 1), background first."""
-        return activate(self.similarity(image), self.activation, self.scale, self.bias)
+        similarity = self.similarity(image)
+        if self.competing is None:
+            return activate(similarity, self.activation, self.scale, self.bias)
+        maps = torch.zeros_like(similarity)
+        maps[:, self.competing] = activate(similarity[:, self.competing], self.activation, self.scale, self.bias)
+        return maps
 
 
 class VisionLanguageModel(PromptAttention):
@@ -82,7 +93,7 @@ class VisionLanguageModel(PromptAttention):
         text: encoder () -> (N, D) of the class prompts.
         centre_prompts: subtract the mean of the classes' embeddings. The sentences differ in a word or two, so that
             their embeddings are nearly parallel; what tells them apart is the rest.
-        vision, embed_dim, activation, similarity, scale, bias: see :class:`PromptAttention`.
+        vision, embed_dim, activation, similarity, scale, bias, competing: see :class:`PromptAttention`.
     """
 
     def __init__(
@@ -95,8 +106,9 @@ class VisionLanguageModel(PromptAttention):
         scale: float = 10.0,
         bias: float = -2.5,
         centre_prompts: bool = True,
+        competing: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(vision, embed_dim, activation, similarity, scale, bias)
+        super().__init__(vision, embed_dim, activation, similarity, scale, bias, competing)
         self.text = text
         self.text_projection = nn.Linear(text.embed_dim, embed_dim)
         self.centre_prompts = centre_prompts

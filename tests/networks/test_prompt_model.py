@@ -40,6 +40,18 @@ class TestSaveAndLoad:
         with torch.no_grad():
             torch.testing.assert_close(loaded(image), model.eval()(image), atol=1e-6, rtol=0)
 
+    def test_which_classes_compete_is_kept(self, model, tmp_path):
+        model.competing = [0, 2]
+        save_prompt_model(model, tmp_path, NAMES, [0, 2])
+        loaded, image = load_prompt_model(tmp_path, NAMES), torch.randn(2, 1, 16, 8)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(image), model.eval()(image), atol=1e-6, rtol=0)
+        assert (loaded(image)[:, 1] == 0).all()
+        description = json.loads((tmp_path / "model.json").read_text())
+        del description["competing"]  # as an earlier version wrote it
+        (tmp_path / "model.json").write_text(json.dumps(description))
+        assert load_prompt_model(tmp_path, NAMES).competing is None
+
     def test_needs_no_text_encoder(self, model, tmp_path, monkeypatch):
         save_prompt_model(model, tmp_path, NAMES, [0, 1, 2])
         monkeypatch.setattr(BertTextEncoder, "__init__", None)

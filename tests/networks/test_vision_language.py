@@ -50,6 +50,15 @@ class TestVisionLanguageModel:
         torch.testing.assert_close(captions.sentence, torch.stack([prompts[1], prompts[:2].mean(0)]))
         torch.testing.assert_close(captions.words[1, :2], prompts[:2])
 
+    def test_class_that_does_not_compete_takes_no_patch(self):
+        model, image = small_model(competing=[0, 2]).eval(), torch.randn(2, 1, 16, 8)
+        similarity = model.similarity(image).detach()
+        similarity[:, 1] = 1.0  # nothing was said about it, so that it may be anything
+        model.similarity = lambda _: similarity
+        maps = model(image)
+        assert (maps[:, 1] == 0).all()
+        torch.testing.assert_close(maps[:, [0, 2]].sum(1), torch.ones(2, 8, 4))
+
     def test_dot(self):
         model, image = small_model(similarity="dot").eval(), torch.randn(1, 1, 16, 8)
         dot = model.patch_embeddings(image)[0, :, 5, 3] @ model.prompt_embeddings()[2] / math.sqrt(24)
