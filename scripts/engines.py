@@ -23,7 +23,8 @@ class OptimizationStep:
         objective: (batch, progress) -> {"loss": (), named parts}.
         optimizer: moves what the objective trains.
         augment: (batch, step) -> batch, on the device; None leaves the batch as it is.
-        complete: batch -> batch, before augmentation: adds what a loader cannot know, as pseudo-labels of this run.
+        complete: batch -> batch, as the loader gave it, on the CPU: adds what a loader cannot know, as pseudo-labels of
+            this run.
         max_grad_norm: gradients are clipped to this norm; None leaves them.
 
     Mixed precision follows the engine's `amp`: bfloat16 where the GPU has it, else float16 with the engine's scaler.
@@ -44,9 +45,9 @@ class OptimizationStep:
         """Take one step and return the detached losses."""
         state = engine.state
         engine.network.train()
-        batch = to_device(batch, state.device, engine.non_blocking)
         if self.complete is not None:
             batch = self.complete(batch)
+        batch = to_device(batch, state.device, engine.non_blocking)
         if self.augment is not None:
             batch = self.augment(batch, state.iteration)
         progress = (state.iteration - 1) / (state.max_epochs * state.epoch_length)

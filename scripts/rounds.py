@@ -68,9 +68,10 @@ class PseudoLabelRounds:
         part = self.folder / ".part.npy"
         np.save(part, labels)
         part.replace(self._file(epoch))
+        # A run that is resumed goes on in this round or in the one before; what else lies here is of earlier runs.
+        needed = {self._file(epoch), self._file(self.epoch)}
         self._use(epoch)
-        # A run that is resumed begins at an epoch whose round is this one or the one before.
-        for old in sorted(self.folder.glob("epoch_*.npy"))[:-2]:
+        for old in set(self.folder.glob("epoch_*.npy")) - needed:
             old.unlink()
 
     @torch.no_grad()
@@ -84,12 +85,12 @@ class PseudoLabelRounds:
         return self.label(logits, maps).to(torch.uint8).cpu().numpy()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Add `pseudo_label` (B, 1, H, W) uint8 to the unlabelled stream of a batch, by its `index`."""
+        """Add `pseudo_label` (B, 1, H, W) uint8 to the unlabelled stream of a batch on the CPU, by its `index`."""
         stream = batch["unlabelled"]
         if self._labels is None or stream is None:
             return batch
-        labels = torch.from_numpy(self._labels[stream["index"].cpu().numpy()])[:, None]
-        return {**batch, "unlabelled": {**stream, "pseudo_label": labels.to(stream["image"].device)}}
+        labels = torch.from_numpy(self._labels[stream["index"].numpy()])[:, None]
+        return {**batch, "unlabelled": {**stream, "pseudo_label": labels}}
 
     def state_dict(self) -> dict[str, Any]:
         """Which round it is; its label maps stay in their file."""

@@ -109,6 +109,15 @@ class TestPseudoLabelRounds:
             made.start(epoch)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch_000004.npy", "epoch_000005.npy"]
 
+    def test_rounds_of_an_earlier_run_do_not_crowd_out_this_one(self, tmp_path: Path) -> None:
+        for epoch in (40, 50):
+            np.save(tmp_path / f"epoch_{epoch:06d}.npy", np.zeros(1))
+        made = rounds(tmp_path)
+        made.start(2)
+        again = rounds(tmp_path)
+        again.load_state_dict(made.state_dict())
+        assert [path.name for path in tmp_path.iterdir()] == ["epoch_000002.npy"]
+
     def test_maps_of_a_volume_come_with_it(self, tmp_path: Path) -> None:
         seen = []
 
