@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 
 from .bundle_runs import bundle_run
 from .labels import ClassTable
-from .phantom.write import write_phantoms
+from .phantom.write import DRAWING_VERSION, write_phantoms
 from .report.charts import curves, per_class_bars
 from .report.page import demo_page
 from .report.tables import format_table, percent
@@ -70,6 +71,15 @@ class Demo:
         record.parent.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps({"settings": self.history, "seconds": self.seconds[name]}), encoding="utf-8")
 
+    def _start_over_if_changed(self, out: Path) -> None:
+        """Remove what a training of other settings left: going on from its checkpoint would pass for these settings."""
+        begun = out / "settings.json"
+        settings = json.dumps(self.history)
+        if out.is_dir() and not (begun.is_file() and begun.read_text(encoding="utf-8") == settings):
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+        begun.write_text(settings, encoding="utf-8")
+
     def train(self, name: str, run_id: str, configs: list[str], **overrides: Any) -> None:
         """Run a training as a phase; killed on the way, it goes on from its last epoch."""
         out = self.folder / name.replace(" ", "_")
@@ -80,7 +90,11 @@ class Demo:
         }  # fmt: skip
         if run_id == "training":
             paths["ckpt_dir"] = out / "models"
-        action = lambda: bundle_run(run_id, configs, {**paths, **settings}, out / "log.txt")  # noqa: E731
+
+        def action() -> None:
+            self._start_over_if_changed(out)
+            bundle_run(run_id, configs, {**paths, **settings}, out / "log.txt")
+
         self.phase(name, action, config={"configs": configs, **{k: str(v) for k, v in settings.items()}})
 
     def score(self, method: str) -> None:
@@ -150,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
     phantoms = {"labelled": 2, "unlabelled": 62, "validation": 6, "test": 16, "seed": 2026}
     drawing: dict[str, Any] = {"shape_hw": (128, 80), "pixel_mm": 2.35}
     draw = lambda: write_phantoms(demo.folder / "phantoms", **phantoms, **drawing)  # noqa: E731
-    demo.phase("phantoms", draw, config={**phantoms, **drawing})
+    demo.phase("phantoms", draw, config={"drawing": DRAWING_VERSION, **phantoms, **drawing})
     overlays = ["narrow.yaml", "datasets/phantom.yaml"]
     demo.train("warm start", "training", ["train.yaml", "methods/supervised.yaml", *overlays], **WARM_START)
     demo.train("stage 1", "pretraining", ["pretrain.yaml", "offline_encoders.yaml", overlays[-1]], val_interval=2)
