@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from ignite.engine import Engine
@@ -149,10 +151,45 @@ class SlicewiseInferer(SliceInferer):
         """
         with normalised_by(network, self.statistics):
             logits = super().__call__(inputs, network, *args, **kwargs)
-        if self.order is None:
-            return logits
-        ordered = [self.order(volume.float().softmax(0).movedim(-1, 0)).movedim(0, -1) for volume in logits]
-        return torch.cat([logits, torch.stack(ordered).clamp_min(1e-6).log().to(logits.dtype)], 1)
+        return logits if self.order is None else beside_ordered(logits, self.order)
+
+
+class KeptProbabilities(Inferer):
+    """Probabilities that another program left of every case, in the place of a network's.
+
+    Args:
+        folder: holds `<case>.npz` with `probabilities` (N, S, H, W), as nnU-Net saves them.
+        order: see `SlicewiseInferer`.
+    """
+
+    def __init__(self, folder: str | Path, order: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.folder, self.order = Path(folder), order
+
+    def __call__(self, inputs: Tensor, network: nn.Module, case: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
+        """Return the logarithms (1, N, H, W, S) for the slices (1, 1, H, W, S) of a case; with `order` (1, 2N, ...).
+
+        Raises:
+            ValueError: there is no file of the case, or it is of other slices.
+        """
+        path = self.folder / f"{case[0].replace('/', '_')}.npz"
+        if not path.is_file():
+            raise ValueError(f"there are no probabilities {path}; predict this case first")
+        with np.load(path) as file:
+            kept = torch.from_numpy(file["probabilities"]).float().movedim(1, -1)[None]  # (1, N, H, W, S)
+        if kept.shape[2:] != inputs.shape[2:]:
+            raise ValueError(
+                f"{path}: the probabilities must be of {tuple(inputs.shape[2:])} pixels (H, W, S), got "
+                f"{tuple(kept.shape[2:])}; predict the case anew"
+            )
+        logits = kept.to(inputs.device).clamp_min(1e-6).log()
+        return logits if self.order is None else beside_ordered(logits, self.order)
+
+
+def beside_ordered(logits: Tensor, order: Callable[[Tensor], Tensor]) -> Tensor:
+    """Logits (B, N, H, W, S) -> (B, 2N, H, W, S): as they are, then the logarithm of the ordered probabilities."""
+    ordered = [order(volume.float().softmax(0).movedim(-1, 0)).movedim(0, -1) for volume in logits]
+    return torch.cat([logits, torch.stack(ordered).clamp_min(1e-6).log().to(logits.dtype)], 1)
 
 
 def to_device(batch: Any, device: torch.device | str, non_blocking: bool = False) -> Any:

@@ -12,7 +12,7 @@ from .labels import ClassTable
 from .report.document import Chapter, Picture, write_html, write_latex, write_markdown
 from .report.layout import Table, as_markdown
 from .report.method_charts import ablation_bars, class_chart, curve_over_labelled
-from .report.method_tables import comparison_grid, other_ablations_table, score_table, steps_table
+from .report.method_tables import comparison_grid, other_ablations_table, outside_table, score_table, steps_table
 from .report.runs import READOUTS, TEST, Results, read_results, write_cases
 from .report.tables import spider_rows
 
@@ -61,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
         Chapter("Scores", [*scores, *_curve(results, start)]),
         Chapter("Ablation", _ablation(results, start)),
         Chapter("CPS4 against the others", [table for table in [comparison_grid(results)] if table]),
+        Chapter("Outside", [table for table in [outside_table(results)] if table]),
         Chapter("Structures", _classes(results, args, start)),
         Chapter("Pictures", [] if args.no_pictures else _pictures(results, args, start)),
         Chapter("All columns", [_all_columns(args.folder)]),

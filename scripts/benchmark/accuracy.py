@@ -29,7 +29,8 @@ FIELDS = (
 )  # fmt: skip
 SAME = (
     "source", "layout", "overlays", "stage1_overlays", "warm", "epochs", "learning_rate", "stage1_epochs", "iters",
-    "set", "stage1_set", "image_size", "encoder",
+    "set", "stage1_set", "image_size", "encoder", "nnunet_steps", "nnunet_steps_per_epoch", "nnunet_batch_size",
+    "nnunet_mirror", "nnunet_device",
 )  # fmt: skip
 """Settings that all rows of a folder share."""
 GROWING = ("methods", "labelled", "seeds", "variant")
@@ -50,6 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what every grid of runs takes, whatever its rows are."""
+    add_cell_arguments(parser)
+    add = parser.add_argument
+    add("--stage1-overlays", nargs="*", default=[], help="config files behind pretrain.yaml")
+    add("--warm", type=int, default=30, help="epochs of the supervised warm start")
+    add("--epochs", type=int, default=30, help="epochs of each row after the warm start")
+    add("--learning-rate", type=float, default=0.001, help="of the steps after the warm start")
+    add("--stage1-epochs", type=int, default=20)
+    add("--iters", type=int, default=20, help="optimiser steps an epoch")
+    add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of every run of stage 2")
+    add("--stage1-set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of stage 1")
+    add("--share", metavar="I/N", help="do every N-th row from the I-th on; others do theirs in the same folder")
+
+
+def add_cell_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what says on which data rows are trained, and where they go."""
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--datalist", type=Path, help="a datalist; labelled subsets are cut from its training patients")
@@ -59,17 +75,8 @@ def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labelled", nargs="+", type=int, default=[1, 2], help="numbers of labelled patients")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--overlays", nargs="*", default=[], help="config files behind the row's, e.g. a data set's")
-    add("--stage1-overlays", nargs="*", default=[], help="config files behind pretrain.yaml")
-    add("--warm", type=int, default=30, help="epochs of the supervised warm start")
-    add("--epochs", type=int, default=30, help="epochs of each row after the warm start")
-    add("--learning-rate", type=float, default=0.001, help="of the steps after the warm start")
-    add("--stage1-epochs", type=int, default=20)
-    add("--iters", type=int, default=20, help="optimiser steps an epoch")
-    add("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of every run of stage 2")
-    add("--stage1-set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of stage 1")
     add("--image-size", nargs=2, type=int, default=[256, 128], help="H W of the slices")
     add("--jobs", type=int, default=1, help="runs at the same time, each on one core")
-    add("--share", metavar="I/N", help="do every N-th row from the I-th on; others do theirs in the same folder")
     add("--list", action="store_true", help="print the runs and how far they are, and run nothing")
 
 
@@ -83,9 +90,20 @@ def run(args: argparse.Namespace) -> int:
 
 def run_grid(args: argparse.Namespace, rows: Sequence[System], known: Mapping[str, System]) -> int:
     """Train and score the rows in every cell of the grid; 1 if a run failed."""
+    number, of = _share(args.share)
+    out, locks, *cells = open_folder(args, any(row.all_labelled for row in rows))
+    return run_rows(args, out, locks, share(grid_jobs(_settings(args, out), rows, known, *cells), number, of))
+
+
+def open_folder(args: argparse.Namespace, full: bool) -> tuple[Path, Locks, list[Cell], list[Cell]]:
+    """The folder of the runs, once its settings agree, its locks, its cells, and those with all labels if `full`.
+
+    Raises:
+        ValueError: the folder holds runs of other settings.
+        DataError: there are not that many labelled patients.
+    """
     if args.jobs > 1:
         os.environ["OMP_NUM_THREADS"] = "1"
-    number, of = _share(args.share)
     out = args.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     locks = Locks(out / ".locks")
@@ -93,10 +111,13 @@ def run_grid(args: argparse.Namespace, rows: Sequence[System], known: Mapping[st
         time.sleep(POLL_S)
     try:
         check_settings(out / "settings.json", args)
-        cells = _cells(args, out, any(row.all_labelled for row in rows))
+        return out, locks, *_cells(args, out, full)
     finally:
         locks.release("settings")
-    jobs = share(grid_jobs(_settings(args, out), rows, known, *cells), number, of)
+
+
+def run_rows(args: argparse.Namespace, out: Path, locks: Locks, jobs: Sequence[Job]) -> int:
+    """Do the rows and what they need, or list them, and write `results.csv`; 1 if a run failed."""
     if args.list:
         print(listed(with_needs(jobs), jobs))
         return 0
@@ -148,7 +169,9 @@ def check_settings(path: Path, args: argparse.Namespace) -> None:
     known = {**vars(args), "source": (args.datalist or args.data).name}
     given = json.loads(json.dumps({k: known[k] for k in (*SAME, *GROWING) if k in known}))
     before = read(path)
-    if other := [f"{k}: {before[k]}, now {given[k]}" for k in SAME if k in before and before[k] != given[k]]:
+    if other := [
+        f"{k}: {before[k]}, now {given[k]}" for k in SAME if k in before and k in given and before[k] != given[k]
+    ]:
         raise ValueError(f"{path.parent} holds runs of other settings ({'; '.join(other)}); give another --out")
     for k in GROWING:
         old = before.get(k, [])

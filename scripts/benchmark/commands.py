@@ -1,4 +1,4 @@
-"""`python -m scripts benchmark accuracy|prompts|transfer|speed`."""
+"""`python -m scripts benchmark accuracy|nnunet|prompts|transfer|speed`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 
 KINDS = {
     "accuracy": "train and score methods under equal conditions",
+    "nnunet": "train and score nnU-Net v2 on the same labelled patients, from an environment of its own",
     "prompts": "train and score CPS4 under several wordings of its class prompts",
     "transfer": "score a trained network on data that it was not trained for",
     "speed": "time steps, maps and thresholds against stated references",

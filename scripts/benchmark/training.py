@@ -145,9 +145,9 @@ class Grid:
         bundle_runs(runs, folder / "scores.txt")
         test, unlabelled, pseudo = (read(path / "summary.json") for path in out.values())
         return {
-            "mdice": test["mdice"], "miou": test["miou"], **_decoded(test, "mdice", "miou"),
+            "mdice": test["mdice"], "miou": test["miou"], **decoded_columns(test, "mdice", "miou"),
             "unlabelled_mdice": unlabelled.get("mdice"),
-            **{f"unlabelled_{k}": v for k, v in _decoded(unlabelled, "mdice").items()},
+            **{f"unlabelled_{k}": v for k, v in decoded_columns(unlabelled, "mdice").items()},
             "pseudo_label_mdice": pseudo.get("mdice"),
         }  # fmt: skip
 
@@ -214,7 +214,7 @@ def _marked(folder: Path, epochs: int, kept: str = "models") -> str:
     return "done" if (folder / "done").is_file() else training_state(folder, epochs, kept)
 
 
-def _decoded(summary: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def decoded_columns(summary: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """Scores of the predictions whose levels were decoded, None where there are none."""
     decoded = summary.get("decoded") or {}
     return {f"{name}_decoded": decoded.get(name) for name in names}

@@ -15,7 +15,7 @@ import numpy as np
 from ..labels import ClassTable
 from .charts import per_class_bars, plain_axes
 from .drawing import INK, LARGEST, LINES, MUTED, new_figure, save
-from .names import FULL, REFERENCE, STEPS
+from .names import ALL_LABELLED, FULL, REFERENCE, STEPS
 from .runs import TEST, UNLABELLED, Readout, Results
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 def _panels(results: Results) -> dict[str, list[str]]:
     """Title -> rows of a panel: all in one, or by group with CPS4 and the supervised row beside them."""
-    rows = [m for m, name in results.names.items() if name.group not in ("Ablations", "Upper bound")]
+    rows = [m for m, name in results.names.items() if name.group != "Ablations" and m not in ALL_LABELLED]
     if len(rows) <= IN_ONE_PANEL:
         return {"all": rows}
     groups: dict[str, list[str]] = {}
@@ -183,7 +183,7 @@ def _draw_methods(panel: Axes, results: Results, methods: Sequence[str], readout
 
 def _seeds(results: Results) -> int:
     """Runs of a row at one number of labelled patients, of the row that has most."""
-    return max(len(results.of(m, n)) for m in results.names if m != FULL for n in results.labelled)
+    return max(len(results.of(m, n)) for m in results.names if m not in ALL_LABELLED for n in results.labelled)
 
 
 def _other_n(results: Results, n: int) -> str:
@@ -208,7 +208,7 @@ def _write_ends(panel: Axes, ends: Mapping[str, float], looks: Mapping[str, str]
 def _class_map(
     results: Results, found: Mapping[str, Mapping[str, Sequence[float]]], table: ClassTable, path: str | Path
 ) -> Path:
-    """Methods by structures, the mean over seeds written in every cell, the best in bold, the upper bound aside."""
+    """Methods by structures, the mean over seeds written in every cell, the best in bold, all labels aside."""
     scored = {name for scores in found.values() for name in scores}
     names = [c.name for c in (table.chain or table.foreground) if c.name in scored]
     values = np.array([[100 * statistics.fmean(f[n]) if n in f else np.nan for n in names] for f in found.values()])
@@ -216,7 +216,7 @@ def _class_map(
     panel = axes[0, 0]
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     drawn = panel.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
-    best = np.nanmax(values[[m != FULL for m in found]], axis=0, initial=0)
+    best = np.nanmax(values[[m not in ALL_LABELLED for m in found]], axis=0, initial=0)
     for (row, column), value in np.ndenumerate(values):
         panel.text(
             column, row, "–" if np.isnan(value) else f"{value:.0f}", ha="center", va="center", fontsize=8,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .layout import Table
-from .names import FULL, REFERENCE, STEPS
+from .names import ALL_LABELLED, FULL, REFERENCE, STEPS
 from .runs import READOUTS, TEST, UNLABELLED, Readout, Results
 from .tables import EXACT_UP_TO, mean_sd, over_seeds
 
@@ -26,8 +26,8 @@ LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
 def score_table(results: Results, readout: Readout, *, paper: bool = False) -> Table | None:
     """Methods by numbers of labelled patients, as the paper's Table 1; None if no run was scored so.
 
-    Ablations have a table of their own. The best of each column is bold, the upper bound aside. Stars are of the paired
-    test of the patients' Dice against CPS4, over the seeds that both rows have.
+    Ablations have a table of their own. The best of each column is bold, rows with all labels aside. Stars are of the
+    paired test of the patients' Dice against CPS4, over the seeds that both rows have.
 
     Args:
         results: the runs.
@@ -36,7 +36,10 @@ def score_table(results: Results, readout: Readout, *, paper: bool = False) -> T
     """
     measures = [m for m in MEASURES if any(results.scores(r.method, r.labelled, readout, m) for r in results.runs)]
     printed = json.loads(PAPER_FILE.read_text(encoding="utf-8")) if paper else {"ratios": [], "rows": {}}
-    n_seeds = {n: max((len(results.of(m, n)) for m in results.names if m != FULL), default=0) for n in results.labelled}
+    n_seeds = {
+        n: max((len(results.of(m, n)) for m in results.names if m not in ALL_LABELLED), default=0)
+        for n in results.labelled
+    }
     groups: dict[str, list[list[str]]] = {}
     means: dict[tuple[int, int], float] = {}
     for method, (title, group) in results.names.items():
@@ -46,7 +49,7 @@ def score_table(results: Results, readout: Readout, *, paper: bool = False) -> T
         for labelled, measure in itertools.product(results.labelled, measures):
             values = results.scores(method, labelled, readout, measure)
             mark = _stars(results, method, labelled, readout) if measure == "mdice" else ""
-            if values and group != "Upper bound":
+            if values and method not in ALL_LABELLED:
                 means[sum(map(len, groups.values())), len(cells)] = statistics.fmean(values)
             cells.append(f"{over_seeds(values, n_seeds[labelled])} {mark}".strip())
         groups.setdefault(group, []).append([*cells, *_printed(method, printed)])
@@ -138,6 +141,32 @@ def comparison_grid(results: Results) -> Table | None:
     return Table("comparison", caption, columns, [g for g in groups if g[1]])
 
 
+def outside_table(results: Results) -> Table | None:
+    """What nnU-Net was given in each of its runs, by the `schedule.json` that it left; None where there is none."""
+    rows = []
+    for run in results.runs:
+        file = run.folder / "schedule.json"
+        if file.is_file():
+            s = json.loads(file.read_text(encoding="utf-8"))
+            sizes = ["x".join(map(str, s["patch_size"])), ", ".join(map(str, s["features_per_stage"]))]
+            numbers = map(str, (run.labelled, run.seed, s["steps"], s["batch_size"]))
+            mirrored, minutes = "yes" if s["mirrored"] else "no", f"{s['training_s'] / 60:.1f}"
+            rows.append([results.names[run.method].title, *numbers, *sizes, mirrored, minutes])
+    if not rows:
+        return None
+    columns = [
+        "row", "labelled", "seed", "steps", "slices a step", "patch", "channels", "mirrored", "minutes of training",
+    ]  # fmt: skip
+    return Table("outside", OUTSIDE, columns, [("", rows)])
+
+
+OUTSIDE = (
+    "nnU-Net v2 from its own package, in an environment of its own: its 2D configuration, fold all, its network, loss, "
+    "optimiser, augmentation and schedule for so many steps (its own schedule has 250000). It sees the slices that our "
+    "rows see, as they are normalised for those; structures that scans show but do not label are background to it; it "
+    "reads no unlabelled scan. Its probabilities take the path of our own predictions, names decoded and raw. There is "
+    "no common warm start: all its steps are its own."
+)
 STARS = " Paired test against CPS4: * p < 0.05, ** p < 0.01, *** p < 0.001."
 
 

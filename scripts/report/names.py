@@ -10,7 +10,11 @@ from ..labels import CONFIG_DIR
 ABLATION_DIR = CONFIG_DIR / "ablations"
 REFERENCE, FULL = "cps4", "full"
 """The row that all others are compared with, and the one that trained on the labels of all training patients."""
-GROUPS = ("Supervised", "Semi-supervised", "Text-guided", "CPS4", "Ablations", "Upper bound")
+OUTSIDE_FULL = "nnunet_full"
+"""nnU-Net on the labels of all training patients."""
+ALL_LABELLED = (FULL, OUTSIDE_FULL)
+"""Rows that belong to every number of labelled patients, and are no rivals of those with fewer labels."""
+GROUPS = ("Supervised", "Semi-supervised", "Text-guided", "CPS4", "Ablations", "Upper bound", "Outside")
 
 
 class MethodName(NamedTuple):
@@ -39,6 +43,8 @@ METHODS = {
     "token": MethodName("token loss alone", "Ablations"),
     "pixel": MethodName("pixel loss alone", "Ablations"),
     "full": MethodName("fully supervised, all patients", "Upper bound"),
+    "nnunet": MethodName("nnU-Net v2, 2D", "Outside"),
+    "nnunet_full": MethodName("nnU-Net v2, 2D, all patients", "Outside"),
 }
 """In the order of the tables; the group of a name that is not here is found by :func:`method_name`."""
 STEPS = {"mean_teacher": "baseline", "token": "+ token loss", "pixel": "+ pixel loss", "cps4": "all"}

@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .names import FULL, REFERENCE, MethodName, in_order, method_name
+from .names import ALL_LABELLED, REFERENCE, MethodName, in_order, method_name
 from .tables import case_means, paired_comparison, pool_runs, read_per_case, read_summary
 
 CASE_FIELDS = (
@@ -100,13 +100,14 @@ class Results:
 
     @cached_property
     def labelled(self) -> list[int]:
-        """Numbers of labelled patients; that of the upper bound is not among them unless there is nothing else."""
-        numbers = {run.labelled for run in self.runs if run.method != FULL} or {run.labelled for run in self.runs}
-        return sorted(numbers)
+        """Numbers of labelled patients; that of all patients is not among them unless there is nothing else."""
+        fewer = {run.labelled for run in self.runs if run.method not in ALL_LABELLED}
+        return sorted(fewer or {run.labelled for run in self.runs})
 
     def of(self, method: str, labelled: int) -> list[Run]:
-        """Runs of a row at a number of labelled patients; the upper bound's runs belong to every number."""
-        return [r for r in self.runs if r.method == method and (method == FULL or r.labelled == labelled)]
+        """Runs of a row at a number of labelled patients; runs on all labels belong to every number."""
+        everywhere = method in ALL_LABELLED
+        return [r for r in self.runs if r.method == method and (everywhere or r.labelled == labelled)]
 
     def scores(self, method: str, labelled: int, readout: Readout, measure: str = "mdice") -> list[float]:
         """One mean over cases for every seed that has it."""
