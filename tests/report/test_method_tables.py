@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from scripts.report.method_tables import (
     ablation_table,
     comparison_grid,
     other_ablations_table,
+    outside_table,
     score_table,
     stars,
     steps_table,
@@ -86,6 +89,38 @@ class TestScoreTable:
         table = score_table(read_results(tmp_path), TEST)
         assert table.spans[1][0] == "1 labelled (n = 1 seed)"
         assert table.rows == [["CPS4 (ours)", "50.00", "40.00"]]
+
+
+class TestOutside:
+    """nnU-Net's rows: with some labels they compete, with all labels they stand beside every number of patients."""
+
+    @pytest.fixture
+    def outside(self, tmp_path):
+        runs = {("cps4", 1): 0.5, ("full", 9): 0.8, ("nnunet", 1): 0.6, ("nnunet_full", 9): 0.9}
+        lines = [HEAD, *(f"{m},{n},0,{dice},{dice - 0.1}" + 12 * "," for (m, n), dice in runs.items())]
+        (tmp_path / "results.csv").write_text("\n".join(lines) + "\n")
+        folder = tmp_path / "nnunet_1_0"
+        folder.mkdir()
+        schedule = {
+            "steps": 720, "steps_per_epoch": 20, "batch_size": 6, "patch_size": [96, 48], "training_s": 90,
+            "features_per_stage": [32, 64], "mirrored": False,
+        }  # fmt: skip
+        (folder / "schedule.json").write_text(json.dumps(schedule))
+        return read_results(tmp_path)
+
+    def test_scores(self, outside):
+        assert outside.labelled == [1]
+        table = score_table(outside, TEST)
+        assert table.groups[-1] == (
+            "Outside",
+            [["nnU-Net v2, 2D", "60.00", "50.00"], ["nnU-Net v2, 2D, all patients", "90.00", "80.00"]],
+        )
+        assert table.best == {(2, 1), (2, 2)}  # of the rows with one labelled patient
+
+    def test_schedule(self, outside, hand):
+        (row,) = outside_table(outside).rows
+        assert row == ["nnU-Net v2, 2D", "1", "0", "720", "6", "96x48", "32, 64", "no", "1.5"]
+        assert outside_table(hand) is None
 
 
 class TestAblationTables:

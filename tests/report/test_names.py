@@ -23,6 +23,7 @@ class TestMethodName:
 class TestInOrder:
     def test_value(self):
         names = {
-            m: method_name(m) for m in ("full", "zzz", "cps4", "cps4_literal", "bcp", "supervised", "mean_teacher")
+            m: method_name(m)
+            for m in ("nnunet", "full", "zzz", "cps4", "cps4_literal", "bcp", "supervised", "mean_teacher")
         }
-        assert in_order(names) == ["supervised", "mean_teacher", "bcp", "zzz", "cps4_literal", "cps4", "full"]
+        assert in_order(names) == ["supervised", "mean_teacher", "bcp", "zzz", "cps4_literal", "cps4", "full", "nnunet"]
