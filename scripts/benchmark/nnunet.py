@@ -111,7 +111,8 @@ class Outside:
         if not final_checkpoint(folder).is_file():
             self._call(folder, training(a.nnunet_device), "log.txt")
         names = [file_name(entry["case"]) for entry in entries_of(cell, sections)]
-        if any(not (predicted / f"{name}.npz").is_file() for name in names):
+        # nnU-Net writes a label map behind its probabilities
+        if any(not (predicted / f"{name}.nii.gz").is_file() for name in names):
             self._call(folder, predicting(raw / "imagesTs", predicted, a.nnunet_device), "predict.txt")
         scores = _score(folder, cell, sections)
         write_json(folder / "schedule.json", self._schedule(folder))

@@ -80,10 +80,10 @@ def training(device: str) -> list[str]:
 
 
 def predicting(images: Path, out: Path, device: str) -> list[str]:
-    """Command that predicts a folder of volumes and keeps the probabilities."""
+    """Command that predicts the volumes of a folder that it has not predicted, in one process, with probabilities."""
     return [
         COMMANDS[2], "-i", str(images), "-o", str(out), "-d", str(DATASET_ID), "-c", CONFIGURATION, "-f", "all", "-tr",
-        TRAINER, "-device", device, "-npp", "1", "-nps", "1", "--save_probabilities",
+        TRAINER, "-device", device, "-npp", "0", "-nps", "0", "--save_probabilities", "--continue_prediction",
     ]  # fmt: skip
 
 
