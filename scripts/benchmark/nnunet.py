@@ -132,7 +132,7 @@ class Outside:
         line = [str(self.args.nnunet.absolute() / "bin" / words[0]), *words[1:]]
         with (folder / log).open("a", encoding="utf-8") as file:
             process = subprocess.run(
-                line, cwd=folder, stdout=file, stderr=file, env=environment(folder, os.environ), check=False
+                line, cwd=folder, stdout=file, stderr=file, env=environment(folder, words[0], os.environ), check=False
             )
         if process.returncode:
             tail = "\n".join((folder / log).read_text(encoding="utf-8").splitlines()[-5:])

@@ -69,9 +69,8 @@ def planned(folder: Path) -> dict[str, Any]:
 
 
 def planning() -> list[str]:
-    """Command that checks the raw dataset, plans, and preprocesses it for the 2D configuration."""
-    return [COMMANDS[0], "-d", str(DATASET_ID), "-c", CONFIGURATION, "--verify_dataset_integrity", "-np", "1", "-npfp",
-            "1"]  # fmt: skip
+    """Command that plans, and preprocesses the raw dataset for the 2D configuration."""
+    return [COMMANDS[0], "-d", str(DATASET_ID), "-c", CONFIGURATION, "-np", "1", "-npfp", "1"]
 
 
 def training(device: str) -> list[str]:
@@ -87,10 +86,14 @@ def predicting(images: Path, out: Path, device: str) -> list[str]:
     ]  # fmt: skip
 
 
-def environment(folder: Path, before: Mapping[str, str]) -> dict[str, str]:
-    """Variables of nnU-Net's commands: its folders, its trainer, one process where its own default is many."""
+def environment(folder: Path, command: str, before: Mapping[str, str]) -> dict[str, str]:
+    """Variables of a command of nnU-Net: its folders, its trainer, one process where its own default is many.
+
+    Training augments in its own process, so that the seed counts; planning takes none for a mistake.
+    """
     own = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    own |= {"nnUNet_extTrainer": str(folder / "trainer"), "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"}
+    own |= {"nnUNet_extTrainer": str(folder / "trainer"), "nnUNet_def_n_proc": "1"}
+    own["nnUNet_n_proc_DA"] = "0" if command == COMMANDS[1] else "1"
     return {**{k: v for k, v in before.items() if k not in ("PYTHONPATH", "PYTHONHOME")}, **own}
 
 

@@ -168,11 +168,13 @@ class TestCommands:
         assert "--save_probabilities" in line
 
     def test_environment(self, tmp_path: Path) -> None:
-        found = environment(tmp_path, {"PATH": "/bin", "PYTHONPATH": "ours"})
+        found = environment(tmp_path, "nnUNetv2_train", {"PATH": "/bin", "PYTHONPATH": "ours"})
         assert found["PATH"] == "/bin"
         assert "PYTHONPATH" not in found  # our modules are none of nnU-Net's
         assert found["nnUNet_results"] == str(tmp_path / "nnUNet_results")
         assert found["nnUNet_extTrainer"] == str(tmp_path / "trainer")
+        assert found["nnUNet_n_proc_DA"] == "0"
+        assert environment(tmp_path, "nnUNetv2_predict", {})["nnUNet_n_proc_DA"] == "1"
 
     def test_trainer(self, tmp_path: Path) -> None:
         text = write_trainer(tmp_path, 720, 20, seed=3, mirror=False).read_text(encoding="utf-8")
