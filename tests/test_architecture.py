@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAZY = {"transformers", "matplotlib"}  # imported by the function that needs them
 TORCH = "torch numpy"
 MONAI = "torch numpy monai"
-MEASURED = "labels ops losses networks phantom data methods engines evaluation report bundle_runs"
+MEASURED = "labels ops losses networks phantom data methods engines evaluation model_file report bundle_runs"
 
 # part of scripts: (parts it may import beside itself, packages it may import beside the standard library)
 TABLE = {
