@@ -23,9 +23,6 @@ class BatchAugmentation:
         rotate_degrees: rotation within ±this angle.
         scale: zoom factor within 1 ± this.
         shift: translation within ± this share of the slice's (height, width); one number is for both.
-        early_steps: number of steps in which the shift along the height is `early_shift`: names are first learned by
-            where a structure usually lies, which is quick, then by what is around it.
-        early_shift: shift along the height in the first `early_steps`, as a share of it.
         bend_px: standard deviation in pixels of a smooth displacement field with `bend_nodes` nodes; 0 switches it off.
         bend_nodes: nodes of the displacement field along (H, W).
         contrast: factor of the grey values within 1 ± this.
@@ -43,8 +40,6 @@ class BatchAugmentation:
         rotate_degrees: float = 10.0,
         scale: float = 0.1,
         shift: float | Sequence[float] = 0.05,
-        early_steps: int = 0,
-        early_shift: float = 0.03,
         bend_px: float = 1.0,
         bend_nodes: tuple[int, int] = (6, 4),
         contrast: float = 0.25,
@@ -55,7 +50,6 @@ class BatchAugmentation:
     ) -> None:
         self.rotate_degrees, self.scale = rotate_degrees, scale
         self.shift = (shift, shift) if isinstance(shift, float | int) else tuple(shift)
-        self.early_steps, self.early_shift = early_steps, early_shift
         self.bend_px, self.bend_nodes = bend_px, tuple(bend_nodes)
         self.contrast, self.brightness, self.gamma, self.noise = contrast, brightness, gamma, noise
         self.seed = seed
@@ -63,12 +57,11 @@ class BatchAugmentation:
     def __call__(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
         """Return the batch with every stream (`labelled`, `unlabelled`) augmented, as (seed, step) draws it."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
-        along = self.early_shift if step <= self.early_steps else self.shift[0]
-        return {name: stream and self._stream(stream, generator, along) for name, stream in batch.items()}
+        return {name: stream and self._stream(stream, generator) for name, stream in batch.items()}
 
-    def _stream(self, stream: dict[str, Any], generator: torch.Generator, along: float) -> dict[str, Any]:
+    def _stream(self, stream: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
         image = stream["image"]
-        grid = self.grid(image.shape[0], image.shape[-2:], generator, along).to(image.device, non_blocking=True)
+        grid = self.grid(image.shape[0], image.shape[-2:], generator).to(image.device, non_blocking=True)
         out = dict(stream, image=self.grey_values(warp(image, grid), generator))
         for name in ("label", "pseudo_label"):
             if name in stream:
@@ -77,15 +70,9 @@ class BatchAugmentation:
             out["attention_maps"] = warp(stream["attention_maps"], grid)
         return out
 
-    def grid(
-        self, batch: int, size: tuple[int, int] | torch.Size, generator: torch.Generator, along: float | None = None
-    ) -> Tensor:
-        """Sampling grid (B, H, W, 2) in `torch.nn.functional.grid_sample`'s coordinates, drawn on the CPU.
-
-        `along` takes the place of the shift along the height.
-        """
+    def grid(self, batch: int, size: tuple[int, int] | torch.Size, generator: torch.Generator) -> Tensor:
+        """Sampling grid (B, H, W, 2) in `torch.nn.functional.grid_sample`'s coordinates, drawn on the CPU."""
         height, width = size
-        along = self.shift[0] if along is None else along
 
         def uniform(bound: float) -> Tensor:
             return (2 * torch.rand(batch, generator=generator) - 1) * bound
@@ -96,7 +83,7 @@ class BatchAugmentation:
         theta = torch.stack(
             [
                 torch.stack([cos, -sin * height / width, 2 * uniform(self.shift[1])], 1),
-                torch.stack([sin * width / height, cos, 2 * uniform(along)], 1),
+                torch.stack([sin * width / height, cos, 2 * uniform(self.shift[0])], 1),
             ],
             1,
         )  # (B, 2, 3)

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 METHODS = {"supervised": ["methods/supervised.yaml"], "mean_teacher": ["methods/mean_teacher.yaml"], "cps4": []}
 # pseudo-labels are as good as the warm start, so that gets two thirds of the steps; every method goes on for the rest
-WARM_START = {"max_epochs": 30, "val_interval": 5, "augmentation#early_steps": 600}
+WARM_START = {"max_epochs": 30, "val_interval": 5}
 AFTER_WARM_START = {
     "ramp#start": 0.0, "learning_rate": 0.001, "max_epochs": 14, "val_interval": 2,
     # Running averages, for they have seen all scanners by the end: what a Mean Teacher gains from unlabelled scans.

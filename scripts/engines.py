@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from ignite.engine import Engine
 from monai.inferers import Inferer, SliceInferer
 from torch import Tensor, nn
 
+from .ops.displacement import least_doubtful
 from .ops.otsu import otsu_thresholds
 from .ops.prompt_map import average_slices, upsample
 from .ops.statistics import normalised_by
@@ -91,6 +92,45 @@ class VolumeInferer(Inferer):
         """Return the network's output for all slices, (S, N, H, W)."""
         with normalised_by(network, self.statistics):
             return torch.cat([network(part) for part in inputs.split(self.chunk)])
+
+
+class DisplacedInferer(VolumeInferer):
+    """Run a 2D network on a volume moved along head-foot, and mix its predictions by how little it doubts.
+
+    Args:
+        labelled: ids of the classes that the training labels contain.
+        reach: furthest displacement, a fraction of the height; 0 for none.
+        places: displacements on either side.
+        spread: see `scripts.ops.displacement.least_doubtful`.
+        sharpness: see `scripts.ops.displacement.least_doubtful`.
+        chunk: see `VolumeInferer`.
+        statistics: see `VolumeInferer`.
+    """
+
+    def __init__(
+        self,
+        labelled: Sequence[int],
+        reach: float,
+        places: int,
+        spread: float,
+        sharpness: float,
+        chunk: int = 32,
+        statistics: str = "volume",
+    ) -> None:
+        super().__init__(chunk, statistics)
+        self.labelled, self.spread, self.sharpness = labelled, spread, sharpness
+        self.shifts = [reach * k / places for k in range(-places, places + 1)] if reach else [0.0]
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the logarithm of the mixed probabilities for all slices, (S, N, H, W)."""
+
+        def predict(slices: Tensor) -> Tensor:
+            return VolumeInferer.__call__(self, slices, network).float().softmax(1)
+
+        mixed = least_doubtful(
+            predict, inputs, self.shifts, labelled=self.labelled, spread=self.spread, sharpness=self.sharpness
+        )
+        return mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log()
 
 
 class PromptMapInferer(VolumeInferer):

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data.cache import SliceDataset
-from .engines import VolumeInferer
 from .ops.ordering import decode_order
 from .ops.prompt_map import upsample
 
@@ -31,7 +30,7 @@ class PseudoLabelRounds:
         label: (logits (S, N, H, W), attention maps (S, N, H, W) or None) -> class ids (S, H, W), 255 for none.
         folder: where the label maps are kept, one file a round.
         epochs: epochs, from 1, at whose beginning a round starts; before the first one batches stay as they are.
-        statistics: whose statistics the teacher's batch normalisation uses, see `scripts.ops.statistics`.
+        inferer: (volume (S, 1, H, W), teacher) -> logits (S, N, H, W), see `scripts.engines`.
         device: where the teacher runs.
     """
 
@@ -42,12 +41,12 @@ class PseudoLabelRounds:
         label: Callable[[Tensor, Tensor | None], Tensor],
         folder: str | Path,
         epochs: Sequence[int],
-        statistics: str = "volume",
+        inferer: Callable[[Tensor, nn.Module], Tensor],
         device: torch.device | str = "cpu",
     ) -> None:
         self.teacher, self.dataset, self.label = teacher, dataset, label
         self.folder, self.epochs, self.device = Path(folder), frozenset(epochs), device
-        self.inferer = VolumeInferer(statistics=statistics)
+        self.inferer = inferer
         self.epoch = 0
         """Epoch of the latest round; 0 before the first."""
         self._labels: np.ndarray | None = None

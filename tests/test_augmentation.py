@@ -127,17 +127,6 @@ class TestGrid:
         rows = pixels(augment.grid(200, (128, 64), generator))[..., 1] - torch.arange(128.0)[:, None]
         assert 0.02 * 128 < rows.abs().max() <= 0.03 * 128 + 1e-3
 
-    def test_early_steps_shift_less_along_head_foot(self) -> None:
-        augment = BatchAugmentation(
-            **{**SHAPE_ONLY, "rotate_degrees": 0.0, "scale": 0.0, "bend_px": 0.0, "shift": [0.25, 0.0]},
-            early_steps=10, early_shift=0.0,
-        )  # fmt: skip
-        image = torch.arange(32.0)[:, None].expand(4, 1, 32, 8).clone()
-        early, late = (augment({"labelled": {"image": image}}, step)["labelled"]["image"] for step in (10, 11))
-        torch.testing.assert_close(early, image)
-        assert (late - image).abs().amax((1, 2, 3)).min() > 0.01
-        assert (late - image).abs().max() <= 8 + 1e-3
-
     @pytest.mark.parametrize("size", [(64, 32), (16, 48)])
     def test_rotation_keeps_distances_in_pixels(self, generator: torch.Generator, size: tuple[int, int]) -> None:
         augment = BatchAugmentation(rotate_degrees=30, scale=0, shift=0, bend_px=0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scripts.engines import VolumeInferer
 from scripts.labels import ClassTable
 from scripts.ops.levels import group_index
 from scripts.ops.ordering import chain_index, decode_order
@@ -45,7 +46,8 @@ class Threshold(nn.Module):
 
 def rounds(folder: Path, teacher: nn.Module | None = None, **changes: Any) -> PseudoLabelRounds:
     label = lambda logits, maps: logits.argmax(1)  # noqa: E731
-    options: dict[str, Any] = {"epochs": [2, 4], "label": label, "dataset": Slices()}
+    inferer = VolumeInferer(statistics="volume")
+    options: dict[str, Any] = {"epochs": [2, 4], "label": label, "dataset": Slices(), "inferer": inferer}
     return PseudoLabelRounds(teacher or Threshold(), folder=folder, **{**options, **changes})
 
 
