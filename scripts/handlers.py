@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
+import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from .model_file import save_atomically
+from .files import mark_unfinished, write_whole
+from .model_file import load_tensors, save_atomically
 from .ops.ema import update_ema_, warmup_decay
 
 
@@ -83,16 +87,29 @@ class TrainingCheckpoint:
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
         engine.add_event_handler(Events.STARTED, self.load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save)
+        # The other handlers go by what is loaded, and have done their part of an epoch when it is saved: what is kept
+        # is never ahead of the log, nor behind it.
+        engine.add_event_handler(Events.STARTED, self._attach_last)
+
+    def _attach_last(self, engine: Engine) -> None:
+        if not engine.has_event_handler(self.save):
+            engine.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save)
 
     def load(self, engine: Engine) -> None:
-        """Go on from the file, if resuming was asked for and there is one."""
+        """Go on from the file, if resuming was asked for and there is one.
+
+        Raises:
+            FileError: it is damaged.
+        """
         if not (self.resume and self.path.is_file()):
             return
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        state = load_tensors(self.path, "remove it to begin anew, or name the folder of another run")
         for name, thing in self.objects.items():
             thing.load_state_dict(state[name])
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        if "python_rng" in state:
+            random.setstate(state["python_rng"])
+            np.random.set_state(state["numpy_rng"])
         torch.set_rng_state(state["rng"])
         if len(state.get("cuda_rng", ())) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state.get("cuda_rng", ()))
@@ -103,8 +120,26 @@ class TrainingCheckpoint:
         """Write the file."""
         state = {name: thing.state_dict() for name, thing in self.objects.items()}
         state.update(epoch=engine.state.epoch, iteration=engine.state.iteration)
+        kind, keys, *rest = np.random.get_state()
+        state.update(python_rng=random.getstate(), numpy_rng=(kind, keys.tolist(), *rest))  # type: ignore[union-attr]
         state.update(rng=torch.get_rng_state(), cuda_rng=torch.cuda.get_rng_state_all())
         save_atomically(state, self.path)
+
+
+class MarkUnfinished:
+    """Mark the folder of a model that a later stage reads, from the first step of its training to the last.
+
+    Args:
+        folder: where the model file goes.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer, behind all handlers that write when it completes."""
+        engine.add_event_handler(Events.STARTED, lambda: mark_unfinished(self.folder, True))
+        engine.add_event_handler(Events.COMPLETED, lambda: mark_unfinished(self.folder, False))
 
 
 class ModelFile:
@@ -159,7 +194,7 @@ class MetricsLog:
         self._sums: dict[str, list[Any]] = defaultdict(list)
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer, after its validation handler and its checkpoint."""
+        """Register with a trainer, after its validation handler; its checkpoint comes first."""
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
@@ -169,13 +204,14 @@ class MetricsLog:
         """Keep the rows up to the epoch that the run starts after."""
         rows = []
         if engine.state.epoch > 0 and self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = [r for r in csv.DictReader(file) if int(r["epoch"]) <= engine.state.epoch]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+            text = self.path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]  # a killed run may have left half a row
+            rows = [r for r in csv.DictReader(whole.splitlines()) if int(r["epoch"]) <= engine.state.epoch]
+        kept = io.StringIO(newline="")
+        writer = csv.DictWriter(kept, self.FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+        write_whole(self.path, kept.getvalue())
 
     def collect(self, engine: Engine) -> None:
         """Remember the losses of a step; they stay on their device."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data.cache import SliceDataset
+from .files import whole_file
 from .ops.ordering import decode_order
 from .ops.prompt_map import upsample
 
@@ -63,10 +64,8 @@ class PseudoLabelRounds:
             labels[first : first + len(image)] = self._label(case, image)
             first += len(image)
         self.teacher.train(mode)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / ".part.npy"
-        np.save(part, labels)
-        part.replace(self._file(epoch))
+        with whole_file(self._file(epoch)) as file:
+            np.save(file, labels)
         # A run that is resumed goes on in this round or in the one before; what else lies here is of earlier runs.
         needed = {self._file(epoch), self._file(self.epoch)}
         self._use(epoch)

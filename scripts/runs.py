@@ -15,11 +15,15 @@ from monai.bundle import ConfigWorkflow
 
 from .data.check import check_datalist, check_scan, raise_problems
 from .data.datalist import DataError
+from .files import is_unfinished, lock_folder, storage_problem, write_whole
 from .labels import ClassTable
 from .model_file import trained_settings
 from .overrides import check_overrides, running_workflow
+from .run_record import datalist_entries, hide_secret, record_run
 
 EFFECTIVE_CONFIG = "config.yaml"
+CODE = ("$", "@", "%")
+"""What MONAI's config language takes for an expression, a reference or a macro begins with one of these."""
 
 
 def start(
@@ -30,7 +34,7 @@ def start(
     cache_dir: str | Path | None = None,
     class_table: str | Path | None = None,
 ) -> None:
-    """Refuse faulty overrides and faulty data, then write the effective config to the run's folder.
+    """Refuse faulty overrides and faulty data, take the run's folder, write the effective config and `run.json` to it.
 
     Args:
         output_dir: the run's folder; made if it is missing.
@@ -43,21 +47,27 @@ def start(
 
     Raises:
         DataError: an override that does nothing, no data at all, or problems in the data.
+        FolderInUseError: another run writes into the folder.
+        StorageError: the folder cannot be written.
     """
     sys.excepthook = _one_sentence
     check_overrides()
+    _refuse_code(data)
     if datalist:
         raise_problems(check_datalist(datalist, sections=sections, cache_folder=cache_dir, class_table=class_table))
     elif not _entries(data):
         raise DataError(
             "no datalist was given; add --datalist D.json (python -m scripts prepare FOLDER --out D.json makes one)"
         )
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    workflow = running_workflow()
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank() > 0:
+        return  # the first process of a run writes for all
+    folder, workflow = Path(output_dir), running_workflow()
+    lock_folder(folder, owner=workflow)
+    entries = datalist_entries(datalist, sections, class_table) if datalist else _entries(data)
+    record_run(folder, datalist, entries, cache_dir)
     if workflow is not None:
         text = yaml.safe_dump(_plain(workflow.parser.config), sort_keys=False, allow_unicode=True)
-        (folder / EFFECTIVE_CONFIG).write_text(text, encoding="utf-8")
+        write_whole(folder / EFFECTIVE_CONFIG, text)
 
 
 def start_inference(
@@ -128,7 +138,10 @@ def prepare_prompt_maps(
         return
     if prompt_maps is None:
         return
-    if not prompt_maps.checkpoint.is_file():
+    unfinished = is_unfinished(prompt_maps.model_dir)
+    if prompt_maps.checkpoint.is_file() and unfinished and when_missing != "pretrain":
+        log.warning("stage 1 in %s has not come to its end: its best network so far is used", prompt_maps.model_dir)
+    elif not prompt_maps.checkpoint.is_file() or unfinished:
         if when_missing == "error":
             raise DataError(
                 f"there is no stage-1 checkpoint {prompt_maps.checkpoint}; make one with "
@@ -147,7 +160,7 @@ def pretrain(bundle_root: str | Path, configs: Sequence[str] = ("pretrain.yaml",
     """Run stage 1 in this process: the config files, absolute or relative to `configs/`, with these overrides."""
     logging.getLogger(__name__).info("no stage-1 checkpoint yet: running stage 1 first")
     files = [str(Path(bundle_root) / "configs" / config) for config in configs]
-    given = {k: v for k, v in overrides.items() if v is not None}
+    given = {k: _as_it_is(v) for k, v in overrides.items() if v is not None}
     workflow = ConfigWorkflow(
         config_file=files, run_id="pretraining", logging_file=False, bundle_root=str(bundle_root), **given
     )
@@ -163,6 +176,30 @@ def _entries(data: str) -> Sequence[Mapping[str, Any]]:
     return workflow.parser.get_parsed_content(data) if workflow is not None and data else ()
 
 
+def _refuse_code(data: str) -> None:
+    """Refuse entries of a config that MONAI would take for expressions: names of files are data.
+
+    Raises:
+        DataError: an entry of the list that stands under the id holds such a word.
+    """
+    workflow = running_workflow()
+    entries = workflow.parser.get(data) if workflow is not None and data else None
+    for entry in entries if isinstance(entries, list) else ():
+        for key, value in entry.items() if isinstance(entry, Mapping) else ():
+            if isinstance(value, str) and value.startswith(CODE):
+                raise DataError(
+                    f"{data}: the {key} {value!r} begins as an expression of the config language does; rename the "
+                    "file, or give it with its whole path"
+                )
+
+
+def _as_it_is(value: Any) -> Any:
+    """A value that a config shall not read again: lists and words in it that look like expressions are data."""
+    if isinstance(value, str) and value.startswith(CODE):
+        return "$" + repr(value).replace("@", r"\x40").replace("%", r"\x25")
+    return tuple(value) if isinstance(value, list) and any(isinstance(item, Mapping) for item in value) else value
+
+
 def _as_data_error(read: Callable[..., Any], *args: Any) -> None:
     """Call a reader of the user's files whose complaints are sentences for the user.
 
@@ -175,21 +212,24 @@ def _as_data_error(read: Callable[..., Any], *args: Any) -> None:
         raise DataError(str(error)) from error
 
 
-def _plain(value: Any) -> Any:
-    """A config as YAML can hold it; objects that were passed from Python become their names."""
+def _plain(value: Any, name: str = "") -> Any:
+    """A config as YAML can hold it, without secrets; objects that were passed from Python become their names."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, str(k)) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
+    if isinstance(value, str):
+        return hide_secret(name, value)
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
 
 
 def _one_sentence(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Show faults in the user's data or command as their sentence alone, all others with their traceback."""
+    """Show faults in the user's data or command, and a full disk, as a sentence; all others with their traceback."""
+    problem = storage_problem(error)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, DataError):
         cause = cause.__cause__  # MONAI wraps what a component raises
-    if cause is not None:
-        print(f"Error: {cause}", file=sys.stderr)
+    if cause is not None or problem is not None:
+        print(f"Error: {cause or problem}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)

@@ -16,26 +16,27 @@ ROOT = Path(__file__).resolve().parent.parent
 LAZY = {"transformers", "matplotlib"}  # imported by the function that needs them
 TORCH = "torch numpy"
 MONAI = "torch numpy monai"
-MEASURED = "labels ops losses networks phantom data methods engines evaluation report bundle_runs"
+MEASURED = "labels files ops losses networks phantom data methods engines evaluation report bundle_runs"
 
 # part of scripts: (parts it may import beside itself, packages it may import beside the standard library)
 TABLE = {
     "labels": ("", ""),
     "prompts": ("labels", ""),
+    "files": ("", ""),
     "ops": ("labels", TORCH),
     "losses": ("labels ops", MONAI),
     "metrics": ("labels ops", f"{MONAI} scipy"),
     "augmentation": ("labels ops", MONAI),
     "predictions": ("labels ops transforms", MONAI),
     "transforms": ("labels ops", MONAI),
-    "networks": ("labels prompts ops", f"{MONAI} transformers"),
+    "networks": ("labels prompts ops files", f"{MONAI} transformers"),
     "phantom": ("labels", "numpy scipy nibabel tqdm"),
-    "data": ("labels ops transforms phantom", f"{MONAI} nibabel itk scipy tqdm"),
+    "data": ("labels ops transforms phantom files", f"{MONAI} nibabel itk scipy tqdm"),
     "methods": ("labels ops losses augmentation", TORCH),
     "engines": ("ops", f"{MONAI} ignite"),
-    "rounds": ("ops data engines", f"{MONAI} ignite tqdm"),
-    "model_file": ("labels", TORCH),
-    "handlers": ("labels ops metrics model_file", f"{MONAI} ignite matplotlib tqdm"),
+    "rounds": ("ops data engines files", f"{MONAI} ignite tqdm"),
+    "model_file": ("labels files", TORCH),
+    "handlers": ("labels ops metrics model_file files", f"{MONAI} ignite matplotlib tqdm"),
     "evaluation": ("labels ops metrics transforms data report", f"{MONAI} ignite nibabel scipy tqdm"),
     "score_handlers": ("labels metrics evaluation report", f"{MONAI} ignite"),
     "pictures": ("labels ops transforms data report", f"{MONAI} ignite"),
@@ -43,7 +44,8 @@ TABLE = {
     "showcase": ("labels ops networks data transforms pictures report", MONAI),
     "results": ("labels report showcase", ""),
     "overrides": ("data", "monai"),
-    "runs": ("labels data model_file overrides", f"{MONAI} yaml"),
+    "run_record": ("data files", ""),
+    "runs": ("labels data files model_file overrides run_record", f"{MONAI} yaml"),
     "info": ("labels", ""),
     "bundle_runs": ("", "monai"),
     "benchmark": (MEASURED, f"{MONAI} ignite scipy skimage tqdm yaml"),

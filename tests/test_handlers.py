@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import copy
 import csv
+import errno
 import logging
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -18,6 +21,7 @@ from torch import nn
 from scripts.data.cache import SliceDataset
 from scripts.data.loaders import TwoStreamLoader
 from scripts.engines import OptimizationStep
+from scripts.files import StorageError
 from scripts.handlers import EMATeacher, MetricsLog, ModelFile, ProgressBar, TrainingCheckpoint
 from scripts.losses import PartialLabelCrossEntropy
 from scripts.methods.mean_teacher import MeanTeacher
@@ -143,10 +147,10 @@ class TestTrainingCheckpoint:
 
         def full_disk(state: Any, file: Any) -> None:
             file.write(b"half")
-            raise OSError("no space left")
+            raise OSError(errno.ENOSPC, "no space left")
 
         monkeypatch.setattr(torch, "save", full_disk)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(StorageError, match=r"c\.pt cannot be written: the disk is full; free some space"):
             checkpoint.save(engine)
         assert (tmp_path / "c.pt").read_bytes() == old
         assert [f.name for f in tmp_path.iterdir()] == ["c.pt"]
@@ -164,6 +168,32 @@ class TestTrainingCheckpoint:
         assert model.weight.item() == before
         assert engine.state.iteration == 4
         assert not hasattr(loader, "step")
+
+    def test_is_behind_the_log(self, tmp_path: Path) -> None:
+        """Killed between the two, a run would lose the rows of an epoch that it never repeats."""
+        engine = Engine(lambda e, b: {"loss": torch.ones(())})
+        TrainingCheckpoint(tmp_path / "c.pt", {}, NoLoader(), resume=False).attach(engine)
+        MetricsLog(tmp_path / "m.csv").attach(engine)
+        logged = []
+        engine.add_event_handler(
+            Events.EPOCH_COMPLETED,
+            lambda e: logged.append((len(rows(tmp_path / "m.csv")), (tmp_path / "c.pt").exists())),
+        )
+        engine.run([0], max_epochs=1)
+        assert logged == [(1, False)]
+        assert (tmp_path / "c.pt").exists()
+
+    @pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(1).item()])
+    def test_all_random_states_go_on(self, tmp_path: Path, draw: Callable[[], float]) -> None:
+        engine = Engine(lambda e, b: None)
+        engine.state.epoch, engine.state.iteration = 1, 2
+        draw()
+        TrainingCheckpoint(tmp_path / "c.pt", {}, NoLoader(), resume=False).save(engine)
+        expected = [draw() for _ in range(3)]
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(5)
+        TrainingCheckpoint(tmp_path / "c.pt", {}, NoLoader(), resume=True).load(Engine(lambda e, b: None))
+        assert [draw() for _ in range(3)] == expected
 
     def test_interval(self, tmp_path: Path) -> None:
         saved = []
@@ -246,6 +276,15 @@ class TestMetricsLog:
         self.run(tmp_path / "whole.csv", 4)
         self.run(tmp_path / "m.csv", 3)
         self.run(tmp_path / "m.csv", 4, start=2)  # the checkpoint was of epoch 2
+        assert rows(tmp_path / "m.csv") == rows(tmp_path / "whole.csv")
+
+    @pytest.mark.parametrize("cut", ["2", "2,4,lo", "2,4,loss,3."])
+    def test_half_a_row_of_a_killed_run_is_dropped(self, tmp_path: Path, cut: str) -> None:
+        self.run(tmp_path / "whole.csv", 4)
+        self.run(tmp_path / "m.csv", 2)
+        with (tmp_path / "m.csv").open("a", encoding="utf-8") as file:
+            file.write(cut)
+        self.run(tmp_path / "m.csv", 4, start=2)
         assert rows(tmp_path / "m.csv") == rows(tmp_path / "whole.csv")
 
     def test_new_run_starts_afresh(self, tmp_path: Path) -> None:

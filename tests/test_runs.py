@@ -17,6 +17,7 @@ from monai.bundle import ConfigParser
 
 from scripts import runs
 from scripts.data.datalist import DataError
+from scripts.files import StorageError, mark_unfinished
 from scripts.runs import prepare_prompt_maps, start
 from tests.small_bundle import cause, refused, write_config
 from tests.tiny import write_volume
@@ -60,7 +61,7 @@ class TestStart:
         image = write_volume(tmp_path / "a.nii.gz", np.arange(8000, dtype=np.int16).reshape(20, 20, 20))
         (tmp_path / "d.json").write_text(json.dumps({"unlabelled": [{"image": image}]}), encoding="utf-8")
         start(tmp_path / "run", tmp_path / "d.json", sections=["unlabelled"])
-        assert list((tmp_path / "run").iterdir()) == []
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "run.json"]
 
 
 class TestStartInference:
@@ -156,6 +157,20 @@ class TestPreparePromptMaps:
         assert order == [({"bundle_root": "b", "seed": 3}, [])]
         assert maps.built == [self.DATASET]
 
+    @pytest.mark.parametrize("when", ["pretrain", "error", "supervised"])
+    def test_stage_1_that_was_killed_goes_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+    ) -> None:
+        """Its best network so far lies there and must not be taken for its last."""
+        (tmp_path / "model.pt").write_bytes(b"x")
+        mark_unfinished(tmp_path, True)
+        maps, begun = Maps(tmp_path / "model.pt"), []
+        monkeypatch.setattr(runs, "pretrain", lambda **settings: begun.append(settings))
+        prepare_prompt_maps(maps, self.DATASET, when, {"resume": True})
+        assert begun == ([{"resume": True}] if when == "pretrain" else [])
+        assert ("has not come to its end" in caplog.text) == (when != "pretrain")
+        assert maps.built == [self.DATASET]
+
     def test_no_unlabelled(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         maps = Maps(tmp_path / "model.pt")
         prepare_prompt_maps(maps, SimpleNamespace(data=[]), "error")
@@ -201,8 +216,8 @@ class TestPretrain:
         content = {"seed": 0, "device": "cpu", "pretraining": steps, "train": {"data": []}}
         (tmp_path / "configs" / "pretrain.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
         (tmp_path / "configs" / "small.yaml").write_text("device: meta\n", encoding="utf-8")
-        entries, state = [{"image": "a"}], torch.get_rng_state()
-        runs.pretrain(bundle_root=tmp_path, seed=4, device=None, **{"train#data": entries})
+        entries, state = ({"image": "a"},), torch.get_rng_state()
+        runs.pretrain(bundle_root=tmp_path, seed=4, device=None, **{"train#data": list(entries)})
         runs.pretrain(bundle_root=tmp_path, configs=["pretrain.yaml", "small.yaml"])
         assert capsys.readouterr().out == f"stage 1 4 cpu {entries}\nstage 1 0 meta []\n"
         assert torch.equal(torch.get_rng_state(), state)  # stage 2 goes on as if nothing had been drawn
@@ -222,6 +237,12 @@ class TestErrors:
         except RuntimeError as error:
             self.show(error)
         assert capsys.readouterr().err == "Error: no scans\n"
+
+    def test_full_disk_is_one_sentence(self, capsys: pytest.CaptureFixture[str]) -> None:
+        wrapped = RuntimeError("wrapped by MONAI")
+        wrapped.__cause__ = StorageError("c.pt cannot be written: the disk is full")
+        self.show(wrapped)
+        assert capsys.readouterr().err == "Error: c.pt cannot be written: the disk is full\n"
 
     def test_faults_of_ours_keep_their_traceback(self, capsys: pytest.CaptureFixture[str]) -> None:
         try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from monai.transforms import Compose
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from ..files import whole_folder
 from ..labels import label_map_file
 from .checked import stamps
 
@@ -56,17 +55,15 @@ class SliceCache:
         target = self.folder / self.key(entry)
         if target.is_dir():
             return target
-        self.folder.mkdir(parents=True, exist_ok=True)
         out = self.transform({k: entry[k] for k in ("image", "label", "label_map") if k in entry})
-        part = Path(tempfile.mkdtemp(dir=self.folder, prefix=".part-"))
+        arrays = {}
         for name, file, dtype in (("image", IMAGE, np.float16), ("label", LABEL, np.uint8)):
             if name in entry:
                 slices = np.moveaxis(np.asarray(out[name])[0], -1, 0)  # (H, W, S) -> (S, H, W)
-                np.save(part / file, np.ascontiguousarray(slices, dtype=dtype))
-        try:
-            part.rename(target)
-        except OSError:  # another process was faster; its arrays are the same
-            shutil.rmtree(part)
+                arrays[file] = np.ascontiguousarray(slices, dtype=dtype)
+        with whole_folder(target) as part:
+            for file, array in arrays.items():
+                np.save(part / file, array)
         return target
 
     def build_all(self, entries: Sequence[Mapping[str, Any]]) -> list[Path]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import write_whole
 from ..labels import LabelMap
 
 MEMORY = "checked_files.json"
@@ -57,10 +58,7 @@ class Memory:
     def save(self) -> None:
         """Write what was added, whole or not at all."""
         if self.file and self.added:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            part = self.file.with_name(f".{self.file.name}.part")
-            part.write_text(json.dumps(sorted(self.known)), encoding="utf-8")
-            part.replace(self.file)
+            write_whole(self.file, json.dumps(sorted(self.known)))
 
 
 def stamps(path: Path) -> list[tuple[str, int, int]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..files import whole_folder
 from ..ops.otsu import otsu_thresholds
 from ..ops.prompt_map import average_slices, upsample
 from .cache import SliceDataset
@@ -79,7 +78,6 @@ class PromptMaps:
         if not todo:
             logging.getLogger(__name__).info("attention maps of %d volumes found in %s", len(dataset.data), root)
             return
-        root.mkdir(parents=True, exist_ok=True)
         model = self.load_model(self.model_dir).to(self.device).eval()
         for case, target in tqdm(todo, desc="attention maps of unlabelled volumes"):
             image = torch.from_numpy(dataset.images[case].astype(np.float32))[:, None]
@@ -125,10 +123,6 @@ class PromptMaps:
 
 
 def _write(target: Path, maps: np.ndarray, thresholds: np.ndarray) -> None:
-    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=".part-"))
-    np.save(part / MAPS, maps)
-    np.save(part / THRESHOLDS, thresholds)
-    try:
-        part.rename(target)
-    except OSError:  # another process was faster; its maps are the same
-        shutil.rmtree(part)
+    with whole_folder(target) as part:
+        np.save(part / MAPS, maps)
+        np.save(part / THRESHOLDS, thresholds)
