@@ -43,7 +43,8 @@ def record_run(
         StorageError: the folder cannot be written.
     """
     paths = [entry[key] for entry in entries for key in ("image", "label", "hidden_label") if key in entry]
-    files = checksums(dict.fromkeys(paths), cache_folder)
+    # without a datalist nothing was checked yet: what is missing is complained about by its reader
+    files = checksums([path for path in dict.fromkeys(paths) if Path(path).exists()], cache_folder)
     digest = hashlib.sha256(json.dumps(sorted(files.values())).encode()).hexdigest()
     earlier = _earlier(folder / RECORD)
     if earlier and earlier[-1]["data"] != digest:
