@@ -9,7 +9,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -120,8 +120,8 @@ class TrainingCheckpoint:
         """Write the file."""
         state = {name: thing.state_dict() for name, thing in self.objects.items()}
         state.update(epoch=engine.state.epoch, iteration=engine.state.iteration)
-        kind, keys, *rest = np.random.get_state()
-        state.update(python_rng=random.getstate(), numpy_rng=(kind, keys.tolist(), *rest))  # type: ignore[union-attr]
+        kind, keys, *rest = cast("tuple[Any, ...]", np.random.get_state())
+        state.update(python_rng=random.getstate(), numpy_rng=(kind, keys.tolist(), *rest))
         state.update(rng=torch.get_rng_state(), cuda_rng=torch.cuda.get_rng_state_all())
         save_atomically(state, self.path)
 

@@ -72,7 +72,7 @@ class TestSources:
         ],
     )
     def test_would_be_found(self, text: str) -> None:
-        assert len(faults(ast.parse(text))) == 1
+        assert faults(ast.parse(text)) != []
 
     def test_monais_loader_of_weights(self) -> None:
         """`inference.yaml` reads weights by it."""
@@ -153,7 +153,7 @@ class TestDatalist:
         assert capsys.readouterr().out == f"{tuple(entries)} {name}\n"
         assert not (tmp_path / "pwned").exists()
 
-    @pytest.mark.parametrize("name", CODE_IN_NAMES[:4])
+    @pytest.mark.parametrize("name", [name for name in CODE_IN_NAMES if name[0] in "$@"])
     def test_entries_of_a_config_that_look_like_code_are_refused(self, tmp_path: Path, name: str) -> None:
         """MONAI Label writes the names of its files into the config."""
         sentence = refused(write_config(tmp_path), **{"train#data": [{"image": name}]})

@@ -32,7 +32,7 @@ STAGES: dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]] = {
     "stage 2": ("training", ("train.yaml", "smoke.yaml"), tuple(PHASES)),
 }  # fmt: skip
 """Stage -> run id, config files, phases."""
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "stage 1": {
         "vision#channels": [4, 8, 8],
         "vision#width": 16,
@@ -196,8 +196,8 @@ class Chain:
         """Where two finished runs are not equal to the last bit: checkpoint, log, kept network."""
         both = (self.folder, other.folder)
         weights = ["run/checkpoint.pt", f"models/{'prompt/' if self.run_id == 'pretraining' else ''}model.pt"]
-        states = [[torch.load(f / w, map_location="cpu", weights_only=True) for w in weights] for f in both]
-        found = differences(*states)
+        mine, whole = ([torch.load(f / w, map_location="cpu", weights_only=True) for w in weights] for f in both)
+        found = differences(mine, whole)
         logs = [(f / "run/metrics.csv").read_text(encoding="utf-8") for f in both]
         return found if logs[0] == logs[1] else [*found, "/metrics.csv"]
 
