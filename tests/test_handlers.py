@@ -21,8 +21,8 @@ from torch import nn
 from scripts.data.cache import SliceDataset
 from scripts.data.loaders import TwoStreamLoader
 from scripts.engines import OptimizationStep
-from scripts.files import StorageError
-from scripts.handlers import EMATeacher, MetricsLog, ModelFile, ProgressBar, TrainingCheckpoint
+from scripts.files import StorageError, is_unfinished
+from scripts.handlers import EMATeacher, MarkUnfinished, MetricsLog, ModelFile, ProgressBar, TrainingCheckpoint
 from scripts.losses import PartialLabelCrossEntropy
 from scripts.methods.mean_teacher import MeanTeacher
 from tests.tiny import CLASSES, cache, network, volumes
@@ -203,6 +203,27 @@ class TestTrainingCheckpoint:
         checkpoint.attach(engine)
         engine.run([0], max_epochs=5)
         assert saved == [2, 4]
+
+
+class TestMarkUnfinished:
+    def test_from_the_first_step_to_the_last(self, tmp_path: Path) -> None:
+        seen = []
+        engine = Engine(lambda e, b: seen.append(is_unfinished(tmp_path)))
+        MarkUnfinished(tmp_path).attach(engine)
+        engine.run([0, 0])
+        assert seen == [True, True]
+        assert not is_unfinished(tmp_path)
+
+    def test_stays_where_training_breaks_off(self, tmp_path: Path) -> None:
+        def fail(engine: Engine, batch: Any) -> None:
+            raise KeyboardInterrupt
+
+        engine = Engine(fail)
+        engine.logger.setLevel(logging.CRITICAL)
+        MarkUnfinished(tmp_path).attach(engine)
+        with pytest.raises(KeyboardInterrupt):
+            engine.run([0])
+        assert is_unfinished(tmp_path)
 
 
 class TestModelFile:

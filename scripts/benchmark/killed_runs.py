@@ -44,7 +44,7 @@ class Moments:
         self.marks = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self.occurrences = dict.fromkeys(PHASES, 0)
         self.phase = ""
-        self.calls = 0
+        self.calls = self.let_through = 0
 
     def install(self) -> None:
         """Watch all phases from now on."""
@@ -56,36 +56,45 @@ class Moments:
     def _watched(self, phase: str, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def within(*args: Any, **kwargs: Any) -> Any:
-            if self.phase:  # validation slices its own volumes: that is validation
-                return method(*args, **kwargs)
+            outer, began = (self.phase, self.calls), time.perf_counter()  # volumes are sliced inside other phases
             self._begin(phase)
-            began = time.perf_counter()
             try:
                 return method(*args, **kwargs)
             finally:
                 sys.setprofile(None)
                 self._mark("end", calls=self.calls, seconds=time.perf_counter() - began)
-                self.phase = ""
+                self.phase, self.calls = outer
+                self._watch()
 
         return within
 
     def _begin(self, phase: str) -> None:
-        self.phase, occurrence = phase, self.occurrences[phase]
+        sys.setprofile(None)
+        self.phase, self.calls = phase, 0
         self.occurrences[phase] += 1
         self._mark("begin")
-        aimed = self.kill is not None and self.kill["phase"] == phase and occurrence >= self.kill["occurrence"]
-        if self.kill is None or (aimed and "call" in self.kill):
-            # what is missing at the end of a short occurrence is counted on in the next
-            self.calls = 0 if self.kill is None or occurrence == self.kill["occurrence"] else self.calls
+        if self.kill is not None and "seconds" in self.kill and self._is_aimed_at():
+            self._kill_after(self.kill.pop("seconds"))
+        self._watch()
+
+    def _is_aimed_at(self) -> bool:
+        assert self.kill is not None
+        return self.phase == self.kill["phase"] and self.occurrences[self.phase] > self.kill["occurrence"]
+
+    def _watch(self) -> None:
+        """Count the calls of this phase, if they matter."""
+        if self.phase and (self.kill is None or ("call" in self.kill and self._is_aimed_at())):
             sys.setprofile(self._count)
-        elif aimed and self.kill is not None and occurrence == self.kill["occurrence"]:
-            self._kill_after(self.kill["seconds"])
 
     def _count(self, frame: FrameType, event: str, called: Any) -> None:
         if event not in ("call", "c_call"):
             return
         self.calls += 1
-        if self.kill is not None and self.calls > self.kill["call"]:
+        if self.kill is None:
+            return
+        self.let_through += 1  # what is missing at the end of a short occurrence is counted on in the next
+        if self.let_through > self.kill["call"]:
+            sys.setprofile(None)
             name = frame.f_code.co_qualname if event == "call" else getattr(called, "__qualname__", str(called))
             self._mark("kill", function=name)
             os.kill(os.getpid(), signal.SIGKILL)
