@@ -197,6 +197,7 @@ class TestResume:
 
 
 class TestLoaderProcesses:
+    @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than this machine has cores
     @pytest.mark.parametrize("number", [1, 4])
     def test_result_does_not_depend_on_them(
         self, train: Callable[..., SimpleNamespace], trained: SimpleNamespace, number: int, tmp_path: Path
