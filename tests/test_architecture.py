@@ -48,6 +48,7 @@ TABLE = {
     "bundle_runs": ("", "monai"),
     "benchmark": (MEASURED, f"{MONAI} ignite scipy skimage tqdm yaml"),
     "demo": ("labels phantom report bundle_runs benchmark", ""),
+    "zoo": ("model_file bundle_runs", "monai yaml"),
     "__main__": ("", ""),  # imports the one command that is asked for by its name
 }
 

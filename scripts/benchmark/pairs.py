@@ -70,7 +70,8 @@ def in_turns(
         Seconds, (ours, reference) for every pair.
     """
     for _ in range(warm_up):
-        ours(), reference()
+        ours()
+        reference()
     times = []
     for number in range(pairs):
         if number % 2:
