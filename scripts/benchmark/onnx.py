@@ -1,6 +1,8 @@
 """Time and score a trained network in ONNX Runtime against PyTorch, on whole volumes and on the path that users run.
 
 Both kinds of statistics are exported and scored: those of the volume at hand and the running averages of training.
+On one thread the time is the processor's, which other work on the machine does not lengthen; on several it is the
+wall clock's. Called again, it times anew; exports and scores of the same weights stay.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ import argparse
 import contextlib
 import io
 import shutil
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,8 @@ from .training import EVALUATION, read, write_json
 
 OVERLAY = "inference_onnx.yaml"
 HEAD = (
-    *("network", "statistics", "network, ms a scan", "ratio", "95 % interval", "labelling, ms a scan", "ratio"),
-    *("mDice %", "difference", "mDice %, decoded", "difference"),
+    *("network", "statistics", "logits off by", "network, ms a scan", "ratio", "95 % interval"),
+    *("labelling, ms a scan", "ratio", "mDice %", "difference", "mDice %, decoded", "difference"),
 )
 
 
@@ -58,10 +61,12 @@ def run(args: argparse.Namespace) -> int:
          "device": "$torch.device('cpu')", "output_dir": folder / f"scores {network}"})
         for network, statistics, folder in variants
     ]  # fmt: skip
-    bundle_runs(runs, out / "log.txt")
+    runs = [run for run in runs if not (run[2]["output_dir"] / "summary.json").is_file()]
+    if runs:
+        bundle_runs(runs, out / "log.txt")
     scan = select_for_scoring(str(datalist), "test")[0]["image"]
     rows: list[dict[str, Any]] = []
-    for row in measure(variants, scan, args.pairs):
+    for row in measure(variants, scan, args.pairs, time.process_time if args.threads == 1 else time.perf_counter):
         summary = read(row.pop("folder") / f"scores {row['network']}" / "summary.json")
         row |= {"mdice": summary["mdice"], "mdice_decoded": summary["decoded"]["mdice"]}
         for key in ("mdice", "mdice_decoded"):
@@ -85,10 +90,13 @@ def configs(network: str, behind: list[str] | None = None) -> list[str]:
 def place(model: Path, out: Path, network: str, statistics: str, settings: Mapping[str, Any]) -> Path:
     """A folder with the weights or their export, as inference expects one."""
     folder = out / statistics
+    kept = folder / WEIGHTS
+    if kept.is_file() and kept.read_bytes() != (model / WEIGHTS).read_bytes():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(model / SETTINGS, folder / SETTINGS)
     shutil.copyfile(model / WEIGHTS, folder / WEIGHTS)
-    if network == "ONNX Runtime":
+    if network == "ONNX Runtime" and not (folder / "model.onnx").is_file():
         export(folder, settings["image_size"], statistics)
     return folder
 
@@ -123,19 +131,24 @@ def export(folder: Path, image_size: list[int], statistics: str) -> None:
         raise ValueError(f"{error.args[0]}; pip install -r requirements-onnx.txt") from error
 
 
-def measure(variants: list[Variant], scan: str, pairs: int) -> Iterator[dict[str, Any]]:
+def measure(variants: list[Variant], scan: str, pairs: int, clock: Callable[[], float]) -> Iterator[dict[str, Any]]:
     """Milliseconds of every variant, and the ratio to the first, measured in turns with it.
 
+    Every logit of an ONNX file is compared with PyTorch's of the same statistics.
+
     Args:
-        variants: the first is the reference.
+        variants: the first is the reference; of each statistics PyTorch comes first.
         scan: a volume.
         pairs: of runs of the network on all its slices; whole labellings are timed a quarter as often.
+        clock: in seconds.
     """
     reference = Labelling(*variants[0], scan)
+    logits: dict[str, torch.Tensor] = {}  # of PyTorch, by statistics
     for number, variant in enumerate(variants):
         ours = Labelling(*variant, scan) if number else reference
-        network = in_turns(ours.network, reference.network, pairs, 1)
-        labelling = in_turns(ours.label, reference.label, max(1, pairs // 4), 1)
+        difference = (ours.network() - logits.setdefault(variant[1], ours.network())).abs().max()
+        network = in_turns(ours.network, reference.network, pairs, 1, clock=clock)
+        labelling = in_turns(ours.label, reference.label, max(1, pairs // 4), 1, clock=clock)
         ratios = [a / b for a, b in network]
         low, high = median_interval(ratios)
         yield {
@@ -143,6 +156,7 @@ def measure(variants: list[Variant], scan: str, pairs: int) -> Iterator[dict[str
             "network_ms": 1000 * _median([a for a, _ in network]), "ratio": _median(ratios), "low": low, "high": high,
             "labelling_ms": 1000 * _median([a for a, _ in labelling]),
             "labelling_ratio": _median([a / b for a, b in labelling]), "pairs": pairs,
+            "logits_difference": float(difference), "slices": ours.slices.shape[-1],
         }  # fmt: skip
 
 
@@ -173,11 +187,12 @@ class Labelling:
         self.slices = get("dataset")[0]["image"][None].as_tensor()
 
     @torch.no_grad()
-    def network(self) -> None:
-        """All slices of the scan through the network, names not decoded."""
+    def network(self) -> torch.Tensor:
+        """Logits (1, N, H, W, S) of all slices of the scan, names not decoded."""
         order, self.inferer.order = self.inferer.order, None
-        self.inferer(self.slices, self.net)
+        logits = self.inferer(self.slices, self.net)
         self.inferer.order = order
+        return logits
 
     def label(self) -> None:
         """The scan from its file to the label map in its own grid."""
@@ -188,7 +203,8 @@ def table(rows: list[dict[str, Any]], *, markdown: bool = False) -> str:
     """The rows as a table."""
     cells = [
         [
-            row["network"], row["statistics"], f"{row['network_ms']:.0f}", f"{row['ratio']:.2f}",
+            row["network"], row["statistics"], f"{row['logits_difference']:.0e}",
+            f"{row['network_ms']:.0f}", f"{row['ratio']:.2f}",
             f"{row['low']:.2f} to {row['high']:.2f}", f"{row['labelling_ms']:.0f}", f"{row['labelling_ratio']:.2f}",
             f"{100 * row['mdice']:.2f}", f"{100 * row['mdice_difference']:+.2f}",
             f"{100 * row['mdice_decoded']:.2f}", f"{100 * row['mdice_decoded_difference']:+.2f}",

@@ -71,7 +71,7 @@ class TestMlflow:
         assert run.info.status == "FINISHED"
         assert "train_loss" in run.data.metrics
         assert ("val_prompt_map_dice" if stage == 1 else "val_mean_dice") in run.data.metrics
-        assert {"curves.png", "metrics.csv"} <= set(names)
+        assert {"curves.png", "metrics.csv", "config.yaml"} <= set(names)
         drawn = {path.name for path in (tmp_path / "run/pictures").iterdir()}
         assert drawn
         assert {f"pictures/{name}" for name in drawn} <= set(names)
