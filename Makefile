@@ -6,11 +6,11 @@ SCHEMA := tests/schema/meta_schema_20240725.json
 
 # A key that stands twice in a config is an error; small tensors are slower on several threads than on one.
 export MONAI_FAIL_ON_DUPLICATE_CONFIG := 1
-test test-all: export OMP_NUM_THREADS := 1
+test test-all test-zoo: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lint format types test test-all demo metadata clean
+.PHONY: help setup lint format types test test-all test-zoo demo metadata zoo clean
 
 help:  ## list these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -41,8 +41,14 @@ test: $(READY)  ## all tests but the slow ones and those for a GPU
 test-all: $(READY)  ## all tests; those for a GPU skip themselves without one
 	$(BIN)/python -m pytest -m ""
 
+test-zoo: $(READY)  ## what the Model Zoo verifies, on a folder assembled with small weights trained on phantoms
+	$(BIN)/python -m pytest -m "" tests/integration/test_zoo.py
+
 demo: $(READY)  ## phantom data, both stages, a table and pictures; minutes on a CPU
 	$(BIN)/python -m scripts demo
+
+zoo: $(READY)  ## the folder for MONAI's Model Zoo: make zoo WEIGHTS=models/model.pt URL=https://... TRAINED_ON="sentence"
+	$(BIN)/python -m scripts zoo --weights "$(WEIGHTS)" --url "$(URL)" --trained-on "$(TRAINED_ON)"
 
 metadata: $(READY)  ## metadata.json: both copies equal, the Zoo's schema, the network's input and output
 	cmp metadata.json configs/metadata.json

@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": ("scripts.demo", "show the whole method on phantoms, in minutes"),
     "benchmark": ("scripts.benchmark.commands", "measure accuracy or speed"),
     "report": ("scripts.results", "make tables, pictures and pages of what a benchmark wrote"),
+    "zoo": ("scripts.zoo", "assemble the folder that MONAI's Model Zoo would take"),
 }
 
 

@@ -64,6 +64,11 @@ def running_workflow() -> ConfigWorkflow | None:
     return None
 
 
+def config_files() -> list[str]:
+    """The config files of the bundle run that this call is a part of; without one there are none."""
+    return [str(file) for file in _command_line()[1]]
+
+
 def _command_line() -> tuple[dict[str, Any], list[str | os.PathLike[str]]]:
     """The overrides, and the config files, that `monai.bundle run` was called with; an args file's too."""
     for frame in _frames():

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def start(
         class_table: JSON file of the class table; None is the bundle's own.
 
     Raises:
-        DataError: an override that does nothing, no data at all, or problems in the data.
+        DataError: an override that does nothing, no data at all, problems in the data, or tracking without MLflow.
     """
     sys.excepthook = _one_sentence
     check_overrides()
@@ -56,6 +57,7 @@ def start(
     folder.mkdir(parents=True, exist_ok=True)
     workflow = running_workflow()
     if workflow is not None:
+        _check_tracking(workflow.parser.get("train#handlers", ()))
         text = yaml.safe_dump(_plain(workflow.parser.config), sort_keys=False, allow_unicode=True)
         (folder / EFFECTIVE_CONFIG).write_text(text, encoding="utf-8")
 
@@ -67,6 +69,8 @@ def start_inference(
     class_table: str | Path | None = None,
     datalist: str | Path | None = None,
     section: str = "",
+    network: str = "",
+    made_by: str = "train one with configs/train.yaml",
 ) -> None:
     """Refuse faulty overrides, a missing or other network and faulty scans; write the label names.
 
@@ -77,6 +81,8 @@ def start_inference(
         class_table: JSON file of the class table; None is the bundle's own.
         datalist: to score label maps: the datalist, whose labels are opened and checked too.
         section: the section of it.
+        network: id in the config of a network that looks at its own file, and may refuse it, when it is made.
+        made_by: what to do without `ckpt_path`.
 
     Raises:
         DataError: an override that does nothing, no weights or weights for other classes, no scans, or
@@ -85,11 +91,10 @@ def start_inference(
     sys.excepthook = _one_sentence
     check_overrides()
     if not Path(ckpt_path).is_file():
-        raise DataError(
-            f"there is no trained network {ckpt_path}; train one with configs/train.yaml "
-            "or name its folder with --ckpt_dir"
-        )
+        raise DataError(f"there is no trained network {ckpt_path}; {made_by} or name its folder with --ckpt_dir")
     _as_data_error(trained_settings, Path(ckpt_path).parent, class_table)
+    if network:
+        _as_data_error(_component, network)
     if datalist:
         raise_problems(check_datalist(datalist, sections=[section], class_table=class_table, hidden_labels=True))
     entries = _entries(data)
@@ -161,6 +166,22 @@ def _entries(data: str) -> Sequence[Mapping[str, Any]]:
     """The entries that stand under an id of the running workflow's config; none without a workflow."""
     workflow = running_workflow()
     return workflow.parser.get_parsed_content(data) if workflow is not None and data else ()
+
+
+def _check_tracking(handlers: Sequence[Any]) -> None:
+    """Refuse `--tracking mlflow` without MLflow in one sentence, before anything is built."""
+    tracked = any(isinstance(h, Mapping) and h.get("_target_") == "MLFlowHandler" for h in handlers)
+    if tracked and find_spec("mlflow") is None:
+        raise DataError("MLflow is not installed; pip install -r requirements-mlflow.txt, or leave out --tracking")
+
+
+def _component(name: str) -> Any:
+    """A component of the running workflow; what its constructor refuses is raised as it is, without MONAI's words."""
+    workflow = running_workflow()
+    try:
+        return workflow.parser.get_parsed_content(name) if workflow is not None else None
+    except RuntimeError as error:
+        raise error.__cause__ or error from error
 
 
 def _as_data_error(read: Callable[..., Any], *args: Any) -> None:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAZY = {"transformers", "matplotlib"}  # imported by the function that needs them
+LAZY = {"transformers", "matplotlib", "onnx", "onnxruntime", "mlflow"}  # imported by the function that needs them
 TORCH = "torch numpy"
 MONAI = "torch numpy monai"
-MEASURED = "labels ops losses networks phantom data methods engines evaluation report bundle_runs"
+MEASURED = "labels ops losses networks phantom data methods engines evaluation model_file report bundle_runs"
 
 # part of scripts: (parts it may import beside itself, packages it may import beside the standard library)
 TABLE = {
@@ -28,7 +28,7 @@ TABLE = {
     "augmentation": ("labels ops", MONAI),
     "predictions": ("labels ops transforms", MONAI),
     "transforms": ("labels ops", MONAI),
-    "networks": ("labels prompts ops", f"{MONAI} transformers"),
+    "networks": ("labels prompts ops", f"{MONAI} transformers onnxruntime"),
     "phantom": ("labels", "numpy scipy nibabel tqdm"),
     "data": ("labels ops transforms phantom", f"{MONAI} nibabel itk scipy tqdm"),
     "methods": ("labels ops losses augmentation", TORCH),
@@ -43,11 +43,13 @@ TABLE = {
     "showcase": ("labels ops networks data transforms pictures report", MONAI),
     "results": ("labels report showcase", ""),
     "overrides": ("data", "monai"),
+    "tracking": ("overrides", "monai ignite"),
     "runs": ("labels data model_file overrides", f"{MONAI} yaml"),
     "info": ("labels", ""),
     "bundle_runs": ("", "monai"),
     "benchmark": (MEASURED, f"{MONAI} ignite scipy skimage tqdm yaml"),
     "demo": ("labels phantom report bundle_runs benchmark", ""),
+    "zoo": ("model_file bundle_runs", "monai yaml"),
     "__main__": ("", ""),  # imports the one command that is asked for by its name
 }
 

@@ -1,4 +1,4 @@
-"""`python -m scripts benchmark accuracy|prompts|transfer|speed`."""
+"""`python -m scripts benchmark accuracy|prompts|transfer|speed|onnx`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ KINDS = {
     "prompts": "train and score CPS4 under several wordings of its class prompts",
     "transfer": "score a trained network on data that it was not trained for",
     "speed": "time steps, maps and thresholds against stated references",
+    "onnx": "time and score a trained network in ONNX Runtime against PyTorch",
 }
 
 
