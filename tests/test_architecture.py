@@ -47,7 +47,7 @@ TABLE = {
     "info": ("labels", ""),
     "bundle_runs": ("", "monai"),
     "benchmark": (MEASURED, f"{MONAI} ignite scipy skimage tqdm yaml"),
-    "label_server": ("data phantom", "monai yaml monailabel monaibundle_app"),
+    "label_server": ("data phantom", "monai yaml fastapi monailabel monaibundle_app"),
     "demo": ("labels phantom report bundle_runs benchmark", ""),
     "__main__": ("", ""),  # imports the one command that is asked for by its name
 }

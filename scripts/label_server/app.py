@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import monaibundle_app
+from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.tasks.activelearning.epistemic import Epistemic
 
@@ -53,8 +53,8 @@ class LevelDisagreement(ScoringMethod):
                 continue
             try:
                 score = self.app.infer({**ask, "image": image}, datastore)["params"][SCORE]
-            except MONAILabelException as error:  # one scan that cannot be read must not keep the others from a score
-                log.warning("%s", error.msg)
+            except HTTPException as error:  # one scan that cannot be read must not keep the others from a score
+                log.warning("%s", error.detail)
                 count["failed"] += 1
                 continue
             datastore.update_image_info(image, {SCORE: score, SCORED_WITH: trained})
@@ -90,24 +90,24 @@ class App(monaibundle_app.MyApp, MONAILabelApp):  # the server looks for a class
         """Label one image.
 
         Raises:
-            MONAILabelException: the model or the image is unknown, or the image cannot be labelled.
+            HTTPException: the model or the image is unknown, there are no weights yet, or the image cannot be labelled.
+                MONAI Label's own exceptions reach a viewer as "Internal Server Error".
         """
         self._look_for_networks()
         model, image = request.get("model"), request.get("image")
+        if model not in self._infers:
+            raise HTTPException(404, f"there is no model {model!r}; the server has {', '.join(self._infers)}")
         if model in self.models and not self._infers[model].is_valid():
-            raise MONAILabelException(MONAILabelError.INVALID_INPUT, f"{model} has no weights yet; train it first")
+            raise HTTPException(409, f"{model} has no weights yet; train it first")
         store = datastore or self.datastore()
         if isinstance(image, str) and not os.path.exists(image) and not store.get_image_uri(image):
-            raise MONAILabelException(MONAILabelError.INVALID_INPUT, f"there is no image {image!r} in the studies")
+            raise HTTPException(404, f"there is no image {image!r} in the studies")
         try:
             return super().infer(request, datastore)
-        except MONAILabelException:
-            raise
         except Exception as error:  # readers raise what they like; the user needs the image and the reason
             log.exception("labelling %s failed", image)
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            message = f"the image {image!r} cannot be labelled: {reason}"
-            raise MONAILabelException(MONAILabelError.INFERENCE_ERROR, message) from error
+            raise HTTPException(422, f"the image {image!r} cannot be labelled: {reason}") from error
 
     def _look_for_networks(self) -> None:
         """Make the inference tasks anew when weights appeared or changed: a task reads the settings when it is made."""

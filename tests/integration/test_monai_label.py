@@ -45,8 +45,10 @@ class Server:
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
         port = self.url.rsplit(":", 1)[1]
         made = subprocess.run(
-            [str(PYTHON), "-m", "scripts", "label_app", str(self.app), "--studies", str(self.studies), "--port", port]
-            + ["--overlays", "narrow.yaml", "smoke.yaml"],
+            [
+                *(PYTHON, "-m", "scripts", "label_app", self.app, "--studies", self.studies, "--port", port),
+                *("--overlays", "narrow.yaml", "smoke.yaml"),
+            ],
             cwd=ROOT, capture_output=True, text=True, check=True,
         )  # fmt: skip
         line = shlex.split(made.stdout.splitlines()[-1])
