@@ -14,6 +14,8 @@ COMMANDS = {
     "phantom": ("scripts.phantom.command", "draw synthetic spine volumes with labels"),
     "demo": ("scripts.demo", "show the whole method on phantoms, in minutes"),
     "benchmark": ("scripts.benchmark.commands", "measure accuracy or speed"),
+    "label_app": ("scripts.label_server.assemble", "make the folder that a MONAI Label server is started with"),
+    "label_demo": ("scripts.label_server.demo", "start a MONAI Label server with phantoms"),
     "report": ("scripts.results", "make tables, pictures and pages of what a benchmark wrote"),
     "zoo": ("scripts.zoo", "assemble the folder that MONAI's Model Zoo would take"),
 }

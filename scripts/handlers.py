@@ -50,6 +50,29 @@ class EMATeacher:
         )
 
 
+class TeacherFromStudent:
+    """Give the teacher the student's weights when training starts, behind whatever loads weights into the student.
+
+    MONAI Label puts a handler in front that loads the last model into the student alone. A resumed run gets both from
+    its checkpoint, whose handler comes later.
+
+    Args:
+        student: network that is trained.
+        teacher: the same network.
+    """
+
+    def __init__(self, student: torch.nn.Module, teacher: torch.nn.Module) -> None:
+        self.student, self.teacher = student, teacher
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Copy parameters and buffers."""
+        update_ema_(self.teacher, self.student, 0.0, "copy")
+
+
 class StartRounds:
     """Tell rounds of pseudo-labels that an epoch begins; behind the teacher's own handler, before the checkpoint's.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -14,31 +15,33 @@ import torch
 import yaml
 from monai.bundle import ConfigWorkflow
 
-from .data.check import check_datalist, check_scan, raise_problems
+from .data.check import check_datalist, check_entries, check_scan, raise_problems
 from .data.datalist import DataError
 from .labels import ClassTable
 from .model_file import trained_settings
 from .overrides import check_overrides, running_workflow
 
 EFFECTIVE_CONFIG = "config.yaml"
+SECTION_WORDS = {"training": "labelled", "unlabelled": "unlabelled", "validation": "for validation"}
+LABEL_SERVER_CONF = "MONAI_LABEL_APP_CONF"
+"""Where MONAI Label keeps, as JSON, what `--conf NAME VALUE` said; its training processes inherit it."""
 
 
 def start(
     output_dir: str | Path,
     datalist: str | Path | None,
-    data: str = "",
-    sections: Sequence[str] = ("training", "unlabelled", "validation"),
+    data: Mapping[str, str],
     cache_dir: str | Path | None = None,
     class_table: str | Path | None = None,
 ) -> None:
-    """Refuse faulty overrides and faulty data, then write the effective config to the run's folder.
+    """Refuse faulty overrides and faulty data, say how many scans there are, and write the effective config.
 
     Args:
         output_dir: the run's folder; made if it is missing.
         datalist: the datalist file; its sections are opened and checked, all problems are reported at once.
-        data: id in the config of the entries that may be given without a datalist (MONAI Label does so); then only
-            their presence is checked. An id, not the entries: these are read after errors are shown as sentences.
-        sections: sections of the datalist that the run reads.
+        data: section that the run reads ("training", "unlabelled", "validation") -> id in the config of its entries,
+            which may come without a datalist (MONAI Label's do) and are checked in the same way. Ids, not entries:
+            these are read after errors are shown as sentences.
         cache_dir: where the check remembers files that it has already opened.
         class_table: JSON file of the class table; None is the bundle's own.
 
@@ -47,12 +50,19 @@ def start(
     """
     sys.excepthook = _one_sentence
     check_overrides()
+    how = {"cache_folder": cache_dir, "class_table": class_table}
     if datalist:
-        raise_problems(check_datalist(datalist, sections=sections, cache_folder=cache_dir, class_table=class_table))
-    elif not _entries(data):
-        raise DataError(
-            "no datalist was given; add --datalist D.json (python -m scripts prepare FOLDER --out D.json makes one)"
-        )
+        raise_problems(check_datalist(datalist, sections=tuple(data), **how))
+    entries = {section: _entries(name) for section, name in data.items()}
+    if not datalist:
+        if not entries.get("training"):
+            raise DataError(
+                "no datalist was given; add --datalist D.json (python -m scripts prepare FOLDER --out D.json makes "
+                "one). In MONAI Label: save the labels of a few scans first; of one or two, train with val_split 0"
+            )
+        raise_problems(check_entries(entries, **how))
+    log = logging.getLogger(__name__)
+    log.info("scans: %s", ", ".join(f"{len(found)} {SECTION_WORDS[name]}" for name, found in entries.items()))
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     workflow = running_workflow()
@@ -152,6 +162,8 @@ def pretrain(bundle_root: str | Path, configs: Sequence[str] = ("pretrain.yaml",
     """Run stage 1 in this process: the config files, absolute or relative to `configs/`, with these overrides."""
     logging.getLogger(__name__).info("no stage-1 checkpoint yet: running stage 1 first")
     files = [str(Path(bundle_root) / "configs" / config) for config in configs]
+    if missing := [file for file in files if not Path(file).is_file()]:
+        raise DataError(f"there is no config {missing[0]} for stage 1; correct its name in the server's --conf stage1")
     given = {k: v for k, v in overrides.items() if v is not None}
     workflow = ConfigWorkflow(
         config_file=files, run_id="pretraining", logging_file=False, bundle_root=str(bundle_root), **given
@@ -160,6 +172,22 @@ def pretrain(bundle_root: str | Path, configs: Sequence[str] = ("pretrain.yaml",
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+
+
+def stage1_configs(base: str = "pretrain.yaml") -> list[str]:
+    """Config files of a stage 1 that has to come first: `base`, and overlays that MONAI Label's server was told.
+
+    `--conf stage1 offline_encoders.yaml,narrow.yaml` adds these; paths are absolute or relative to `configs/`.
+
+    Raises:
+        DataError: the server's settings cannot be read.
+    """
+    settings = os.environ.get(LABEL_SERVER_CONF) or "{}"
+    try:
+        overlays = str(json.loads(settings).get("stage1") or "")
+    except (AttributeError, json.JSONDecodeError) as error:
+        raise DataError(f"{LABEL_SERVER_CONF} must be a JSON table, got {settings!r}; correct or unset it") from error
+    return [base, *(name.strip() for name in overlays.split(",") if name.strip())]
 
 
 def _entries(data: str) -> Sequence[Mapping[str, Any]]:

@@ -48,6 +48,7 @@ TABLE = {
     "info": ("labels", ""),
     "bundle_runs": ("", "monai"),
     "benchmark": (MEASURED, f"{MONAI} ignite scipy skimage tqdm yaml"),
+    "label_server": ("data phantom", "monai yaml fastapi monailabel monaibundle_app"),
     "demo": ("labels phantom report bundle_runs benchmark", ""),
     "zoo": ("model_file bundle_runs", "monai yaml"),
     "__main__": ("", ""),  # imports the one command that is asked for by its name

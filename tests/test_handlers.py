@@ -18,7 +18,7 @@ from torch import nn
 from scripts.data.cache import SliceDataset
 from scripts.data.loaders import TwoStreamLoader
 from scripts.engines import OptimizationStep
-from scripts.handlers import EMATeacher, MetricsLog, ModelFile, ProgressBar, TrainingCheckpoint
+from scripts.handlers import EMATeacher, MetricsLog, ModelFile, ProgressBar, TeacherFromStudent, TrainingCheckpoint
 from scripts.losses import PartialLabelCrossEntropy
 from scripts.methods.mean_teacher import MeanTeacher
 from tests.tiny import CLASSES, cache, network, volumes
@@ -109,6 +109,22 @@ class TestEMATeacher:
         EMATeacher(student, teacher, 0.5, buffers).attach(engine)
         engine.run([0])
         assert teacher.running_mean.tolist() == [5.0 * (buffers == "copy")] * 2
+
+
+class TestTeacherFromStudent:
+    def test_value(self) -> None:
+        student, teacher = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+        engine = Engine(lambda e, b: None)
+        # what MONAI Label puts in front of a bundle's handlers
+        engine.add_event_handler(
+            Events.STARTED, lambda: (student.weight.data.fill_(3.0), student.running_mean.fill_(5))
+        )
+        TeacherFromStudent(student, teacher).attach(engine)
+        engine.run([0])
+        assert teacher.weight.tolist() == [3.0, 3.0]
+        assert teacher.running_mean.tolist() == [5.0, 5.0]
+        student.weight.data.fill_(4.0)
+        assert teacher.weight.tolist() == [3.0, 3.0]
 
 
 class TestTrainingCheckpoint:

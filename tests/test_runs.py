@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 from scripts import runs
 from scripts.data.datalist import DataError
 from scripts.runs import prepare_prompt_maps, start
-from tests.small_bundle import cause, refused, write_config
+from tests.small_bundle import cause, refused, run, write_config
 from tests.tiny import write_volume
 
 
@@ -49,17 +49,27 @@ class TestStart:
         datalist = tmp_path / "d.json"
         datalist.write_text(json.dumps(sections), encoding="utf-8")
         with pytest.raises(DataError) as caught:  # noqa: PT011
-            start(tmp_path / "run", datalist)
+            start(tmp_path / "run", datalist, dict.fromkeys(sections, ""))
         message = str(caught.value)
         assert all(str(tmp_path / name) in message for name in ("b.nii.gz", "c.nii.gz", "gone.nii.gz"))
         assert "problems with the data:" in message.splitlines()[0]
         assert not (tmp_path / "run").exists()
 
+    def test_entries_without_a_datalist(self, config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """As under MONAI Label: what the datastore gives is checked and counted like a datalist's entries."""
+        good = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["train#data"]
+        with caplog.at_level("INFO"):
+            run(config)
+        assert "scans: 1 labelled" in caplog.text
+        odd = write_volume(tmp_path / "odd.nii.gz", np.full((5, 4, 3), 77, dtype=np.uint8))
+        message = refused(config, **{"train#data": [*good, {**good[0], "label": odd}]})
+        assert "odd.nii.gz: holds the label value 77, which the label map 'identity' does not know" in message
+
     def test_from_python(self, tmp_path: Path) -> None:
         """Without a workflow there are no overrides to refuse and no config to write."""
         image = write_volume(tmp_path / "a.nii.gz", np.arange(8000, dtype=np.int16).reshape(20, 20, 20))
         (tmp_path / "d.json").write_text(json.dumps({"unlabelled": [{"image": image}]}), encoding="utf-8")
-        start(tmp_path / "run", tmp_path / "d.json", sections=["unlabelled"])
+        start(tmp_path / "run", tmp_path / "d.json", {"unlabelled": ""})
         assert list((tmp_path / "run").iterdir()) == []
 
 
@@ -229,3 +239,29 @@ class TestErrors:
         except KeyError as error:
             self.show(error)
         assert "Traceback" in capsys.readouterr().err
+
+
+class TestStage1Configs:
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            (None, ["pretrain.yaml"]),
+            ("{}", ["pretrain.yaml"]),
+            (
+                '{"models": "x", "stage1": "offline_encoders.yaml, narrow.yaml"}',
+                ["pretrain.yaml", "offline_encoders.yaml", "narrow.yaml"],
+            ),
+        ],
+    )
+    def test_value(self, settings: str | None, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv(runs.LABEL_SERVER_CONF, raising=False)
+        if settings is not None:
+            monkeypatch.setenv(runs.LABEL_SERVER_CONF, settings)
+        assert runs.stage1_configs() == expected
+
+    def test_exception(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv(runs.LABEL_SERVER_CONF, "[1]")
+        with pytest.raises(DataError, match="MONAI_LABEL_APP_CONF must be a JSON table"):
+            runs.stage1_configs()
+        with pytest.raises(DataError, match=r"there is no config .*gone.yaml for stage 1"):
+            runs.pretrain(tmp_path, ["gone.yaml"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import combinations
@@ -14,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..labels import LabelMap
+from ..labels import ClassTable, LabelMap
 from .checked import Memory
 from .datalist import SECTIONS, DataError, Datalist, load_datalist
 from .volumes import UnusableError, grid_mistakes, image_mistakes, label_mistakes, read_volume
@@ -68,11 +69,46 @@ def check_datalist(
         name = str(Path(path).expanduser().absolute())
         return [Problem(name, line.removeprefix(f"{name}: ")) for line in str(error).splitlines()]
     jobs = [_job(s, entry, hidden_labels) for s in sections for entry in datalist.sections.get(s, [])]
-    memory = Memory(cache_folder, datalist.label_map)
+    found = _check_jobs(jobs, datalist.label_map, cache_folder, progress)
+    return _split_problems(datalist, sections) + found
+
+
+def check_entries(
+    sections: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    cache_folder: str | Path | None = None,
+    class_table: str | Path | None = None,
+    progress: bool = True,
+) -> list[Problem]:
+    """Open every file of entries that come from elsewhere than a datalist, as MONAI Label's, and collect all problems.
+
+    Args:
+        sections: section -> entries with `image`, and `label` but in "unlabelled"; label values are class ids unless
+            an entry has a `label_map`.
+        cache_folder: see :func:`check_datalist`.
+        class_table: JSON file of the class table; None is the bundle's own.
+        progress: show a bar on a terminal.
+    """
+    table = ClassTable.load(class_table)
+    problems = []
+    by_map: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for section, entries in sections.items():
+        for entry in entries:
+            by_map[json.dumps(entry.get("label_map"))].append(_job(section, entry, False))
+    for source, jobs in by_map.items():
+        problems += _check_jobs(jobs, LabelMap.load(json.loads(source), table), cache_folder, progress)
+    return problems
+
+
+def _check_jobs(
+    jobs: Sequence[dict[str, Any]], label_map: LabelMap, cache_folder: str | Path | None, progress: bool
+) -> list[Problem]:
+    """All problems of some pairs, in their order."""
+    memory = Memory(cache_folder, label_map)
     todo = [(number, job) for number, job in enumerate(jobs) if job["missing"] or not memory.knows(job)]
     found: dict[int, list[Problem]] = {}
     with ThreadPoolExecutor(THREADS) as pool, _bar(len(todo), progress and bool(todo)) as bar:
-        futures = {pool.submit(_check_pair, job, datalist.label_map): (number, job) for number, job in todo}
+        futures = {pool.submit(_check_pair, job, label_map): (number, job) for number, job in todo}
         try:
             for future in as_completed(futures):
                 number, job = futures[future]
@@ -84,7 +120,7 @@ def check_datalist(
             pool.shutdown(cancel_futures=True)  # else Ctrl-C would wait for all files that are left
             raise
     memory.save()
-    return _split_problems(datalist, sections) + [p for number in sorted(found) for p in found[number]]
+    return [p for number in sorted(found) for p in found[number]]
 
 
 def raise_problems(problems: Iterable[Problem]) -> None:
@@ -112,7 +148,7 @@ def _bar(total: int, progress: bool) -> tqdm:
     return tqdm(total=total, desc="checking data", unit="scan", disable=None if progress else True)
 
 
-def _job(section: str, entry: dict[str, Any], hidden_labels: bool) -> dict[str, Any]:
+def _job(section: str, entry: Mapping[str, Any], hidden_labels: bool) -> dict[str, Any]:
     """What there is to check of one entry."""
     key = "hidden_label" if section == "unlabelled" else "label"
     label = entry.get(key) if section != "unlabelled" or hidden_labels else None
