@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .ops.otsu import otsu_thresholds
 from .ops.prompt_map import average_slices, upsample
 from .ops.statistics import normalised_by
+from .parallel import shared_objective
 
 
 class OptimizationStep:
@@ -27,6 +28,7 @@ class OptimizationStep:
             this run.
         max_grad_norm: gradients are clipped to this norm; None leaves them.
 
+    Where several processes train together, each with its share of the batch, their gradients are averaged.
     Mixed precision follows the engine's `amp`: bfloat16 where the GPU has it, else float16 with the engine's scaler.
     """
 
@@ -40,10 +42,13 @@ class OptimizationStep:
     ) -> None:
         self.objective, self.optimizer = objective, optimizer
         self.augment, self.max_grad_norm, self.complete = augment, max_grad_norm, complete
+        self._shared: Callable[..., dict[str, Tensor]] | None = None
 
     def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Take one step and return the detached losses."""
         state = engine.state
+        if self._shared is None:  # not before the first step: a run that starts from weights has loaded them by then
+            self._shared = shared_objective(self.objective, self.optimizer)
         engine.network.train()
         if self.complete is not None:
             batch = self.complete(batch)
@@ -54,7 +59,7 @@ class OptimizationStep:
         device = torch.device(state.device).type
         bf16 = device == "cpu" or torch.cuda.is_bf16_supported()
         with torch.autocast(device, dtype=torch.bfloat16 if bf16 else torch.float16, enabled=engine.amp):
-            losses = self.objective(batch, progress)
+            losses = self._shared(batch, progress)
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(losses["loss"], engine.scaler if not bf16 else None)
         return {name: loss.detach() for name, loss in losses.items()}

@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import yaml
+from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
+from monai.engines import Evaluator
 
 from .data.check import check_datalist, check_scan, raise_problems
 from .data.datalist import DataError
@@ -32,6 +35,8 @@ def start(
 ) -> None:
     """Refuse faulty overrides and faulty data, then write the effective config to the run's folder.
 
+    Of several processes the first looks at the data and writes, while the others wait.
+
     Args:
         output_dir: the run's folder; made if it is missing.
         datalist: the datalist file; its sections are opened and checked, all problems are reported at once.
@@ -47,7 +52,9 @@ def start(
     sys.excepthook = _one_sentence
     check_overrides()
     if datalist:
-        raise_problems(check_datalist(datalist, sections=sections, cache_folder=cache_dir, class_table=class_table))
+        if idist.get_rank() == 0:
+            raise_problems(check_datalist(datalist, sections=sections, cache_folder=cache_dir, class_table=class_table))
+        idist.barrier()
     elif not _entries(data):
         raise DataError(
             "no datalist was given; add --datalist D.json (python -m scripts prepare FOLDER --out D.json makes one)"
@@ -55,7 +62,7 @@ def start(
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     workflow = running_workflow()
-    if workflow is not None:
+    if workflow is not None and idist.get_rank() == 0:
         text = yaml.safe_dump(_plain(workflow.parser.config), sort_keys=False, allow_unicode=True)
         (folder / EFFECTIVE_CONFIG).write_text(text, encoding="utf-8")
 
@@ -67,6 +74,7 @@ def start_inference(
     class_table: str | Path | None = None,
     datalist: str | Path | None = None,
     section: str = "",
+    input_dir: str = "",
 ) -> None:
     """Refuse faulty overrides, a missing or other network and faulty scans; write the label names.
 
@@ -77,6 +85,8 @@ def start_inference(
         class_table: JSON file of the class table; None is the bundle's own.
         datalist: to score label maps: the datalist, whose labels are opened and checked too.
         section: the section of it.
+        input_dir: for runs that leave out what is done, or another process's: where scans were looked for. With it, no
+            entries are no mistake.
 
     Raises:
         DataError: an override that does nothing, no weights or weights for other classes, no scans, or
@@ -91,9 +101,11 @@ def start_inference(
         )
     _as_data_error(trained_settings, Path(ckpt_path).parent, class_table)
     if datalist:
-        raise_problems(check_datalist(datalist, sections=[section], class_table=class_table, hidden_labels=True))
+        if idist.get_rank() == 0:
+            raise_problems(check_datalist(datalist, sections=[section], class_table=class_table, hidden_labels=True))
+        idist.barrier()
     entries = _entries(data)
-    if not entries:
+    if not entries and not input_dir:
         raise DataError("no scans were given; add --input_dir FOLDER (for evaluating: --datalist D.json)")
     if not datalist:
         raise_problems(problem for entry in entries for problem in check_scan(entry["image"]))
@@ -102,6 +114,20 @@ def start_inference(
     (folder / "labels.json").write_text(json.dumps(table.channel_def(), indent=1) + "\n", encoding="utf-8")
     rows = [f"{c.id} {c.name} {' '.join(map(str, c.colour))} {255 if c.id else 0}" for c in table.classes]
     (folder / "colours.ctbl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def run_share(evaluator: Evaluator) -> None:
+    """Run an evaluator on this process's share of the data, which may be empty.
+
+    MONAI's engines do not run without data; then the handlers are told of beginning and end alone, because what they do
+    at the end may need every process.
+    """
+    if len(evaluator.data_loader):
+        evaluator.run()
+    else:
+        logging.getLogger(__name__).info("there is nothing to do for process %d", idist.get_rank())
+        evaluator.fire_event(Events.STARTED)
+        evaluator.fire_event(Events.COMPLETED)
 
 
 def prepare_prompt_maps(
@@ -128,7 +154,9 @@ def prepare_prompt_maps(
         return
     if prompt_maps is None:
         return
-    if not prompt_maps.checkpoint.is_file():
+    missing = not prompt_maps.checkpoint.is_file()
+    idist.barrier()  # no process makes the checkpoint before all have looked for it
+    if missing:
         if when_missing == "error":
             raise DataError(
                 f"there is no stage-1 checkpoint {prompt_maps.checkpoint}; make one with "
@@ -155,6 +183,7 @@ def pretrain(bundle_root: str | Path, configs: Sequence[str] = ("pretrain.yaml",
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+    idist.barrier()  # the first process has written the checkpoint that all read
 
 
 def _entries(data: str) -> Sequence[Mapping[str, Any]]:
