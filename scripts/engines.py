@@ -27,6 +27,8 @@ class OptimizationStep:
         complete: batch -> batch, as the loader gave it, on the CPU: adds what a loader cannot know, as pseudo-labels of
             this run.
         max_grad_norm: gradients are clipped to this norm; None leaves them.
+        total_steps: steps of the whole training, by which its progress is measured; None takes the engine's own epochs,
+            which are those of the present round alone where training comes in rounds.
 
     Where several processes train together, each with its share of the batch, their gradients are averaged.
     Mixed precision follows the engine's `amp`: bfloat16 where the GPU has it, else float16 with the engine's scaler.
@@ -39,7 +41,9 @@ class OptimizationStep:
         augment: Callable[[dict[str, Any], int], dict[str, Any]] | None = None,
         max_grad_norm: float | None = None,
         complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        total_steps: int | None = None,
     ) -> None:
+        self.total_steps = total_steps
         self.objective, self.optimizer = objective, optimizer
         self.augment, self.max_grad_norm, self.complete = augment, max_grad_norm, complete
         self._shared: Callable[..., dict[str, Tensor]] | None = None
@@ -55,7 +59,7 @@ class OptimizationStep:
         batch = to_device(batch, state.device, engine.non_blocking)
         if self.augment is not None:
             batch = self.augment(batch, state.iteration)
-        progress = (state.iteration - 1) / (state.max_epochs * state.epoch_length)
+        progress = (state.iteration - 1) / (self.total_steps or state.max_epochs * state.epoch_length)
         device = torch.device(state.device).type
         bf16 = device == "cpu" or torch.cuda.is_bf16_supported()
         with torch.autocast(device, dtype=torch.bfloat16 if bf16 else torch.float16, enabled=engine.amp):

@@ -66,6 +66,21 @@ class StartRounds:
         engine.add_event_handler(Events.EPOCH_STARTED, lambda engine: self.rounds.start(engine.state.epoch))
 
 
+class AtStart:
+    """Do something before the first step, for trainers that are run without the bundle's run ids.
+
+    Args:
+        call: takes no argument.
+    """
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, lambda engine: self.call())
+
+
 class TrainingCheckpoint:
     """Everything that a killed run needs to go on, written after each epoch, at once or not at all.
 
@@ -91,6 +106,7 @@ class TrainingCheckpoint:
     def load(self, engine: Engine) -> None:
         """Go on from the file, if resuming was asked for and there is one."""
         if not (self.resume and self.path.is_file()):
+            self.loader.start_at(engine.state.iteration)  # not 0 where training comes in rounds
             return
         state = torch.load(self.path, map_location="cpu", weights_only=True)
         for name, thing in self.objects.items():
