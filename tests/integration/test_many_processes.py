@@ -48,7 +48,7 @@ def launch(run_id: str, configs: Sequence[str], processes: int = 1, **overrides:
         line += [f"--{name}", str(value)]
     # gloo finds its network by the machine's name, which not every machine knows
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800, check=False)
 
 
 def run(*args: Any, **kwargs: Any) -> None:
