@@ -28,14 +28,14 @@ STEPS: dict[str, Any] = {
     "ramp#start": 0.0,
     "ramp#length": 0.3,
 }
-# Equal to the last bits only where nothing couples the slices of a batch but the mean over them: groups of channels are
+# Equal but for rounding only where nothing couples the slices of a batch but the mean over them: groups of channels are
 # normalised slice by slice, and without a warp every slice has the same number of labelled pixels.
 UNCOUPLED: dict[str, Any] = {
     "norm": "group",
     **{f"augmentation#{name}": 0.0 for name in ("rotate_degrees", "scale", "shift", "early_shift", "bend_px")},
 }
-TOLERANCE = 1e-5
-"""Relative, of the losses of the first four steps."""
+TOLERANCE = 1e-4
+"""Relative, of the losses of the first four steps: rounding alone, which Adam's first steps enlarge."""
 
 
 def launch(run_id: str, configs: Sequence[str], processes: int = 1, **overrides: Any) -> subprocess.CompletedProcess:
