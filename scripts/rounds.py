@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,8 @@ class PseudoLabelRounds:
 
     A slice by itself says little about which vertebra is which; a whole volume, decoded along the chain, says more, and
     more than a training step could afford to ask. Attach it to a trainer, add it to the checkpoint's objects, and let
-    the optimisation step call it with every batch.
+    the optimisation step call it with every batch. Processes that train together share the volumes of a round: each
+    labels some, the first puts their label maps together, all read them.
 
     Args:
         teacher: (S, 1, H, W) -> logits (S, N, H, W).
@@ -55,23 +57,43 @@ class PseudoLabelRounds:
         """Label all volumes if a round begins with this epoch."""
         if epoch not in self.epochs or len(self.dataset) == 0:
             return
-        images = self.dataset.images
-        first, labels = 0, np.empty((len(self.dataset), *images[0].shape[1:]), np.uint8)
-        mode = self.teacher.training
-        self.teacher.eval()
-        for case, image in enumerate(tqdm(images, desc="pseudo-labels", leave=False)):
-            labels[first : first + len(image)] = self._label(case, image)
-            first += len(image)
-        self.teacher.train(mode)
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / ".part.npy"
-        np.save(part, labels)
-        part.replace(self._file(epoch))
+        self._label_share()
+        idist.barrier()
         # A run that is resumed goes on in this round or in the one before; what else lies here is of earlier runs.
         needed = {self._file(epoch), self._file(self.epoch)}
+        if idist.get_rank() == 0:
+            self._join_shares(self._file(epoch))
+            for old in set(self.folder.glob("epoch_*.npy")) - needed:
+                old.unlink()
+        idist.barrier()
         self._use(epoch)
-        for old in set(self.folder.glob("epoch_*.npy")) - needed:
-            old.unlink()
+
+    def _label_share(self) -> None:
+        """Label this process's volumes, every `world size`-th, into a file of its own."""
+        rank, ranks, images = idist.get_rank(), idist.get_world_size(), self.dataset.images
+        mode = self.teacher.training
+        self.teacher.eval()
+        own = tqdm(range(rank, len(images), ranks), desc="pseudo-labels", leave=False, disable=rank > 0)
+        labels = [self._label(case, images[case]) for case in own]
+        self.teacher.train(mode)
+        np.save(self._share(rank), np.concatenate([np.empty((0, *images[0].shape[1:]), np.uint8), *labels]))
+
+    def _join_shares(self, file: Path) -> None:
+        """Put the volumes of all processes in their order."""
+        ranks = idist.get_world_size()
+        shares = [self._share(rank) for rank in range(ranks)]
+        labels, taken = [np.load(share) for share in shares], [0] * ranks
+        ordered = []
+        for case, image in enumerate(self.dataset.images):
+            start = taken[case % ranks]
+            taken[case % ranks] += len(image)
+            ordered.append(labels[case % ranks][start : taken[case % ranks]])
+        part = self.folder / ".part.npy"
+        np.save(part, np.concatenate(ordered))
+        part.replace(file)
+        for share in shares:
+            share.unlink()
 
     @torch.no_grad()
     def _label(self, case: int, image: np.ndarray) -> np.ndarray:
@@ -111,6 +133,9 @@ class PseudoLabelRounds:
     def _use(self, epoch: int) -> None:
         self.epoch, self._labels = epoch, np.load(self._file(epoch), mmap_mode="r")
         logging.getLogger(__name__).info("pseudo-labels of epoch %d: %s", epoch, self._file(epoch))
+
+    def _share(self, rank: int) -> Path:
+        return self.folder / f".share_{rank}.npy"
 
     def _file(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:06d}.npy"

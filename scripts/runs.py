@@ -11,9 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import yaml
+from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
+from monai.engines import Evaluator
 
 from .data.check import check_datalist, check_entries, check_scan, raise_problems
 from .data.datalist import DataError
@@ -36,6 +39,8 @@ def start(
 ) -> None:
     """Refuse faulty overrides and faulty data, say how many scans there are, and write the effective config.
 
+    Of several processes the first looks at the data and writes, while the others wait.
+
     Args:
         output_dir: the run's folder; made if it is missing.
         datalist: the datalist file; its sections are opened and checked, all problems are reported at once.
@@ -52,7 +57,9 @@ def start(
     check_overrides()
     how = {"cache_folder": cache_dir, "class_table": class_table}
     if datalist:
-        raise_problems(check_datalist(datalist, sections=tuple(data), **how))
+        if idist.get_rank() == 0:
+            raise_problems(check_datalist(datalist, sections=tuple(data), **how))
+        idist.barrier()
     entries = {section: _entries(name) for section, name in data.items()}
     if not datalist:
         if not entries.get("training"):
@@ -68,6 +75,7 @@ def start(
     workflow = running_workflow()
     if workflow is not None:
         _check_tracking(workflow.parser.get("train#handlers", ()))
+    if workflow is not None and idist.get_rank() == 0:
         text = yaml.safe_dump(_plain(workflow.parser.config), sort_keys=False, allow_unicode=True)
         (folder / EFFECTIVE_CONFIG).write_text(text, encoding="utf-8")
 
@@ -81,6 +89,7 @@ def start_inference(
     section: str = "",
     network: str = "",
     made_by: str = "train one with configs/train.yaml",
+    input_dir: str = "",
 ) -> None:
     """Refuse faulty overrides, a missing or other network and faulty scans; write the label names.
 
@@ -93,6 +102,8 @@ def start_inference(
         section: the section of it.
         network: id in the config of a network that looks at its own file, and may refuse it, when it is made.
         made_by: what to do without `ckpt_path`.
+        input_dir: for runs that leave out what is done, or another process's: where scans were looked for. With it, no
+            entries are no mistake.
 
     Raises:
         DataError: an override that does nothing, no weights or weights for other classes, no scans, or
@@ -106,9 +117,11 @@ def start_inference(
     if network:
         _as_data_error(_component, network)
     if datalist:
-        raise_problems(check_datalist(datalist, sections=[section], class_table=class_table, hidden_labels=True))
+        if idist.get_rank() == 0:
+            raise_problems(check_datalist(datalist, sections=[section], class_table=class_table, hidden_labels=True))
+        idist.barrier()
     entries = _entries(data)
-    if not entries:
+    if not entries and not input_dir:
         raise DataError("no scans were given; add --input_dir FOLDER (for evaluating: --datalist D.json)")
     if not datalist:
         raise_problems(problem for entry in entries for problem in check_scan(entry["image"]))
@@ -117,6 +130,20 @@ def start_inference(
     (folder / "labels.json").write_text(json.dumps(table.channel_def(), indent=1) + "\n", encoding="utf-8")
     rows = [f"{c.id} {c.name} {' '.join(map(str, c.colour))} {255 if c.id else 0}" for c in table.classes]
     (folder / "colours.ctbl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def run_share(evaluator: Evaluator) -> None:
+    """Run an evaluator on this process's share of the data, which may be empty.
+
+    MONAI's engines do not run without data; then the handlers are told of beginning and end alone, because what they do
+    at the end may need every process.
+    """
+    if len(evaluator.data_loader):
+        evaluator.run()
+    else:
+        logging.getLogger(__name__).info("there is nothing to do for process %d", idist.get_rank())
+        evaluator.fire_event(Events.STARTED)
+        evaluator.fire_event(Events.COMPLETED)
 
 
 def prepare_prompt_maps(
@@ -143,7 +170,9 @@ def prepare_prompt_maps(
         return
     if prompt_maps is None:
         return
-    if not prompt_maps.checkpoint.is_file():
+    missing = not prompt_maps.checkpoint.is_file()
+    idist.barrier()  # no process makes the checkpoint before all have looked for it
+    if missing:
         if when_missing == "error":
             raise DataError(
                 f"there is no stage-1 checkpoint {prompt_maps.checkpoint}; make one with "
@@ -172,6 +201,7 @@ def pretrain(bundle_root: str | Path, configs: Sequence[str] = ("pretrain.yaml",
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+    idist.barrier()  # the first process has written the checkpoint that all read
 
 
 def stage1_configs(base: str = "pretrain.yaml") -> list[str]:

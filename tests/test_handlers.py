@@ -179,7 +179,7 @@ class TestTrainingCheckpoint:
         engine.run([0, 0], max_epochs=2)
         assert model.weight.item() == before
         assert engine.state.iteration == 4
-        assert not hasattr(loader, "step")
+        assert loader.step == 0
 
     def test_interval(self, tmp_path: Path) -> None:
         saved = []

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from ..ops.otsu import otsu_thresholds
 from ..ops.prompt_map import average_slices, upsample
 from .cache import SliceDataset
+from .shares import own_share_first
 
 MAPS, THRESHOLDS = "maps.npy", "thresholds.npy"
 
@@ -63,7 +65,7 @@ class PromptMaps:
         return bool(self._folders)
 
     def build(self, dataset: SliceDataset) -> None:
-        """Compute the maps of every volume of a data set, unless they are there already.
+        """Compute the maps of every volume of a data set, unless they are there already; processes share the work.
 
         Raises:
             FileNotFoundError: there is no stage-1 checkpoint.
@@ -81,7 +83,10 @@ class PromptMaps:
             return
         root.mkdir(parents=True, exist_ok=True)
         model = self.load_model(self.model_dir).to(self.device).eval()
-        for case, target in tqdm(todo, desc="attention maps of unlabelled volumes"):
+        bar = tqdm(own_share_first(todo), desc="attention maps of unlabelled volumes", disable=idist.get_rank() > 0)
+        for case, target in bar:
+            if target.is_dir():  # another process was there
+                continue
             image = torch.from_numpy(dataset.images[case].astype(np.float32))[:, None]
             maps, thresholds = self.compute(model, image)
             _write(target, maps.to(torch.float16).numpy(), thresholds.numpy())
