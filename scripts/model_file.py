@@ -31,7 +31,11 @@ def save_atomically(state: Any, path: Path) -> None:
 
 
 def write_model(network: torch.nn.Module, folder: str | Path, settings: dict[str, Any]) -> None:
-    """Write the settings (network, grid, classes) and a flat state dict; each file is the old one or the new one."""
+    """Write the settings (network, grid, classes) and a flat state dict; each file is the old one or the new one.
+
+    A setting that is a function is what the function returns: what is known only once training has begun.
+    """
+    settings = {name: value() if callable(value) else value for name, value in settings.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f".{SETTINGS}.part"
@@ -58,16 +62,31 @@ def load_weights(path: str | Path | None, networks: Sequence[torch.nn.Module]) -
             raise ValueError(f"the weights {path} are of another network (channels, norm or classes differ)") from error
 
 
+def check_weights(path: str | Path) -> None:
+    """Refuse a file that holds no weights.
+
+    Raises:
+        ValueError: the file is damaged, or holds more than tensors, which could run code.
+    """
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises what its many readers do
+        raise ValueError(f"{path} holds no weights, or is damaged; copy it again, or train again") from error
+
+
 def trained_settings(folder: str | Path, class_table: str | Path | None = None, **defaults: Any) -> dict[str, Any]:
     """Settings that the weights in `folder` were trained with; `defaults` where there are none yet.
 
     Raises:
-        ValueError: the weights belong to other classes than the class table's.
+        ValueError: the file is damaged, or the weights belong to other classes than the class table's.
     """
     file = Path(folder) / SETTINGS
     if not file.is_file():
         return defaults
-    settings = {**defaults, **json.loads(file.read_text(encoding="utf-8"))}
+    try:
+        settings = {**defaults, **json.loads(file.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); copy it again, or train again") from error
     names = list(ClassTable.load(class_table).names)
     trained = settings.get("classes", settings.get("class_names", names))  # the latter in a stage-1 checkpoint
     if trained != names:

@@ -9,15 +9,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Invertd, MapTransform, SaveImaged
 from monai.utils import convert_to_tensor
 
+from .data.grid import grid_of
+from .data.seen import unlike_training
 from .labels import ClassTable
 from .ops.level_report import level_report
 from .transforms import result_name
+
+UNLIKE = "unlike_training"
 
 
 class ChooseLevelsd(MapTransform):
@@ -49,12 +54,44 @@ class ChooseLevelsd(MapTransform):
         return d
 
 
+class CompareWithTrainingd(MapTransform):
+    """Log in what a scan differs from those of the training, and leave that for the scan's report.
+
+    Takes what an inferer gives, before `ChooseLevelsd`; adds the list `unlike_training`, a sentence or nothing.
+
+    Args:
+        keys: predictions (N or 2N, H, W, S), the network's own logits first.
+        image_key: the scan as the network takes it (1, H, W, S), with its meta data.
+        seen: what `scripts.data.seen.SeenScans` gave; None for a network that was trained without.
+        table: the classes.
+    """
+
+    def __init__(self, keys: KeysCollection, image_key: str, seen: Mapping[str, Any] | None, table: ClassTable) -> None:
+        super().__init__(keys)
+        self.image_key, self.seen, self.table = image_key, seen, table
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with `unlike_training`."""
+        image = data[self.image_key]
+        if not self.seen or not isinstance(image, MetaTensor) or "original_affine" not in image.meta:
+            return {**data, UNLIKE: []}
+        grid = grid_of(np.asarray(image.meta["spatial_shape"]).tolist(), np.asarray(image.meta["original_affine"]))
+        slices = convert_to_tensor(image[0], track_meta=False).cpu().numpy()
+        for key in self.key_iterator(data):
+            own = convert_to_tensor(data[key][: self.table.num_classes], track_meta=False)
+            sentence = unlike_training(self.seen, grid, slices, own.max(0).indices.cpu().numpy(), self.table)
+            if sentence:
+                logging.getLogger(__name__).warning("%s: %s", result_name(data, image), sentence)
+        return {**data, UNLIKE: [sentence] if sentence else []}
+
+
 class LevelReportd(MapTransform):
     """Say how sure the names of a scan's structures are, and log what about them a reader should look at.
 
     Takes a prediction that `SlicewiseInferer` made with `order`, before `ChooseLevelsd`, and adds a table:
     `structures` (names, confidence, the network's own names), `warnings`, and `level_disagreement`, the share in [0, 1]
-    of the pixels of all structures to which the network itself gives another class; 1 if no structure is found.
+    of the pixels of all structures to which the network itself gives another class; 1 if no structure is found. What
+    `CompareWithTrainingd` found goes into it, too.
 
     Args:
         keys: predictions (2N, H, W, S).
@@ -84,6 +121,7 @@ class LevelReportd(MapTransform):
                 "structures": [{**asdict(s), "confidence": round(s.confidence, 3)} for s in structures],
                 "warnings": warnings,
                 "level_disagreement": round(float(other), 5),
+                UNLIKE: d.get(UNLIKE, []),
             }
         return d
 

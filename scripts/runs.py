@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,17 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from monai.engines import Evaluator
 
-from .data.check import check_datalist, check_entries, check_scan, raise_problems
+from .data.check import check_datalist, check_entries, check_scans
 from .data.datalist import DataError
+from .data.problems import Problem, errors, raise_problems
 from .labels import ClassTable
-from .model_file import trained_settings
+from .model_file import check_weights, trained_settings
 from .overrides import check_overrides, running_workflow
 
 EFFECTIVE_CONFIG = "config.yaml"
+LONGEST_WAIT = timedelta(days=7)
+MAX_NAME_BYTES = 230
+"""File systems take 255, and results have endings."""
 SECTION_WORDS = {"training": "labelled", "unlabelled": "unlabelled", "validation": "for validation"}
 LABEL_SERVER_CONF = "MONAI_LABEL_APP_CONF"
 """Where MONAI Label keeps, as JSON, what `--conf NAME VALUE` said; its training processes inherit it."""
@@ -90,8 +95,11 @@ def start_inference(
     network: str = "",
     made_by: str = "train one with configs/train.yaml",
     input_dir: str = "",
-) -> None:
-    """Refuse faulty overrides, a missing or other network and faulty scans; write the label names.
+) -> list[Problem]:
+    """Refuse faulty overrides and a missing or other network, put faulty scans aside; write the label names.
+
+    A batch of scans is labelled but for the faulty ones: these are logged, and taken out of the entries, the very list
+    that the run's data set reads. Scores are of all scans or of none: to score, a faulty one stops the run.
 
     Args:
         output_dir: where the label maps go; `labels.json` and the Slicer colour table `colours.ctbl` are written here.
@@ -105,9 +113,12 @@ def start_inference(
         input_dir: for runs that leave out what is done, or another process's: where scans were looked for. With it, no
             entries are no mistake.
 
+    Returns:
+        What is wrong with the scans that were put aside, for :func:`finish_inference`.
+
     Raises:
-        DataError: an override that does nothing, no weights or weights for other classes, no scans, or
-            problems with them.
+        DataError: an override that does nothing, no weights or weights for other classes, no scans, none without
+            errors, or, to score, any error.
     """
     sys.excepthook = _one_sentence
     check_overrides()
@@ -116,6 +127,8 @@ def start_inference(
     _as_data_error(trained_settings, Path(ckpt_path).parent, class_table)
     if network:
         _as_data_error(_component, network)
+    else:
+        _as_data_error(check_weights, ckpt_path)
     if datalist:
         if idist.get_rank() == 0:
             raise_problems(check_datalist(datalist, sections=[section], class_table=class_table, hidden_labels=True))
@@ -123,13 +136,32 @@ def start_inference(
     entries = _entries(data)
     if not entries and not input_dir:
         raise DataError("no scans were given; add --input_dir FOLDER (for evaluating: --datalist D.json)")
-    if not datalist:
-        raise_problems(problem for entry in entries for problem in check_scan(entry["image"]))
+    aside = [] if datalist else _put_aside(entries, keep_on=bool(input_dir))
     table, folder = ClassTable.load(class_table), Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "labels.json").write_text(json.dumps(table.channel_def(), indent=1) + "\n", encoding="utf-8")
     rows = [f"{c.id} {c.name} {' '.join(map(str, c.colour))} {255 if c.id else 0}" for c in table.classes]
     (folder / "colours.ctbl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return aside
+
+
+def finish_inference(aside: Sequence[Problem], ranks: int = 1) -> None:
+    """Say again at the end what was not labelled, so that the run's exit code tells.
+
+    Args:
+        aside: what :func:`start_inference` returned.
+        ranks: number of processes that share the scans; torchrun ends all with the first that fails, so they wait.
+
+    Raises:
+        DataError: a scan was put aside.
+    """
+    if ranks > 1 and torch.distributed.is_torchelastic_launched():
+        torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    if aside:
+        count = len({problem.path for problem in aside})
+        raise DataError("\n".join([f"{_scans(count)} not labelled, all others are:", *map(str, aside)]))
 
 
 def run_share(evaluator: Evaluator) -> None:
@@ -220,10 +252,39 @@ def stage1_configs(base: str = "pretrain.yaml") -> list[str]:
     return [base, *(name.strip() for name in overlays.split(",") if name.strip())]
 
 
-def _entries(data: str) -> Sequence[Mapping[str, Any]]:
+def _entries(data: str) -> list[dict[str, Any]]:
     """The entries that stand under an id of the running workflow's config; none without a workflow."""
     workflow = running_workflow()
-    return workflow.parser.get_parsed_content(data) if workflow is not None and data else ()
+    return workflow.parser.get_parsed_content(data) if workflow is not None and data else []
+
+
+def _put_aside(entries: list[dict[str, Any]], keep_on: bool) -> list[Problem]:
+    """Take the scans with errors out of the list; return the errors, and log these and all warnings.
+
+    Raises:
+        DataError: no scan is left, and the run is not to keep on without.
+    """
+    found = check_scans([entry["image"] for entry in entries])
+    for entry, of_scan in zip(entries, found, strict=True):
+        if len(str(entry.get("case", "")).encode(errors="replace")) > MAX_NAME_BYTES:
+            mend = f"its results' names are made of it, which may have {MAX_NAME_BYTES} bytes; rename it"
+            of_scan.append(Problem(entry["image"], f"has too long a name: {mend}"))
+    problems = [problem for of_scan in found for problem in of_scan]
+    aside = errors(problems)
+    good = [entry for entry, of_scan in zip(entries, found, strict=True) if not errors(of_scan)]
+    if not good and not keep_on:
+        raise_problems(aside)
+    log = logging.getLogger(__name__)
+    if aside:
+        log.warning("%s of %d cannot be labelled:", _scans(len(entries) - len(good)), len(entries))
+    for problem in [*aside, *(p for p in problems if p.level == "warning")]:
+        log.warning("%s", problem)
+    entries[:] = good
+    return aside
+
+
+def _scans(count: int) -> str:
+    return f"{count} {'scan' if count == 1 else 'scans'}"
 
 
 def _check_tracking(handlers: Sequence[Any]) -> None:

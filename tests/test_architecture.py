@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAZY = {"transformers", "matplotlib", "onnx", "onnxruntime", "mlflow"}  # imported by the function that needs them
 TORCH = "torch numpy"
 MONAI = "torch numpy monai"
-MEASURED = "labels ops losses networks phantom data methods engines evaluation model_file report bundle_runs"
+MEASURED = "labels ops losses networks phantom data methods engines evaluation model_file report bundle_runs __main__"
 
 # part of scripts: (parts it may import beside itself, packages it may import beside the standard library)
 TABLE = {
@@ -26,7 +26,7 @@ TABLE = {
     "losses": ("labels ops", MONAI),
     "metrics": ("labels ops", f"{MONAI} scipy"),
     "augmentation": ("labels ops", MONAI),
-    "predictions": ("labels ops transforms", MONAI),
+    "predictions": ("labels ops transforms data", MONAI),
     "transforms": ("labels ops", MONAI),
     "networks": ("labels prompts ops", f"{MONAI} transformers onnxruntime"),
     "phantom": ("labels", "numpy scipy nibabel tqdm"),
@@ -48,7 +48,7 @@ TABLE = {
     "runs": ("labels data model_file overrides", f"{MONAI} ignite yaml"),
     "info": ("labels", ""),
     "bundle_runs": ("", "monai"),
-    "benchmark": (MEASURED, f"{MONAI} ignite scipy skimage tqdm yaml"),
+    "benchmark": (MEASURED, f"{MONAI} ignite nibabel itk scipy skimage tqdm yaml"),
     "label_server": ("data phantom", "monai yaml fastapi monailabel monaibundle_app"),
     "demo": ("labels phantom report bundle_runs benchmark", ""),
     "zoo": ("model_file bundle_runs", "monai yaml"),

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from scripts.labels import ClassTable
 from scripts.ops.ordering import chain_index
-from scripts.predictions import ChooseLevelsd, InvertedTopClassd, LevelReportd, SaveLevelReportd
+from scripts.predictions import ChooseLevelsd, CompareWithTrainingd, InvertedTopClassd, LevelReportd, SaveLevelReportd
 
 TABLE = ClassTable.load()
 CHAIN = chain_index(TABLE)
@@ -63,6 +65,33 @@ class TestInvertedTopClass:
         # its scoring by dropout filters these two classes, and takes the last step's scores for probabilities
         assert issubclass(InvertedTopClassd, Invertd)
         assert issubclass(SaveLevelReportd, SaveImaged)
+
+
+class TestCompareWithTraining:
+    SEEN: ClassVar = {"scans": 2, "planes": ["sagittal"], "ranges": {"height_mm": [250.0, 300.0]}}
+
+    def scan(self, **meta: Any) -> MetaTensor:
+        # rows 2 mm apart, slices 4
+        affine = np.diag([4.0, 2.0, 2.0, 1.0])
+        return MetaTensor(torch.randn(1, 8, 4, 2), meta={"original_affine": affine, "spatial_shape": (2, 4, 8), **meta})
+
+    def test_other_field_of_view(self, pair: tuple[Tensor, Tensor], caplog: pytest.LogCaptureFixture) -> None:
+        data = {"image": self.scan(filename_or_obj="scans/anna.nii.gz"), "pred": prediction(*pair)}
+        out = CompareWithTrainingd("pred", "image", self.SEEN, TABLE)(data)
+        (sentence,) = out["unlike_training"]
+        assert "16 mm from head to foot (250 to 300)" in sentence
+        assert f"anna: {sentence}" in caplog.text
+        report = LevelReportd("pred", TABLE, CHAIN)(out)["result"]
+        assert report["unlike_training"] == [sentence]
+
+    def test_alike(self, pair: tuple[Tensor, Tensor]) -> None:
+        data = {"image": self.scan(spatial_shape=(2, 4, 140)), "pred": prediction(*pair)}
+        assert CompareWithTrainingd("pred", "image", self.SEEN, TABLE)(data)["unlike_training"] == []
+
+    @pytest.mark.parametrize("seen", [None, {}])
+    def test_nothing_to_compare_with(self, pair: tuple[Tensor, Tensor], seen: Any) -> None:
+        data = {"image": self.scan(), "pred": prediction(*pair)}
+        assert CompareWithTrainingd("pred", "image", seen, TABLE)(data)["unlike_training"] == []
 
 
 class TestLevelReport:

@@ -92,7 +92,7 @@ class TestStartInference:
         return call
 
     def test_files(self, workflow: Any, tmp_path: Path) -> None:
-        (tmp_path / "model.pt").write_bytes(b"x")
+        torch.save({}, tmp_path / "model.pt")
         workflow([write_volume(tmp_path / "a.nii.gz", np.arange(8000, dtype=np.int16).reshape(20, 20, 20))])
         names = json.loads((tmp_path / "out" / "labels.json").read_text(encoding="utf-8"))
         assert (names["0"], names["2"], len(names)) == ("background", "L5", 20)
@@ -107,11 +107,33 @@ class TestStartInference:
         ):
             workflow(["a.nii.gz"])
         (tmp_path / "model.pt").write_bytes(b"x")
+        with pytest.raises(DataError, match=r"model.pt holds no weights, or is damaged"):
+            workflow(["a.nii.gz"])
+        torch.save({}, tmp_path / "model.pt")
         with pytest.raises(DataError, match="no scans were given; add --input_dir FOLDER"):
             workflow([])
         with pytest.raises(DataError, match=r"2 problems with the data:\n.*a.nii.gz: .*\n.*b.nii.gz: "):
             workflow([str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nii.gz")])
         assert not (tmp_path / "out").exists()
+
+    def test_bad_scans_are_put_aside(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        good = write_volume(tmp_path / "a.nii.gz", np.arange(8000, dtype=np.int16).reshape(20, 20, 20))
+        (tmp_path / "b.nii").touch()
+        entries = [{"image": str(tmp_path / "b.nii"), "case": "b"}, {"image": good, "case": "a"}]
+        entries.append({"image": good, "case": "n" * 240})
+        aside = runs._put_aside(entries, keep_on=False)
+        assert entries == [{"image": good, "case": "a"}]
+        assert aside[0].message == "the file is empty; copy it again"
+        assert "has too long a name" in aside[1].message
+        assert "2 scans of 3 cannot be labelled:" in caplog.text
+        with pytest.raises(DataError, match=r"^2 scans not labelled, all others are:\n.*b.nii: the file is empty"):
+            runs.finish_inference(aside)
+        runs.finish_inference([])
+        with pytest.raises(DataError, match=r"b.nii: the file is empty"):
+            runs._put_aside([{"image": str(tmp_path / "b.nii"), "case": "b"}], keep_on=False)
+        share = [{"image": str(tmp_path / "b.nii"), "case": "b"}]
+        assert len(runs._put_aside(share, keep_on=True)) == 1
+        assert share == []
 
     def test_weights_for_other_classes(self, workflow: Any, tmp_path: Path) -> None:
         (tmp_path / "model.pt").write_bytes(b"x")

@@ -120,6 +120,12 @@ class SliceDataset(Dataset):
         assert self._images is not None
         return self._images
 
+    @property
+    def labels(self) -> list[np.ndarray | None]:
+        """One (S, H, W) uint8 memory map for each volume, None where there is no label."""
+        self.prepare()
+        return self._labels
+
     def __len__(self) -> int:
         self.prepare()
         return int(self._first[-1])

@@ -160,7 +160,11 @@ class TestTraining:
         assert {path.name for path in trained.models.iterdir()} == {"model.pt", "model.json"}
         network = torch.load(trained.folder / "checkpoint.pt", weights_only=True)["student"]
         assert state_dict(trained.models / "model.pt").keys() == network.keys()
-        assert json_of(trained.models / "model.json") == {
+        settings = json_of(trained.models / "model.json")
+        seen = settings.pop("seen")
+        assert (seen["scans"], seen["planes"]) == (4, ["any"])  # pixels of 7 mm, slices every 4
+        assert seen["ranges"]["height_mm"] == [280.0, 280.0]
+        assert settings == {
             "classes": list(TABLE.names),
             "network": "student",
             "image_size": [32, 16],
