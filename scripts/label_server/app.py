@@ -46,18 +46,19 @@ class LevelDisagreement(ScoringMethod):
             log.info("no scores: %s has not been trained yet", self.model)
             return count
         trained = weights.stat().st_mtime_ns
-        ask = {"model": self.model, "result_write_to_file": False, "device": request.get("device", "cuda")}
+        ask = {"model": self.model, "device": request.get("device", "cuda")}
         for image in datastore.get_unlabeled_images():
             if datastore.get_image_info(image).get(SCORED_WITH) == trained:
                 count["skipped"] += 1
                 continue
             try:
-                score = self.app.infer({**ask, "image": image}, datastore)["params"][SCORE]
+                result = self.app.infer({**ask, "image": image}, datastore)
             except HTTPException as error:  # one scan that cannot be read must not keep the others from a score
                 log.warning("%s", error.detail)
                 count["failed"] += 1
                 continue
-            datastore.update_image_info(image, {SCORE: score, SCORED_WITH: trained})
+            Path(result["file"]).unlink()  # MONAI Label cannot infer without writing the label map
+            datastore.update_image_info(image, {SCORE: result["params"][SCORE], SCORED_WITH: trained})
             count["scored"] += 1
         log.info("disagreement: %s", count)
         return count

@@ -99,6 +99,14 @@ class Server:
         self.wait(lambda: self.json("/train/")["status"] in ("DONE", "ERROR"), "the training to end")
         return self.json("/train/")["status"], self.log.read_text(encoding="utf-8")[begin:]
 
+    def wait_for_scoring(self) -> None:
+        """Wait until every scoring task that was started has ended."""
+
+        def ended() -> bool:
+            return all(task["status"] in ("DONE", "ERROR") for task in self.json("/scoring/?all=true"))
+
+        self.wait(ended, "the scores")
+
     def wait(self, ready: Any, what: str, seconds: float = 900) -> None:
         end = time.monotonic() + seconds
         while not ready():
@@ -210,9 +218,16 @@ class TestServer:
             objects = server.json("/datastore/?output=all")["objects"]
             return {k: v["image"]["info"].get("level_disagreement", -1) for k, v in objects.items() if not v["labels"]}
 
-        server.json("/scoring/disagreement", {"device": "cpu"})
-        server.wait(lambda: len(scores()) == UNLABELLED and min(scores().values()) >= 0, "the scores")
+        server.wait_for_scoring()  # training starts one by itself; the server answers 429 to another one meanwhile
         found = scores()
+        assert len(found) == UNLABELLED
+        assert min(found.values()) >= 0
+        begin = server.log.stat().st_size
+        server.json("/scoring/disagreement", {"device": "cpu"})
+        server.wait_for_scoring()
+        passed_over = {"scored": 0, "skipped": UNLABELLED, "failed": 0}  # each scan once per network
+        assert f"disagreement: {passed_over}" in server.log.read_text(encoding="utf-8")[begin:]
+        assert scores() == found
         first = server.json("/activelearning/disagreement", {})["id"]
         assert found[first] == max(found.values())
         second = server.json("/activelearning/disagreement", {})["id"]
