@@ -261,7 +261,12 @@ class TestInference:
             "colours.ctbl",
             *(f"phantom_{n:04d}_levels.json" for n in range(1, 7)),
         }
-        assert set(json_of(tmp_path / "phantom_0001_levels.json")) == {"structures", "warnings", "level_disagreement", "unlike_training"}
+        assert set(json_of(tmp_path / "phantom_0001_levels.json")) == {
+            "structures",
+            "warnings",
+            "level_disagreement",
+            "unlike_training",
+        }
         assert json_of(tmp_path / "labels.json") == TABLE.channel_def()
         colours = (tmp_path / "colours.ctbl").read_text(encoding="utf-8").splitlines()
         assert [line.split()[:2] for line in colours] == [[str(c.id), c.name] for c in TABLE.classes]
