@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,23 +74,26 @@ class PseudoLabelRounds:
         rank, ranks, images = idist.get_rank(), idist.get_world_size(), self.dataset.images
         mode = self.teacher.training
         self.teacher.eval()
-        own = tqdm(range(rank, len(images), ranks), desc="pseudo-labels", leave=False, disable=rank > 0)
-        labels = [self._label(case, images[case]) for case in own]
+        labels = _map_file(self._share(rank), images, range(rank, len(images), ranks))
+        first = 0
+        for case in tqdm(range(rank, len(images), ranks), desc="pseudo-labels", leave=False, disable=rank > 0):
+            labels[first : first + len(images[case])] = self._label(case, images[case])
+            first += len(images[case])
+        labels.flush()
         self.teacher.train(mode)
-        np.save(self._share(rank), np.concatenate([np.empty((0, *images[0].shape[1:]), np.uint8), *labels]))
 
     def _join_shares(self, file: Path) -> None:
         """Put the volumes of all processes in their order."""
-        ranks = idist.get_world_size()
+        ranks, images = idist.get_world_size(), self.dataset.images
         shares = [self._share(rank) for rank in range(ranks)]
-        labels, taken = [np.load(share) for share in shares], [0] * ranks
-        ordered = []
-        for case, image in enumerate(self.dataset.images):
-            start = taken[case % ranks]
-            taken[case % ranks] += len(image)
-            ordered.append(labels[case % ranks][start : taken[case % ranks]])
+        labels, taken, first = [np.load(share, mmap_mode="r") for share in shares], [0] * ranks, 0
         part = self.folder / ".part.npy"
-        np.save(part, np.concatenate(ordered))
+        joined = _map_file(part, images, range(len(images)))
+        for case, image in enumerate(images):
+            start, count = taken[case % ranks], len(image)
+            joined[first : first + count] = labels[case % ranks][start : start + count]
+            taken[case % ranks], first = start + count, first + count
+        joined.flush()
         part.replace(file)
         for share in shares:
             share.unlink()
@@ -139,6 +142,12 @@ class PseudoLabelRounds:
 
     def _file(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:06d}.npy"
+
+
+def _map_file(path: Path, images: Sequence[np.ndarray], cases: Iterable[int]) -> np.memmap:
+    """A file of label maps for the slices of some volumes, written as they come: memory does not grow with them."""
+    shape = (sum(len(images[case]) for case in cases), *images[0].shape[1:])
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
 
 def round_epochs(max_epochs: int, ramp: Callable[[float], float], rounds: int) -> list[int]:
