@@ -64,6 +64,21 @@ def running_workflow() -> ConfigWorkflow | None:
     return None
 
 
+def entries_of(data: str) -> list[dict[str, Any]]:
+    """The entries that stand under an id of the running workflow's config; none without a workflow."""
+    workflow = running_workflow()
+    return workflow.parser.get_parsed_content(data) if workflow is not None and data else []
+
+
+def component_of(name: str) -> Any:
+    """A component of the running workflow; what its constructor refuses is raised as it is, without MONAI's words."""
+    workflow = running_workflow()
+    try:
+        return workflow.parser.get_parsed_content(name) if workflow is not None else None
+    except RuntimeError as error:
+        raise error.__cause__ or error from error
+
+
 def config_files() -> list[str]:
     """The config files of the bundle run that this call is a part of; without one there are none."""
     return [str(file) for file in _command_line()[1]]
