@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ class BatchAugmentation:
         gamma: exponent on the grey values scaled to [0, 1], within exp(± this).
         noise: largest standard deviation of added Gaussian noise.
         seed: together with the step it fixes every draw, so a resumed run draws what the whole run would have drawn.
+        rank: of this process. It draws for the batch of all processes and takes its own part, the `rank`-th, so that a
+            slice is changed in the same way however many processes share the batch.
+        ranks: number of processes that share the batch equally.
 
     Convention: images (B, 1, H, W) float; labels (B, 1, H, W) integer, nearest neighbour; attention maps
     (B, N, h, w) on a coarser grid come back up-sampled and warped as (B, N, H, W), in one bilinear look-up.
@@ -47,12 +50,14 @@ class BatchAugmentation:
         gamma: float = 0.3,
         noise: float = 0.1,
         seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.rotate_degrees, self.scale = rotate_degrees, scale
         self.shift = (shift, shift) if isinstance(shift, float | int) else tuple(shift)
         self.bend_px, self.bend_nodes = bend_px, tuple(bend_nodes)
         self.contrast, self.brightness, self.gamma, self.noise = contrast, brightness, gamma, noise
-        self.seed = seed
+        self.seed, self.rank, self.ranks = seed, rank, ranks
 
     def __call__(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
         """Return the batch with every stream (`labelled`, `unlabelled`) augmented, as (seed, step) draws it."""
@@ -75,7 +80,7 @@ class BatchAugmentation:
         height, width = size
 
         def uniform(bound: float) -> Tensor:
-            return (2 * torch.rand(batch, generator=generator) - 1) * bound
+            return (2 * self._own(torch.rand, batch, generator=generator) - 1) * bound
 
         angle, zoom = uniform(math.radians(self.rotate_degrees)), 1 + uniform(self.scale)
         cos, sin = angle.cos() / zoom, angle.sin() / zoom
@@ -89,7 +94,7 @@ class BatchAugmentation:
         )  # (B, 2, 3)
         grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
         if self.bend_px > 0:
-            nodes = torch.randn(batch, 2, *self.bend_nodes, generator=generator) * self.bend_px
+            nodes = self._own(torch.randn, batch, 2, *self.bend_nodes, generator=generator) * self.bend_px
             field = F.interpolate(nodes, size=(height, width), mode="bicubic", align_corners=True)
             grid = grid + field.permute(0, 2, 3, 1) * torch.tensor([2 / width, 2 / height])
         return grid
@@ -98,15 +103,19 @@ class BatchAugmentation:
         """Change contrast, brightness and gamma, and add noise; (B, 1, H, W) in and out."""
 
         def uniform(bound: float) -> Tensor:
-            draws = (2 * torch.rand(image.shape[0], 1, 1, 1, generator=generator) - 1) * bound
+            draws = (2 * self._own(torch.rand, image.shape[0], 1, 1, 1, generator=generator) - 1) * bound
             return draws.to(image.device, non_blocking=True)
 
         low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
         unit = (image - low) / (high - low).clamp_min(1e-6)
         image = low + (high - low) * unit.clamp(0, 1) ** uniform(self.gamma).exp()
         image = image * (1 + uniform(self.contrast)) + uniform(self.brightness)
-        noise = torch.randn(image.shape, generator=generator).to(image.device, non_blocking=True)
+        noise = self._own(torch.randn, *image.shape, generator=generator).to(image.device, non_blocking=True)
         return image + uniform(self.noise).abs() * noise
+
+    def _own(self, draw: Callable[..., Tensor], batch: int, *size: int, generator: torch.Generator) -> Tensor:
+        """Random numbers (batch, *size): this process's part of those for the batch of all processes."""
+        return draw(self.ranks * batch, *size, generator=generator)[self.rank * batch :][:batch]
 
 
 def warp(image: Tensor, grid: Tensor) -> Tensor:

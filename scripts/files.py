@@ -104,8 +104,8 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
         _sync(target.parent)
 
 
-_held: dict[Path, tuple[IO[str], object]] = {}
-"""Locks of this process: folder -> open file and who asked last."""
+_held: dict[Path, tuple[int, object]] = {}
+"""Locks of this process: folder -> descriptor of the open file, and who asked last."""
 
 
 def lock_folder(folder: str | Path, owner: object = None) -> None:
@@ -125,38 +125,38 @@ def lock_folder(folder: str | Path, owner: object = None) -> None:
     folder = Path(folder).resolve()
     with _as_storage_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    file = _held[folder][0] if folder in _held else _claim(folder)
+    handle = _held[folder][0] if folder in _held else _claim(folder)
     token = object()
-    _held[folder] = (file, token)
+    _held[folder] = (handle, token)
     if owner is not None:
         weakref.finalize(owner, _release, folder, token)
 
 
-def _claim(folder: Path) -> IO[str]:
+def _claim(folder: Path) -> int:
     with _as_storage_error(folder):
-        file = os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+", encoding="utf-8")
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         # of the process, not of the open file: loader processes that outlive a killed run do not inherit it
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return file  # a file system without locks: nothing to be done about it
-        holder = file.read().strip() or "another process"
-        file.close()
+            return handle  # a file system without locks: nothing to be done about it
+        holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
+        os.close(handle)
         raise FolderInUseError(
             f"{folder} is in use: {holder} is writing into it; wait for its end, or give this run an --output_dir of "
             "its own"
         ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    return file
+    with _as_storage_error(folder):
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return handle
 
 
 def _release(folder: Path, token: object) -> None:
     """Give a lock back, unless a later run of this process asked for it too."""
     if folder in _held and _held[folder][1] is token:
-        _held.pop(folder)[0].close()
+        os.close(_held.pop(folder)[0])
 
 
 def mark_unfinished(folder: str | Path, unfinished: bool) -> None:

@@ -42,7 +42,11 @@ def load_tensors(path: Path, mend: str) -> Any:
 
 
 def write_model(network: torch.nn.Module, folder: str | Path, settings: dict[str, Any]) -> None:
-    """Write the settings (network, grid, classes) and a flat state dict; each file is the old one or the new one."""
+    """Write the settings (network, grid, classes) and a flat state dict; each file is the old one or the new one.
+
+    A setting that is a function is what the function returns: what is known only once training has begun.
+    """
+    settings = {name: value() if callable(value) else value for name, value in settings.items()}
     folder = Path(folder)
     write_whole(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
     save_atomically({name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
@@ -66,16 +70,24 @@ def load_weights(path: str | Path | None, networks: Sequence[torch.nn.Module]) -
             raise ValueError(f"the weights {path} are of another network (channels, norm or classes differ)") from error
 
 
+def check_weights(path: str | Path) -> None:
+    """Refuse a file that holds no weights, see :func:`load_tensors`."""
+    load_tensors(Path(path), "copy it again, or train again")
+
+
 def trained_settings(folder: str | Path, class_table: str | Path | None = None, **defaults: Any) -> dict[str, Any]:
     """Settings that the weights in `folder` were trained with; `defaults` where there are none yet.
 
     Raises:
-        ValueError: the weights belong to other classes than the class table's.
+        ValueError: the file is damaged, or the weights belong to other classes than the class table's.
     """
     file = Path(folder) / SETTINGS
     if not file.is_file():
         return defaults
-    settings = {**defaults, **json.loads(file.read_text(encoding="utf-8"))}
+    try:
+        settings = {**defaults, **json.loads(file.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}); copy it again, or train again") from error
     names = list(ClassTable.load(class_table).names)
     trained = settings.get("classes", settings.get("class_names", names))  # the latter in a stage-1 checkpoint
     if trained != names:

@@ -48,6 +48,18 @@ def generator() -> torch.Generator:
 
 
 class TestBatchAugmentation:
+    def test_processes_draw_their_part_of_the_whole_batch(self) -> None:
+        whole = drawn(6)
+        whole["image"] = torch.randn(6, 1, 64, 32)
+        expected = BatchAugmentation(seed=3)({"labelled": whole, "unlabelled": whole}, 7)
+        parts = []
+        for rank in range(3):
+            own = {name: tensor[2 * rank : 2 * rank + 2] for name, tensor in whole.items()}
+            parts.append(BatchAugmentation(seed=3, rank=rank, ranks=3)({"labelled": own, "unlabelled": own}, 7))
+        for stream in ("labelled", "unlabelled"):
+            for name, tensor in expected[stream].items():
+                assert torch.equal(torch.cat([part[stream][name] for part in parts]), tensor), name
+
     def test_identity(self) -> None:
         made = drawn()
         made["image"] = torch.randn(4, 1, 64, 32)

@@ -22,7 +22,15 @@ from scripts.data.cache import SliceDataset
 from scripts.data.loaders import TwoStreamLoader
 from scripts.engines import OptimizationStep
 from scripts.files import StorageError, is_unfinished
-from scripts.handlers import EMATeacher, MarkUnfinished, MetricsLog, ModelFile, ProgressBar, TrainingCheckpoint
+from scripts.handlers import (
+    EMATeacher,
+    MarkUnfinished,
+    MetricsLog,
+    ModelFile,
+    ProgressBar,
+    TeacherFromStudent,
+    TrainingCheckpoint,
+)
 from scripts.losses import PartialLabelCrossEntropy
 from scripts.methods.mean_teacher import MeanTeacher
 from tests.tiny import CLASSES, cache, network, volumes
@@ -115,6 +123,22 @@ class TestEMATeacher:
         assert teacher.running_mean.tolist() == [5.0 * (buffers == "copy")] * 2
 
 
+class TestTeacherFromStudent:
+    def test_value(self) -> None:
+        student, teacher = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+        engine = Engine(lambda e, b: None)
+        # what MONAI Label puts in front of a bundle's handlers
+        engine.add_event_handler(
+            Events.STARTED, lambda: (student.weight.data.fill_(3.0), student.running_mean.fill_(5))
+        )
+        TeacherFromStudent(student, teacher).attach(engine)
+        engine.run([0])
+        assert teacher.weight.tolist() == [3.0, 3.0]
+        assert teacher.running_mean.tolist() == [5.0, 5.0]
+        student.weight.data.fill_(4.0)
+        assert teacher.weight.tolist() == [3.0, 3.0]
+
+
 class TestTrainingCheckpoint:
     def test_resume_is_as_if_nothing_had_happened(self, tmp_path: Path) -> None:
         entries = volumes(tmp_path / "data", (4, 3))
@@ -167,7 +191,7 @@ class TestTrainingCheckpoint:
         engine.run([0, 0], max_epochs=2)
         assert model.weight.item() == before
         assert engine.state.iteration == 4
-        assert not hasattr(loader, "step")
+        assert loader.step == 0
 
     def test_is_behind_the_log(self, tmp_path: Path) -> None:
         """Killed between the two, a run would lose the rows of an epoch that it never repeats."""

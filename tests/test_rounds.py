@@ -133,6 +133,24 @@ class TestPseudoLabelRounds:
         assert [tuple(maps.shape) for maps in seen] == [(3, 2, 8, 4), (2, 2, 8, 4)]
         assert [maps[:, 0, 0, 0].tolist() for maps in seen] == [[0.0, 1.0, 2.0], [10.0, 11.0]]
 
+    @pytest.mark.parametrize("ranks", [2, 3])
+    def test_processes_share_the_volumes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+        alone = rounds(tmp_path / "alone")
+        alone.start(2)
+        seen: list[int] = []
+        made = rounds(tmp_path / "shared")
+        label = made._label
+        monkeypatch.setattr(made, "_label", lambda case, image: seen.append(case) or label(case, image))
+        monkeypatch.setattr("scripts.rounds.idist.get_world_size", lambda: ranks)
+        (tmp_path / "shared").mkdir()
+        for rank in reversed(range(ranks)):  # the first comes last: it joins what the others left
+            monkeypatch.setattr("scripts.rounds.idist.get_rank", lambda rank=rank: rank)
+            made._label_share() if rank else made.start(2)
+        assert sorted(seen) == [0, 1]
+        data = batch(*range(5))
+        assert torch.equal(*(r(data)["unlabelled"]["pseudo_label"] for r in (alone, made)))
+        assert [path.name for path in (tmp_path / "shared").iterdir()] == ["epoch_000002.npy"]
+
 
 class TestRoundEpochs:
     @pytest.mark.parametrize(

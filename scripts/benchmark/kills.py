@@ -20,8 +20,8 @@ import torch
 from tqdm import tqdm
 
 from ..bundle_runs import BUNDLE_ROOT
-from ..files import write_whole
 from ..phantom.write import write_phantoms
+from .figures_file import RELIABILITY, add_figures, read_figures
 from .killed_runs import PHASES
 
 FIVE = ("training", "validation", "checkpoint", "slices", "maps")
@@ -51,7 +51,7 @@ FIRST = ("slices", "maps")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `python -m scripts benchmark kills`."""
-    parser.add_argument("--out", type=Path, default=Path("docs/results/reliability.json"), help="file to add to")
+    parser.add_argument("--out", type=Path, default=RELIABILITY, help="file to add to")
     parser.add_argument("--chains", type=int, default=4, help="runs of each stage; each is killed once in every phase")
     parser.add_argument("--seed", type=int, default=0, help="of the moments; rows of other seeds stay in the file")
     parser.add_argument("--work", type=Path, help="folder for runs; a temporary one without")
@@ -61,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
     """Kill, compare, and write `kills_survived` and `kills` into the file; 1 if an end was another."""
     with tempfile.TemporaryDirectory() as scratch:
         made = kill_chains(args.work or Path(scratch), list(STAGES), args.chains, args.seed)
-    others = [row for row in read_record(args.out).get("kills", ()) if row["seed"] != args.seed]
+    others = [row for row in read_figures(args.out).get("kills", ()) if row["seed"] != args.seed]
     rows = sorted([*others, *made], key=lambda row: (row["stage"], row["seed"], row["chain"]))
-    record(args.out, summary(rows))
+    add_figures(args.out, summary(rows))
     print(f"{sum(row['survived'] for row in made)} of {len(made)} kills survived, see {args.out}")
     return int(not all(row["survived"] for row in made))
 
@@ -73,16 +73,6 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     survived = Counter(f"{row['stage']}, {row['phase']}" for row in rows if row["survived"])
     by_phase = dict(sorted(survived.items()))
     return {"kills_survived": survived.total(), "kills_survived_by_phase": by_phase, "kills": list(rows)}
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """The figures that a file holds; none without a file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def record(path: Path, figures: Mapping[str, Any]) -> None:
-    """Put figures into a JSON file beside those that others have written."""
-    write_whole(path, json.dumps({**read_record(path), **figures}, indent=1) + "\n")
 
 
 def kill_chains(

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ..files import whole_folder
 from ..ops.otsu import otsu_thresholds
 from ..ops.prompt_map import average_slices, upsample
 from .cache import SliceDataset
+from .shares import own_share_first
 
 MAPS, THRESHOLDS = "maps.npy", "thresholds.npy"
 
@@ -62,7 +64,7 @@ class PromptMaps:
         return bool(self._folders)
 
     def build(self, dataset: SliceDataset) -> None:
-        """Compute the maps of every volume of a data set, unless they are there already.
+        """Compute the maps of every volume of a data set, unless they are there already; processes share the work.
 
         Raises:
             FileNotFoundError: there is no stage-1 checkpoint.
@@ -79,7 +81,10 @@ class PromptMaps:
             logging.getLogger(__name__).info("attention maps of %d volumes found in %s", len(dataset.data), root)
             return
         model = self.load_model(self.model_dir).to(self.device).eval()
-        for case, target in tqdm(todo, desc="attention maps of unlabelled volumes"):
+        bar = tqdm(own_share_first(todo), desc="attention maps of unlabelled volumes", disable=idist.get_rank() > 0)
+        for case, target in bar:
+            if target.is_dir():  # another process was there
+                continue
             image = torch.from_numpy(dataset.images[case].astype(np.float32))[:, None]
             maps, thresholds = self.compute(model, image)
             _write(target, maps.to(torch.float16).numpy(), thresholds.numpy())

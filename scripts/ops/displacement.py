@@ -84,10 +84,14 @@ def least_doubtful(
 
     References: no paper; chosen on validation patients, see docs/method.md.
     """
-    mixture, total = torch.zeros(()), torch.zeros(())
+    mixture, total = torch.zeros((), device=volume.device), torch.zeros((), device=volume.device)
+    largest = torch.tensor(-torch.inf, device=volume.device)
     for shift in shifts:
         rows = round(shift * volume.shape[-2])
         probs = put_back(predict(displace(volume, rows)), rows)
-        weight = torch.exp(-sharpness * doubt(probs, labelled) - shift**2 / (2 * spread**2))
-        mixture, total = mixture + weight * probs, total + weight
+        log_weight = -sharpness * doubt(probs, labelled) - shift**2 / (2 * spread**2)
+        # Relative to the largest so far: by itself each weight of a network that knows nothing yet would be 0.
+        before, largest = largest, torch.maximum(largest, log_weight)
+        keep, weight = (before - largest).exp(), (log_weight - largest).exp()
+        mixture, total = keep * mixture + weight * probs, keep * total + weight
     return mixture / total

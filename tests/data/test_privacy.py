@@ -51,7 +51,7 @@ def test_training_and_inference_read_the_series_itself(series, tmp_path, capsys,
     out = tmp_path / "out"
     entries = [{"image": str(path)} for path in sorted(series.iterdir())]
     (tmp_path / "d.json").write_text(json.dumps({"unlabelled": entries}), encoding="utf-8")
-    start(out / "run", tmp_path / "d.json", sections=["unlabelled"], cache_dir=out / "cache")
+    start(out / "run", tmp_path / "d.json", {"unlabelled": ""}, cache_dir=out / "cache")
     parser = ConfigParser(ConfigParser.load_config_files([str(bundle_root / "configs" / "train.yaml")]))
     parser["bundle_root"] = str(bundle_root)
     slices = SliceCache(out / "cache", parser.get_parsed_content("slice_cache#transform"))

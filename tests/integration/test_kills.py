@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from scripts.benchmark.kills import FIVE, STAGES, Chain, kill_chains, record, server, summary
+from scripts.benchmark.figures_file import add_figures
+from scripts.benchmark.kills import FIVE, STAGES, Chain, kill_chains, server, summary
 from scripts.files import lock_folder
 
 
@@ -43,7 +44,7 @@ class TestRecord:
             {"stage": "stage 1", "phase": "slices", "survived": True},
             {"stage": "stage 1", "phase": "slices", "survived": False},
         ]
-        record(tmp_path / "r.json", summary(rows))
+        add_figures(tmp_path / "r.json", summary(rows))
         made = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
         assert made["kills_survived_by_phase"] == {"stage 1, slices": 1}
         assert (made["volumes"], made["kills_survived"], made["kills"]) == (7, 1, rows)

@@ -106,3 +106,17 @@ def test_the_place_without_doubt_gives_the_names() -> None:
     mixed = least_doubtful(predict, volume, [-0.125, 0.0, 0.125], **SETTINGS)
     assert (mixed.argmax(1)[:, 6:10] == 1).all()
     assert (mixed.argmax(1)[:, :6] == 0).all()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_great_doubt_everywhere_is_weighed_too(order: int) -> None:
+    """Weights that are all 0 in float32 by themselves; the place of less doubt counts alone, wherever it comes."""
+    seen = []
+
+    def predict(slices: Tensor) -> Tensor:
+        seen.append(slices)
+        less = len(seen) == (1 if order == 1 else 2)
+        return one_hot(torch.full((2, ROWS, 3), 1 if less else 2), 0.3 if less else 0.6)
+
+    mixed = least_doubtful(predict, block(6), [0.0, 0.0], labelled=range(CLASSES), spread=1.0, sharpness=1e4)
+    torch.testing.assert_close(mixed, one_hot(torch.full((2, ROWS, 3), 1), 0.3))
