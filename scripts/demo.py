@@ -27,8 +27,6 @@ METHODS = {"supervised": ["methods/supervised.yaml"], "mean_teacher": ["methods/
 WARM_START = {"max_epochs": 30, "val_interval": 5}
 AFTER_WARM_START = {
     "ramp#start": 0.0, "learning_rate": 0.001, "max_epochs": 12, "val_interval": 2,
-    # Running averages, for they have seen all scanners by the end: what a Mean Teacher gains from unlabelled scans.
-    "statistics": "running",
 }  # fmt: skip
 NAMES = {"supervised": "supervised", "mean_teacher": "Mean Teacher", "cps4": "CPS4"}
 
