@@ -2,15 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+LABEL_BIN := .venv-label/bin
+LABEL_READY := .venv-label/.ready
+# === asks for PyPI's builds, which fit each other; beside a torch from another index take torchvision from there, too
+LABEL_TORCH ?= torch===2.13.0 torchvision===0.28.0
 SCHEMA := tests/schema/meta_schema_20240725.json
 
 # A key that stands twice in a config is an error; small tensors are slower on several threads than on one.
 export MONAI_FAIL_ON_DUPLICATE_CONFIG := 1
-test test-all: export OMP_NUM_THREADS := 1
+test test-all test-label test-zoo: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lint format types test test-all demo metadata clean
+.PHONY: help setup lint format types test test-all test-label test-zoo demo label-demo metadata zoo clean
 
 help:  ## list these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -38,11 +42,31 @@ types: $(READY)  ## mypy on scripts/
 test: $(READY)  ## all tests but the slow ones and those for a GPU
 	$(BIN)/python -m pytest
 
-test-all: $(READY)  ## all tests; those for a GPU skip themselves without one
-	$(BIN)/python -m pytest -m ""
+test-all: $(READY) test-label  ## all tests; those for a GPU skip themselves without one
+	$(BIN)/python -m pytest -m "not label"
+
+# MONAI Label asks for packages with which it does not start, hence --no-deps: requirements-label.txt has what it needs.
+$(LABEL_READY): requirements-label.txt
+	test -x $(LABEL_BIN)/python || $(PYTHON) -m venv .venv-label
+	$(LABEL_BIN)/python -m pip install --quiet $(LABEL_TORCH)
+	$(LABEL_BIN)/python -m pip install --quiet -r requirements-label.txt
+	$(LABEL_BIN)/python -m pip install --quiet --no-deps monailabel==0.8.5
+	touch $@
+
+test-label: $(READY) $(LABEL_READY)  ## a MONAI Label server with this bundle on phantoms: infer, train, bad input
+	$(BIN)/python -m pytest -m label
+
+label-demo: $(LABEL_READY)  ## a MONAI Label server with phantoms, a few of them labelled
+	$(LABEL_BIN)/python -m scripts label_demo
+
+test-zoo: $(READY)  ## what the Model Zoo verifies, on a folder assembled with small weights trained on phantoms
+	$(BIN)/python -m pytest -m "" tests/integration/test_zoo.py
 
 demo: $(READY)  ## phantom data, both stages, a table and pictures; minutes on a CPU
 	$(BIN)/python -m scripts demo
+
+zoo: $(READY)  ## the folder for MONAI's Model Zoo: make zoo WEIGHTS=models/model.pt URL=https://... TRAINED_ON="sentence"
+	$(BIN)/python -m scripts zoo --weights "$(WEIGHTS)" --url "$(URL)" --trained-on "$(TRAINED_ON)"
 
 metadata: $(READY)  ## metadata.json: both copies equal, the Zoo's schema, the network's input and output
 	cmp metadata.json configs/metadata.json

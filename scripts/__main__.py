@@ -14,7 +14,10 @@ COMMANDS = {
     "phantom": ("scripts.phantom.command", "draw synthetic spine volumes with labels"),
     "demo": ("scripts.demo", "show the whole method on phantoms, in minutes"),
     "benchmark": ("scripts.benchmark.commands", "measure accuracy or speed"),
+    "label_app": ("scripts.label_server.assemble", "make the folder that a MONAI Label server is started with"),
+    "label_demo": ("scripts.label_server.demo", "start a MONAI Label server with phantoms"),
     "report": ("scripts.results", "make tables, pictures and pages of what a benchmark wrote"),
+    "zoo": ("scripts.zoo", "assemble the folder that MONAI's Model Zoo would take"),
 }
 
 
@@ -36,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return int(args.run(args) or 0)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
 

@@ -13,9 +13,11 @@ from ignite.engine import Engine
 from monai.inferers import Inferer, SliceInferer
 from torch import Tensor, nn
 
+from .ops.displacement import least_doubtful
 from .ops.otsu import otsu_thresholds
 from .ops.prompt_map import average_slices, upsample
 from .ops.statistics import normalised_by
+from .parallel import shared_objective
 
 
 class OptimizationStep:
@@ -28,7 +30,10 @@ class OptimizationStep:
         complete: batch -> batch, as the loader gave it, on the CPU: adds what a loader cannot know, as pseudo-labels of
             this run.
         max_grad_norm: gradients are clipped to this norm; None leaves them.
+        total_steps: steps of the whole training, by which its progress is measured; None takes the engine's own epochs,
+            which are those of the present round alone where training comes in rounds.
 
+    Where several processes train together, each with its share of the batch, their gradients are averaged.
     Mixed precision follows the engine's `amp`: bfloat16 where the GPU has it, else float16 with the engine's scaler.
     """
 
@@ -39,24 +44,29 @@ class OptimizationStep:
         augment: Callable[[dict[str, Any], int], dict[str, Any]] | None = None,
         max_grad_norm: float | None = None,
         complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        total_steps: int | None = None,
     ) -> None:
+        self.total_steps = total_steps
         self.objective, self.optimizer = objective, optimizer
         self.augment, self.max_grad_norm, self.complete = augment, max_grad_norm, complete
+        self._shared: Callable[..., dict[str, Tensor]] | None = None
 
     def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Take one step and return the detached losses."""
         state = engine.state
+        if self._shared is None:  # not before the first step: a run that starts from weights has loaded them by then
+            self._shared = shared_objective(self.objective, self.optimizer)
         engine.network.train()
         if self.complete is not None:
             batch = self.complete(batch)
         batch = to_device(batch, state.device, engine.non_blocking)
         if self.augment is not None:
             batch = self.augment(batch, state.iteration)
-        progress = (state.iteration - 1) / (state.max_epochs * state.epoch_length)
+        progress = (state.iteration - 1) / (self.total_steps or state.max_epochs * state.epoch_length)
         device = torch.device(state.device).type
         bf16 = device == "cpu" or torch.cuda.is_bf16_supported()
         with torch.autocast(device, dtype=torch.bfloat16 if bf16 else torch.float16, enabled=engine.amp):
-            losses = self.objective(batch, progress)
+            losses = self._shared(batch, progress)
         self.optimizer.zero_grad(set_to_none=True)
         self._backward(losses["loss"], engine.scaler if not bf16 else None)
         return {name: loss.detach() for name, loss in losses.items()}
@@ -93,6 +103,45 @@ class VolumeInferer(Inferer):
         """Return the network's output for all slices, (S, N, H, W)."""
         with normalised_by(network, self.statistics):
             return torch.cat([network(part) for part in inputs.split(self.chunk)])
+
+
+class DisplacedInferer(VolumeInferer):
+    """Run a 2D network on a volume moved along head-foot, and mix its predictions by how little it doubts.
+
+    Args:
+        labelled: ids of the classes that the training labels contain.
+        reach: furthest displacement, a fraction of the height; 0 for none.
+        places: displacements on either side.
+        spread: see `scripts.ops.displacement.least_doubtful`.
+        sharpness: see `scripts.ops.displacement.least_doubtful`.
+        chunk: see `VolumeInferer`.
+        statistics: see `VolumeInferer`.
+    """
+
+    def __init__(
+        self,
+        labelled: Sequence[int],
+        reach: float,
+        places: int,
+        spread: float,
+        sharpness: float,
+        chunk: int = 32,
+        statistics: str = "volume",
+    ) -> None:
+        super().__init__(chunk, statistics)
+        self.labelled, self.spread, self.sharpness = labelled, spread, sharpness
+        self.shifts = [reach * k / places for k in range(-places, places + 1)] if reach else [0.0]
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the logarithm of the mixed probabilities for all slices, (S, N, H, W)."""
+
+        def predict(slices: Tensor) -> Tensor:
+            return VolumeInferer.__call__(self, slices, network).float().softmax(1)
+
+        mixed = least_doubtful(
+            predict, inputs, self.shifts, labelled=self.labelled, spread=self.spread, sharpness=self.sharpness
+        )
+        return mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log()
 
 
 class PromptMapInferer(VolumeInferer):

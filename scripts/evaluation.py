@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,16 @@ class CaseScores:
         )
 
     def gather(self) -> None:
-        """Join the scores of all processes; a case that a sampler gave to two of them counts once."""
+        """Join the scores of all processes; a case that a sampler gave to two of them counts once.
+
+        Samplers deal cases out in turn; so they are collected, and come in the order of a single process.
+        """
         if idist.get_world_size() > 1:
             parts: list[Any] = [None] * idist.get_world_size()
             torch.distributed.all_gather_object(parts, self.scores)
             variants = sorted({variant for part in parts for variant in part})
-            self.scores = {v: {c: s for part in parts for c, s in part.get(v, {}).items()} for v in variants}
+            dealt = {v: zip_longest(*(part.get(v, {}).items() for part in parts)) for v in variants}
+            self.scores = {v: dict(one for turn in turns for one in turn if one) for v, turns in dealt.items()}
 
     def summary(self) -> dict[str, Any]:
         """The contents of summary.json; NaN stands for "nothing to score".

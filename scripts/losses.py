@@ -40,6 +40,8 @@ def token_attention_loss(attention: Tensor, region: Tensor, present: Tensor, *, 
     check_shape("present", present, "B N", sizes)
     with torch.autocast(attention.device.type, enabled=False):
         maps, region = _at_least_float32(attention), region.to(_wide(attention))
+        if attention.dtype == torch.float16:
+            eps = max(eps, 2.0**-14)  # the gradient of a map without any attention is up to 2 / eps
         share = (maps * region).sum(dim=(2, 3)) / maps.sum(dim=(2, 3)).clamp_min(eps)
         return _mean_where((1 - share).square(), present & (region.amax(dim=(2, 3)) > 0))
 

@@ -173,6 +173,8 @@ def per_class_scores(
 class VolumeScores(CumulativeIterationMetric):
     """Dice of every class of every volume, cumulated over volumes and processes; aggregates to the mean Dice.
 
+    A volume that two processes scored counts once, if its number is given.
+
     Args:
         num_classes: number of classes, background included.
     """
@@ -181,11 +183,24 @@ class VolumeScores(CumulativeIterationMetric):
         super().__init__()
         self.num_classes = num_classes
 
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor, unlabelled_classes: Iterable[int] = ()) -> Tensor:
-        """Dice (B, N - 1) of a batch of volumes (B, ...), all with the same unlabelled classes."""
+    def _compute_tensor(
+        self, y_pred: Tensor, y: Tensor, unlabelled_classes: Iterable[int] = (), volume: int = -1
+    ) -> tuple[Tensor, Tensor]:
+        """Dice (B, N - 1) of volumes (B, ...), all with the same unlabelled classes, and their number, -1 for none."""
         excluded = tuple(unlabelled_classes)
         pairs = zip(y_pred, y, strict=True)
-        return torch.stack([dice_per_class(confusion_matrix(p, t, self.num_classes, excluded)) for p, t in pairs])
+        dice = torch.stack([dice_per_class(confusion_matrix(p, t, self.num_classes, excluded)) for p, t in pairs])
+        return dice, torch.full((len(dice),), volume, device=dice.device)
+
+    def get_buffer(self) -> Tensor | None:
+        """Dice (V, N - 1) of the volumes of all processes in the order of their numbers; None before the first."""
+        buffers = super().get_buffer()
+        if buffers is None:
+            return None
+        dice, volumes = buffers
+        numbers = volumes.tolist()
+        first = [n for n, number in enumerate(numbers) if number < 0 or number not in numbers[:n]]
+        return dice[sorted(first, key=numbers.__getitem__)]
 
     def aggregate(self) -> Tensor:
         """Mean over the classes of a volume, then over volumes; volumes without any structure are left out.

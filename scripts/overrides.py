@@ -18,6 +18,8 @@ RUN_ARGUMENTS = {
     *("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"),
     *("workflow_name", "workflow_type"),
 }
+CODE = ("$", "@", "%")
+"""What MONAI's config language takes for an expression, a reference or a macro begins with one of these."""
 LABEL_SERVER_KEYS = {"bundle_root", "dataset_dir", "output_dir", "displayable_configs"}
 
 
@@ -62,6 +64,53 @@ def running_workflow() -> ConfigWorkflow | None:
         if isinstance(candidate, ConfigWorkflow):
             return candidate
     return None
+
+
+def entries_of(data: str) -> list[dict[str, Any]]:
+    """The entries that stand under an id of the running workflow's config; none without a workflow."""
+    workflow = running_workflow()
+    return workflow.parser.get_parsed_content(data) if workflow is not None and data else []
+
+
+def refuse_expressions(data: str) -> None:
+    """Refuse entries of the running workflow's config that MONAI would take for expressions: file names are data.
+
+    Args:
+        data: id of a list of entries.
+
+    Raises:
+        DataError: a word of an entry begins as an expression, a reference or a macro does.
+    """
+    workflow = running_workflow()
+    entries = workflow.parser.get(data) if workflow is not None and data else None
+    for entry in entries if isinstance(entries, list) else ():
+        for key, value in entry.items() if isinstance(entry, Mapping) else ():
+            if isinstance(value, str) and value.startswith(CODE):
+                raise DataError(
+                    f"{data}: the {key} {value!r} begins as an expression of the config language does; rename the "
+                    "file, or give it with its whole path"
+                )
+
+
+def plain_data(value: Any) -> Any:
+    """An override that a config shall not read again: entries, and words in it that look like expressions, are data."""
+    if isinstance(value, str) and value.startswith(CODE):
+        return "$" + repr(value).replace("@", r"\x40").replace("%", r"\x25")
+    return tuple(value) if isinstance(value, list) and any(isinstance(item, Mapping) for item in value) else value
+
+
+def component_of(name: str) -> Any:
+    """A component of the running workflow; what its constructor refuses is raised as it is, without MONAI's words."""
+    workflow = running_workflow()
+    try:
+        return workflow.parser.get_parsed_content(name) if workflow is not None else None
+    except RuntimeError as error:
+        raise error.__cause__ or error from error
+
+
+def config_files() -> list[str]:
+    """The config files of the bundle run that this call is a part of; without one there are none."""
+    return [str(file) for file in _command_line()[1]]
 
 
 def _command_line() -> tuple[dict[str, Any], list[str | os.PathLike[str]]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
@@ -19,12 +20,15 @@ from .data.prompt_maps import PromptMaps
 from .labels import ClassTable
 from .ops.otsu import otsu_thresholds
 from .ops.prompt_map import upsample
+from .ops.statistics import normalised_by
 from .report.figures import attention_panel, overlay_volume, prompt_map_panel, telling_slices
 from .transforms import result_name
 
 
 class PicturesAtEnd:
     """Draw pictures of a volume when training ends; a volume that cannot be drawn is logged and stops nothing.
+
+    Of several processes the first draws.
 
     Args:
         volumes: items `image` (S, 1, H, W) and `label` (S, 1, H, W); the first is drawn.
@@ -41,7 +45,7 @@ class PicturesAtEnd:
 
     def __call__(self, engine: Engine) -> None:
         """Draw."""
-        if not len(self.volumes):
+        if idist.get_rank() > 0 or not len(self.volumes):
             return
         log = logging.getLogger(__name__)
         try:
@@ -79,7 +83,7 @@ def draw_targets(
     *,
     prompt_maps: PromptMaps,
     prompt_map: Callable[[Tensor, Tensor], Tensor],
-    teacher: Callable[[Tensor], Tensor],
+    teacher: torch.nn.Module,
     table: ClassTable,
 ) -> None:
     """`targets.png` and `attention.png`: prompt-guided map beside the teacher's pseudo-label and the truth."""
@@ -90,7 +94,8 @@ def draw_targets(
     maps, thresholds = prompt_maps.compute(model, image)
     chosen = telling_slices(_slices_last(label), 1)[0]
     guided = prompt_map(upsample(maps, image.shape[-2:]), thresholds)
-    pseudo_label = teacher(image).argmax(1).cpu()
+    with normalised_by(teacher.eval(), "volume"):
+        pseudo_label = teacher(image).argmax(1).cpu()
     pictures = [a[chosen].cpu().numpy() for a in (image[:, 0], guided, pseudo_label, label)]
     prompt_map_panel(*pictures, path=folder / "targets.png", table=table)
 

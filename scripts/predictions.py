@@ -9,14 +9,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import Invertd, MapTransform, SaveImaged
 from monai.utils import convert_to_tensor
 
+from .data.grid import grid_of
+from .data.seen import unlike_training
 from .labels import ClassTable
 from .ops.level_report import level_report
 from .transforms import result_name
+
+UNLIKE = "unlike_training"
 
 
 class ChooseLevelsd(MapTransform):
@@ -48,50 +54,116 @@ class ChooseLevelsd(MapTransform):
         return d
 
 
-class SaveLevelReportd(MapTransform):
-    """Write how sure the names of a scan's structures are, `<output_dir>/<case>_levels.json`, and log its warnings.
+class CompareWithTrainingd(MapTransform):
+    """Log in what a scan differs from those of the training, and leave that for the scan's report.
 
-    Takes a prediction that `SlicewiseInferer` made with `order`, before `ChooseLevelsd`; leaves the data unchanged.
+    Takes what an inferer gives, before `ChooseLevelsd`; adds the list `unlike_training`, a sentence or nothing.
+
+    Args:
+        keys: predictions (N or 2N, H, W, S), the network's own logits first.
+        image_key: the scan as the network takes it (1, H, W, S), with its meta data.
+        seen: what `scripts.data.seen.SeenScans` gave; None for a network that was trained without.
+        table: the classes.
+    """
+
+    def __init__(self, keys: KeysCollection, image_key: str, seen: Mapping[str, Any] | None, table: ClassTable) -> None:
+        super().__init__(keys)
+        self.image_key, self.seen, self.table = image_key, seen, table
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with `unlike_training`."""
+        image = data[self.image_key]
+        if not self.seen or not isinstance(image, MetaTensor) or "original_affine" not in image.meta:
+            return {**data, UNLIKE: []}
+        grid = grid_of(np.asarray(image.meta["spatial_shape"]).tolist(), np.asarray(image.meta["original_affine"]))
+        slices = convert_to_tensor(image[0], track_meta=False).cpu().numpy()
+        for key in self.key_iterator(data):
+            own = convert_to_tensor(data[key][: self.table.num_classes], track_meta=False)
+            sentence = unlike_training(self.seen, grid, slices, own.max(0).indices.cpu().numpy(), self.table)
+            if sentence:
+                logging.getLogger(__name__).warning("%s: %s", result_name(data, image), sentence)
+        return {**data, UNLIKE: [sentence] if sentence else []}
+
+
+class LevelReportd(MapTransform):
+    """Say how sure the names of a scan's structures are, and log what about them a reader should look at.
+
+    Takes a prediction that `SlicewiseInferer` made with `order`, before `ChooseLevelsd`, and adds a table:
+    `structures` (names, confidence, the network's own names), `warnings`, and `level_disagreement`, the share in [0, 1]
+    of the pixels of all structures to which the network itself gives another class; 1 if no structure is found. What
+    `CompareWithTrainingd` found goes into it, too.
 
     Args:
         keys: predictions (2N, H, W, S).
-        output_dir: where label maps go, too.
         table: the classes.
         chain: class ids from the lowest structure upwards.
+        result_key: where the table goes; MONAI Label sends what lies under "result" back with the label map.
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str | Path, table: ClassTable, chain: Sequence[int]) -> None:
+    def __init__(
+        self, keys: KeysCollection, table: ClassTable, chain: Sequence[int], result_key: str = "result"
+    ) -> None:
         super().__init__(keys)
-        self.output_dir, self.table, self.chain = Path(output_dir), table, chain
+        self.table, self.chain, self.result_key = table, chain, result_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data."""
-        for key in self.key_iterator(data):
-            logits, ordered = convert_to_tensor(data[key], track_meta=False).float().movedim(-1, 0).chunk(2, 1)
-            structures, warnings = level_report(logits.softmax(1), ordered.argmax(1), self.table, self.chain)
-            name = result_name(data, data[key])
+        """Return the data with the table."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            logits, ordered = convert_to_tensor(d[key], track_meta=False).float().movedim(-1, 0).chunk(2, 1)
+            label = ordered.argmax(1)
+            structures, warnings = level_report(logits.softmax(1), label, self.table, self.chain)
             for warning in warnings:
-                logging.getLogger(__name__).warning("%s: %s", name, warning)
+                logging.getLogger(__name__).warning("%s: %s", result_name(d, d[key]), warning)
+            found = label > 0
+            other = (logits.argmax(1) != label)[found].float().mean() if found.any() else 1.0
+            d[self.result_key] = {
+                "structures": [{**asdict(s), "confidence": round(s.confidence, 3)} for s in structures],
+                "warnings": warnings,
+                "level_disagreement": round(float(other), 5),
+                UNLIKE: d.get(UNLIKE, []),
+            }
+        return d
+
+
+class SaveLevelReportd(SaveImaged):
+    """Write what `LevelReportd` found as `<output_dir>/<case>_levels.json`; leaves the data unchanged.
+
+    One of MONAI's `SaveImaged`, because MONAI Label leaves those out.
+
+    Args:
+        keys: predictions.
+        output_dir: where label maps go, too.
+        result_key: see `LevelReportd`.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str | Path, result_key: str = "result") -> None:
+        super().__init__(keys, output_dir=output_dir, print_log=False)
+        self.output_dir, self.result_key = Path(output_dir), result_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the file and return the data."""
+        for key in self.key_iterator(data):
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            path = self.output_dir / f"{name}_levels.json"
+            path = self.output_dir / f"{result_name(data, data[key])}_levels.json"
             part = path.with_name(f".part_{path.name}")
-            rounded = [{**asdict(s), "confidence": round(s.confidence, 3)} for s in structures]
-            part.write_text(json.dumps({"structures": rounded, "warnings": warnings}, indent=1) + "\n", "utf-8")
+            part.write_text(json.dumps(data[self.result_key], indent=1) + "\n", "utf-8")
             part.replace(path)
         return dict(data)
 
 
-class TopClassd(MapTransform):
-    """Class of the largest score, (N, ...) -> (1, ...) int64.
+class InvertedTopClassd(Invertd):
+    """MONAI's `Invertd` of scores (N, ...), then the class of the largest score, (1, ...) uint8.
 
-    MONAI's `AsDiscreted(argmax=True)` is the same; on a CPU `argmax` over the first axis takes several times longer
-    than `max`, and as long as resampling the volume.
+    One step, because MONAI Label's scoring by dropout leaves out whatever is an `Invertd`, and has to get scores then.
+    `AsDiscreted(argmax=True)` would give the same classes; on a CPU `argmax` over the first axis takes several times
+    longer than `max`, and as long as resampling the volume.
     """
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Return the data with label maps in place of scores."""
-        d = dict(data)
+        d = super().__call__(data)
         for key in self.key_iterator(d):
-            label = d[key].max(0, keepdim=True).indices
+            label = d[key].max(0, keepdim=True).indices.to(torch.uint8)
             d[key] = MetaTensor(label, meta=d[key].meta) if isinstance(d[key], MetaTensor) else label
         return d

@@ -46,14 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write `<name>.md`, `.html`, `.tex`, `.csv`, `_per_case.csv` and the charts and pictures as PNG."""
+    """Write `<name>.md`, `.html`, `.tex`, `.csv`, `_per_case.csv.gz` and the charts and pictures as PNG."""
     results = read_results(args.folder)
     to = args.to or args.folder
     to.mkdir(parents=True, exist_ok=True)
     start = to / args.name
     if (args.folder / "results.csv") != start.with_name(f"{args.name}.csv"):
         start.with_name(f"{args.name}.csv").write_bytes((args.folder / "results.csv").read_bytes())
-    write_cases(results, f"{start}_per_case.csv")
+    write_cases(results, f"{start}_per_case.csv.gz")
     scores = [
         table for readout in READOUTS if (table := score_table(results, readout, paper=args.paper and readout == TEST))
     ]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from .data.cache import SliceDataset
-from .engines import VolumeInferer
+from .files import whole_file
 from .ops.ordering import decode_order
 from .ops.prompt_map import upsample
 
@@ -23,7 +24,8 @@ class PseudoLabelRounds:
 
     A slice by itself says little about which vertebra is which; a whole volume, decoded along the chain, says more, and
     more than a training step could afford to ask. Attach it to a trainer, add it to the checkpoint's objects, and let
-    the optimisation step call it with every batch.
+    the optimisation step call it with every batch. Processes that train together share the volumes of a round: each
+    labels some, the first puts their label maps together, all read them.
 
     Args:
         teacher: (S, 1, H, W) -> logits (S, N, H, W).
@@ -31,7 +33,7 @@ class PseudoLabelRounds:
         label: (logits (S, N, H, W), attention maps (S, N, H, W) or None) -> class ids (S, H, W), 255 for none.
         folder: where the label maps are kept, one file a round.
         epochs: epochs, from 1, at whose beginning a round starts; before the first one batches stay as they are.
-        statistics: whose statistics the teacher's batch normalisation uses, see `scripts.ops.statistics`.
+        inferer: (volume (S, 1, H, W), teacher) -> logits (S, N, H, W), see `scripts.engines`.
         device: where the teacher runs.
     """
 
@@ -42,12 +44,12 @@ class PseudoLabelRounds:
         label: Callable[[Tensor, Tensor | None], Tensor],
         folder: str | Path,
         epochs: Sequence[int],
-        statistics: str = "volume",
+        inferer: Callable[[Tensor, nn.Module], Tensor],
         device: torch.device | str = "cpu",
     ) -> None:
         self.teacher, self.dataset, self.label = teacher, dataset, label
         self.folder, self.epochs, self.device = Path(folder), frozenset(epochs), device
-        self.inferer = VolumeInferer(statistics=statistics)
+        self.inferer = inferer
         self.epoch = 0
         """Epoch of the latest round; 0 before the first."""
         self._labels: np.ndarray | None = None
@@ -56,23 +58,43 @@ class PseudoLabelRounds:
         """Label all volumes if a round begins with this epoch."""
         if epoch not in self.epochs or len(self.dataset) == 0:
             return
-        images = self.dataset.images
-        first, labels = 0, np.empty((len(self.dataset), *images[0].shape[1:]), np.uint8)
-        mode = self.teacher.training
-        self.teacher.eval()
-        for case, image in enumerate(tqdm(images, desc="pseudo-labels", leave=False)):
-            labels[first : first + len(image)] = self._label(case, image)
-            first += len(image)
-        self.teacher.train(mode)
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / ".part.npy"
-        np.save(part, labels)
-        part.replace(self._file(epoch))
+        self._label_share()
+        idist.barrier()
         # A run that is resumed goes on in this round or in the one before; what else lies here is of earlier runs.
         needed = {self._file(epoch), self._file(self.epoch)}
+        if idist.get_rank() == 0:
+            self._join_shares(self._file(epoch))
+            for old in set(self.folder.glob("epoch_*.npy")) - needed:
+                old.unlink()
+        idist.barrier()
         self._use(epoch)
-        for old in set(self.folder.glob("epoch_*.npy")) - needed:
-            old.unlink()
+
+    def _label_share(self) -> None:
+        """Label this process's volumes, every `world size`-th, into a file of its own."""
+        rank, ranks, images = idist.get_rank(), idist.get_world_size(), self.dataset.images
+        mode = self.teacher.training
+        self.teacher.eval()
+        cases = range(rank, len(images), ranks)
+        bar = tqdm(cases, desc="pseudo-labels", leave=False, disable=rank > 0)
+        _write(self._share(rank), images, cases, (self._label(case, images[case]) for case in bar))
+        self.teacher.train(mode)
+
+    def _join_shares(self, file: Path) -> None:
+        """Put the volumes of all processes in their order."""
+        ranks, images = idist.get_world_size(), self.dataset.images
+        shares = [self._share(rank) for rank in range(ranks)]
+        labels = [np.load(share, mmap_mode="r") for share in shares]
+        firsts = [np.cumsum([0] + [len(image) for image in images[rank::ranks]]) for rank in range(ranks)]
+
+        def volumes() -> Iterator[np.ndarray]:
+            for case in range(len(images)):
+                number, rank = divmod(case, ranks)
+                yield labels[rank][firsts[rank][number] : firsts[rank][number + 1]]
+
+        _write(file, images, range(len(images)), volumes())
+        for share in shares:
+            share.unlink()
 
     @torch.no_grad()
     def _label(self, case: int, image: np.ndarray) -> np.ndarray:
@@ -113,8 +135,24 @@ class PseudoLabelRounds:
         self.epoch, self._labels = epoch, np.load(self._file(epoch), mmap_mode="r")
         logging.getLogger(__name__).info("pseudo-labels of epoch %d: %s", epoch, self._file(epoch))
 
+    def _share(self, rank: int) -> Path:
+        return self.folder / f".share_{rank}.npy"
+
     def _file(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:06d}.npy"
+
+
+def _write(path: Path, images: Sequence[np.ndarray], cases: Iterable[int], label_maps: Iterable[np.ndarray]) -> None:
+    """A file of the label maps of some volumes' slices, written as they come: memory does not grow with them.
+
+    No memory map: to one on a full disk the system answers by ending the process.
+    """
+    shape = (sum(len(images[case]) for case in cases), *images[0].shape[1:])
+    with whole_file(path) as file:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for labels in label_maps:
+            file.write(labels.tobytes())
 
 
 def round_epochs(max_epochs: int, ramp: Callable[[float], float], rounds: int) -> list[int]:

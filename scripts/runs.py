@@ -1,107 +1,90 @@
-"""What a run does before its first step: check overrides and data, write the effective config, see to stage 1."""
+"""What a training does before its first step: check overrides and data, write the effective config, see to stage 1."""
 
 from __future__ import annotations
 
 import json
 import logging
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import yaml
 from monai.bundle import ConfigWorkflow
 
-from .data.check import check_datalist, check_scan, raise_problems
+from .data.check import check_datalist, check_entries
 from .data.datalist import DataError
-from .labels import ClassTable
-from .model_file import trained_settings
-from .overrides import check_overrides, running_workflow
+from .data.problems import raise_problems
+from .faults import as_data_error, show_as_sentences
+from .files import is_unfinished, lock_folder, write_whole
+from .overrides import check_overrides, entries_of, plain_data, refuse_expressions, running_workflow
+from .run_record import datalist_entries, hide_secret, record_run
 
 EFFECTIVE_CONFIG = "config.yaml"
+SECTION_WORDS = {"training": "labelled", "unlabelled": "unlabelled", "validation": "for validation"}
+LABEL_SERVER_CONF = "MONAI_LABEL_APP_CONF"
+"""Where MONAI Label keeps, as JSON, what `--conf NAME VALUE` said; its training processes inherit it."""
 
 
 def start(
     output_dir: str | Path,
     datalist: str | Path | None,
-    data: str = "",
-    sections: Sequence[str] = ("training", "unlabelled", "validation"),
+    data: Mapping[str, str],
     cache_dir: str | Path | None = None,
     class_table: str | Path | None = None,
 ) -> None:
-    """Refuse faulty overrides and faulty data, then write the effective config to the run's folder.
+    """Refuse faulty overrides and faulty data, take the run's folder, write the effective config and `run.json` to it.
+
+    Of several processes the first looks at the data and writes, while the others wait.
 
     Args:
         output_dir: the run's folder; made if it is missing.
         datalist: the datalist file; its sections are opened and checked, all problems are reported at once.
-        data: id in the config of the entries that may be given without a datalist (MONAI Label does so); then only
-            their presence is checked. An id, not the entries: these are read after errors are shown as sentences.
-        sections: sections of the datalist that the run reads.
+        data: section that the run reads ("training", "unlabelled", "validation") -> id in the config of its entries,
+            which may come without a datalist (MONAI Label's do) and are checked in the same way. Ids, not entries:
+            these are read after errors are shown as sentences.
         cache_dir: where the check remembers files that it has already opened.
         class_table: JSON file of the class table; None is the bundle's own.
 
     Raises:
-        DataError: an override that does nothing, no data at all, or problems in the data.
+        DataError: an override that does nothing, no data at all, problems in the data, or tracking without MLflow.
+        FolderInUseError: another run writes into the folder.
+        StorageError: the folder cannot be written.
     """
-    sys.excepthook = _one_sentence
+    show_as_sentences()
     check_overrides()
+    for name in data.values():
+        refuse_expressions(name)
+    how = {"cache_folder": cache_dir, "class_table": class_table}
     if datalist:
-        raise_problems(check_datalist(datalist, sections=sections, cache_folder=cache_dir, class_table=class_table))
-    elif not _entries(data):
-        raise DataError(
-            "no datalist was given; add --datalist D.json (python -m scripts prepare FOLDER --out D.json makes one)"
-        )
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+        if idist.get_rank() == 0:
+            raise_problems(check_datalist(datalist, sections=tuple(data), **how))
+        idist.barrier()
+    entries = {section: entries_of(name) for section, name in data.items()}
+    if not datalist:
+        if not entries.get("training"):
+            raise DataError(
+                "no datalist was given; add --datalist D.json (python -m scripts prepare FOLDER --out D.json makes "
+                "one). In MONAI Label: save the labels of a few scans first; of one or two, train with val_split 0"
+            )
+        raise_problems(check_entries(entries, **how))
+    log = logging.getLogger(__name__)
+    log.info("scans: %s", ", ".join(f"{len(found)} {SECTION_WORDS[name]}" for name, found in entries.items()))
     workflow = running_workflow()
     if workflow is not None:
+        _check_tracking(workflow.parser.get("train#handlers", ()))
+    if idist.get_rank() > 0:
+        return
+    folder = Path(output_dir)
+    lock_folder(folder, owner=workflow)
+    read = [entry for found in entries.values() for entry in found]
+    record_run(folder, datalist, datalist_entries(datalist, tuple(data), class_table) if datalist else read, cache_dir)
+    if workflow is not None:
         text = yaml.safe_dump(_plain(workflow.parser.config), sort_keys=False, allow_unicode=True)
-        (folder / EFFECTIVE_CONFIG).write_text(text, encoding="utf-8")
-
-
-def start_inference(
-    output_dir: str | Path,
-    ckpt_path: str | Path,
-    data: str,
-    class_table: str | Path | None = None,
-    datalist: str | Path | None = None,
-    section: str = "",
-) -> None:
-    """Refuse faulty overrides, a missing or other network and faulty scans; write the label names.
-
-    Args:
-        output_dir: where the label maps go; `labels.json` and the Slicer colour table `colours.ctbl` are written here.
-        ckpt_path: the network's weights.
-        data: id in the config of the entries of the scans to label.
-        class_table: JSON file of the class table; None is the bundle's own.
-        datalist: to score label maps: the datalist, whose labels are opened and checked too.
-        section: the section of it.
-
-    Raises:
-        DataError: an override that does nothing, no weights or weights for other classes, no scans, or
-            problems with them.
-    """
-    sys.excepthook = _one_sentence
-    check_overrides()
-    if not Path(ckpt_path).is_file():
-        raise DataError(
-            f"there is no trained network {ckpt_path}; train one with configs/train.yaml "
-            "or name its folder with --ckpt_dir"
-        )
-    _as_data_error(trained_settings, Path(ckpt_path).parent, class_table)
-    if datalist:
-        raise_problems(check_datalist(datalist, sections=[section], class_table=class_table, hidden_labels=True))
-    entries = _entries(data)
-    if not entries:
-        raise DataError("no scans were given; add --input_dir FOLDER (for evaluating: --datalist D.json)")
-    if not datalist:
-        raise_problems(problem for entry in entries for problem in check_scan(entry["image"]))
-    table, folder = ClassTable.load(class_table), Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "labels.json").write_text(json.dumps(table.channel_def(), indent=1) + "\n", encoding="utf-8")
-    rows = [f"{c.id} {c.name} {' '.join(map(str, c.colour))} {255 if c.id else 0}" for c in table.classes]
-    (folder / "colours.ctbl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        write_whole(folder / EFFECTIVE_CONFIG, text)
 
 
 def prepare_prompt_maps(
@@ -128,7 +111,12 @@ def prepare_prompt_maps(
         return
     if prompt_maps is None:
         return
-    if not prompt_maps.checkpoint.is_file():
+    unfinished = is_unfinished(prompt_maps.model_dir)
+    missing = not prompt_maps.checkpoint.is_file()
+    idist.barrier()  # no process makes the checkpoint before all have looked for it
+    if unfinished and not missing and when_missing != "pretrain":
+        log.warning("stage 1 in %s has not come to its end: its best network so far is used", prompt_maps.model_dir)
+    elif missing or unfinished:
         if when_missing == "error":
             raise DataError(
                 f"there is no stage-1 checkpoint {prompt_maps.checkpoint}; make one with "
@@ -139,7 +127,7 @@ def prepare_prompt_maps(
             return
         pretrain(**dict(pretraining or {}))
     # also where the maps lie in the cache: those of other classes would be taken for these
-    _as_data_error(prompt_maps.load_model, prompt_maps.model_dir)
+    as_data_error(prompt_maps.load_model, prompt_maps.model_dir)
     prompt_maps.build(dataset)
 
 
@@ -147,7 +135,9 @@ def pretrain(bundle_root: str | Path, configs: Sequence[str] = ("pretrain.yaml",
     """Run stage 1 in this process: the config files, absolute or relative to `configs/`, with these overrides."""
     logging.getLogger(__name__).info("no stage-1 checkpoint yet: running stage 1 first")
     files = [str(Path(bundle_root) / "configs" / config) for config in configs]
-    given = {k: v for k, v in overrides.items() if v is not None}
+    if missing := [file for file in files if not Path(file).is_file()]:
+        raise DataError(f"there is no config {missing[0]} for stage 1; correct its name in the server's --conf stage1")
+    given = {k: plain_data(v) for k, v in overrides.items() if v is not None}
     workflow = ConfigWorkflow(
         config_file=files, run_id="pretraining", logging_file=False, bundle_root=str(bundle_root), **given
     )
@@ -155,41 +145,38 @@ def pretrain(bundle_root: str | Path, configs: Sequence[str] = ("pretrain.yaml",
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+    idist.barrier()  # the first process has written the checkpoint that all read
 
 
-def _entries(data: str) -> Sequence[Mapping[str, Any]]:
-    """The entries that stand under an id of the running workflow's config; none without a workflow."""
-    workflow = running_workflow()
-    return workflow.parser.get_parsed_content(data) if workflow is not None and data else ()
+def stage1_configs(base: str = "pretrain.yaml") -> list[str]:
+    """Config files of a stage 1 that has to come first: `base`, and overlays that MONAI Label's server was told.
 
-
-def _as_data_error(read: Callable[..., Any], *args: Any) -> None:
-    """Call a reader of the user's files whose complaints are sentences for the user.
+    `--conf stage1 offline_encoders.yaml,narrow.yaml` adds these; paths are absolute or relative to `configs/`.
 
     Raises:
-        DataError: the reader raised a ValueError or did not find a file.
+        DataError: the server's settings cannot be read.
     """
+    settings = os.environ.get(LABEL_SERVER_CONF) or "{}"
     try:
-        read(*args)
-    except (ValueError, FileNotFoundError) as error:
-        raise DataError(str(error)) from error
+        overlays = str(json.loads(settings).get("stage1") or "")
+    except (AttributeError, json.JSONDecodeError) as error:
+        raise DataError(f"{LABEL_SERVER_CONF} must be a JSON table, got {settings!r}; correct or unset it") from error
+    return [base, *(name.strip() for name in overlays.split(",") if name.strip())]
 
 
-def _plain(value: Any) -> Any:
-    """A config as YAML can hold it; objects that were passed from Python become their names."""
+def _check_tracking(handlers: Sequence[Any]) -> None:
+    """Refuse `--tracking mlflow` without MLflow in one sentence, before anything is built."""
+    tracked = any(isinstance(h, Mapping) and h.get("_target_") == "MLFlowHandler" for h in handlers)
+    if tracked and find_spec("mlflow") is None:
+        raise DataError("MLflow is not installed; pip install -r requirements-mlflow.txt, or leave out --tracking")
+
+
+def _plain(value: Any, name: str = "") -> Any:
+    """A config as YAML can hold it, without secrets; objects that were passed from Python become their names."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, str(k)) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
+    if isinstance(value, str):
+        return hide_secret(name, value)
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
-
-
-def _one_sentence(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Show faults in the user's data or command as their sentence alone, all others with their traceback."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, DataError):
-        cause = cause.__cause__  # MONAI wraps what a component raises
-    if cause is not None:
-        print(f"Error: {cause}", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)

@@ -104,7 +104,8 @@ class VolumeScoresHandler(IgniteMetricHandler):
         """Score the volumes of one iteration."""
         for item in _items(output):
             volumes = (torch.as_tensor(_spatial(item[key]))[None] for key in (self.pred_key, self.label_key))
-            self.metric_fn(*volumes, unlabelled_classes=class_ids(item.get("unlabelled_classes", ())))
+            unlabelled = class_ids(item.get("unlabelled_classes", ()))
+            self.metric_fn(*volumes, unlabelled_classes=unlabelled, volume=item.get("volume", -1))
 
 
 def case_name(item: Mapping[str, Any]) -> str:

@@ -150,7 +150,7 @@ class SaveLabelMapd(SaveImaged):
                 set_form(image.affine, code=1)
             image.header.set_xyzt_units("mm")
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            path = self.output_dir / f"{result_name(data, label_map)}_seg.nii.gz"
+            path = label_map_path(self.output_dir, result_name(data, label_map))
             part = path.with_name(f".part_{path.name}")
             image.to_filename(part)
             part.replace(path)
@@ -161,6 +161,11 @@ def result_name(item: Mapping[Any, Any], volume: MetaTensor) -> str:
     """File name of a result: the entry's `case`, else the name of the file or folder that the volume was read from."""
     name = item.get("case") or scan_name(str(volume.meta.get("filename_or_obj", "scan")))
     return str(name).replace("/", "_")
+
+
+def label_map_path(folder: str | Path, name: str) -> Path:
+    """File of the label map of a scan."""
+    return Path(folder) / f"{name.replace('/', '_')}_seg.nii.gz"
 
 
 def scan_name(path: str) -> str:
@@ -176,8 +181,8 @@ def scan_name(path: str) -> str:
 class VolumeLabelMapsd(Transform):
     """Make label maps (S, H, W) of a validated volume's slices, and name the classes that it does not label.
 
-    Takes `pred` as logits (S, N, H, W) or class ids (S, H, W), `label` (S, 1, H, W) and `is_unlabelled` (N,) bool;
-    gives `pred` and `label` (S, H, W) and `unlabelled_classes`, a tuple of ids.
+    Takes `pred` as logits (S, N, H, W) or class ids (S, H, W), `label` (S, 1, H, W), `is_unlabelled` (N,) bool and
+    `index`; gives `pred` and `label` (S, H, W), `unlabelled_classes`, a tuple of ids, and `volume`, the index.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -186,5 +191,6 @@ class VolumeLabelMapsd(Transform):
         if d["pred"].ndim == 4:
             d["pred"] = d["pred"].argmax(1)
         d["label"] = d["label"].squeeze(1)
+        d["volume"] = d["index"]  # a name that the batch does not have comes into the engine's output
         d["unlabelled_classes"] = tuple(d["is_unlabelled"].nonzero().flatten().tolist())
         return d

@@ -6,22 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import monai.bundle
+import numpy as np
 import pytest
 import yaml
 
 from scripts.data.datalist import DataError
+from tests.tiny import write_volume
 
 CONFIG: dict[str, Any] = {
     "datalist": "",
     "max_epochs": 3,
     "resume": False,
-    "train": {"data": [{"image": "a.nii.gz"}], "handlers": [{"interval": 1}]},
+    "train": {"data": [], "handlers": [{"interval": 1}]},
     "training": [
         {
             "_target_": "scripts.runs.start",
             "output_dir": "@output_dir",
             "datalist": "@datalist",
-            "data": "train#data",
+            "data": {"training": "train#data"},
             "cache_dir": "@output_dir",
         },
         "$print('trained for', @max_epochs)",
@@ -32,7 +34,9 @@ CONFIG: dict[str, Any] = {
 def write_config(folder: Path) -> str:
     """Write `CONFIG`, with one key that lies deeper than its file says, and return its path."""
     path = folder / "train.yaml"
-    content = {**CONFIG, "output_dir": str(folder / "run"), "train#limit": 2}
+    grey = np.arange(60, dtype=np.int16).reshape(5, 4, 3)
+    entry = {"image": write_volume(folder / "a.nii.gz", grey), "label": write_volume(folder / "b.nii.gz", grey // 30)}
+    content = {**CONFIG, "output_dir": str(folder / "run"), "train#limit": 2, "train#data": [entry]}
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return str(path)
 

@@ -13,41 +13,51 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAZY = {"transformers", "matplotlib"}  # imported by the function that needs them
+LAZY = {"transformers", "matplotlib", "onnx", "onnxruntime", "mlflow"}  # imported by the function that needs them
 TORCH = "torch numpy"
 MONAI = "torch numpy monai"
-MEASURED = "labels ops losses networks phantom data methods engines evaluation model_file report bundle_runs"
+MEASURED = (
+    "labels files ops losses networks phantom data methods engines evaluation model_file report bundle_runs __main__"
+)
 
 # part of scripts: (parts it may import beside itself, packages it may import beside the standard library)
 TABLE = {
     "labels": ("", ""),
     "prompts": ("labels", ""),
+    "files": ("", ""),
     "ops": ("labels", TORCH),
     "losses": ("labels ops", MONAI),
     "metrics": ("labels ops", f"{MONAI} scipy"),
     "augmentation": ("labels ops", MONAI),
-    "predictions": ("labels ops transforms", MONAI),
+    "predictions": ("labels ops transforms data", MONAI),
     "transforms": ("labels ops", MONAI),
-    "networks": ("labels prompts ops", f"{MONAI} transformers"),
+    "networks": ("labels prompts ops files", f"{MONAI} transformers onnxruntime"),
     "phantom": ("labels", "numpy scipy nibabel tqdm"),
-    "data": ("labels ops transforms phantom", f"{MONAI} nibabel itk scipy tqdm"),
+    "data": ("labels ops transforms phantom files", f"{MONAI} ignite nibabel itk scipy tqdm"),
     "methods": ("labels ops losses augmentation", TORCH),
-    "engines": ("ops", f"{MONAI} ignite"),
-    "rounds": ("ops data engines", f"{MONAI} ignite tqdm"),
-    "model_file": ("labels", TORCH),
-    "handlers": ("labels ops metrics model_file", f"{MONAI} ignite matplotlib tqdm"),
+    "parallel": ("", "torch ignite"),
+    "engines": ("ops parallel", f"{MONAI} ignite"),
+    "rounds": ("ops data engines files", f"{MONAI} ignite tqdm"),
+    "model_file": ("labels files", TORCH),
+    "handlers": ("labels ops metrics model_file files", f"{MONAI} ignite matplotlib tqdm"),
     "evaluation": ("labels ops metrics transforms data report", f"{MONAI} ignite nibabel scipy tqdm"),
     "score_handlers": ("labels metrics evaluation report", f"{MONAI} ignite"),
     "pictures": ("labels ops transforms data report", f"{MONAI} ignite"),
     "report": ("labels", "numpy matplotlib nibabel"),
     "showcase": ("labels ops networks data transforms pictures report", MONAI),
     "results": ("labels report showcase", ""),
+    "faults": ("data files", ""),
     "overrides": ("data", "monai"),
-    "runs": ("labels data model_file overrides", f"{MONAI} yaml"),
+    "tracking": ("overrides", "monai ignite"),
+    "run_record": ("data files", ""),
+    "runs": ("data faults files overrides run_record", f"{MONAI} ignite yaml"),
+    "labelling_runs": ("labels data faults model_file overrides", f"{MONAI} ignite"),
     "info": ("labels", ""),
     "bundle_runs": ("", "monai"),
-    "benchmark": (MEASURED, f"{MONAI} ignite scipy skimage tqdm yaml"),
+    "benchmark": (MEASURED, f"{MONAI} ignite nibabel itk scipy skimage tqdm yaml"),
+    "label_server": ("data phantom", "monai yaml fastapi monailabel monaibundle_app"),
     "demo": ("labels phantom report bundle_runs benchmark", ""),
+    "zoo": ("model_file bundle_runs", "monai yaml"),
     "__main__": ("", ""),  # imports the one command that is asked for by its name
 }
 

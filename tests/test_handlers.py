@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import copy
 import csv
+import errno
 import logging
+import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -18,7 +21,16 @@ from torch import nn
 from scripts.data.cache import SliceDataset
 from scripts.data.loaders import TwoStreamLoader
 from scripts.engines import OptimizationStep
-from scripts.handlers import EMATeacher, MetricsLog, ModelFile, ProgressBar, TrainingCheckpoint
+from scripts.files import StorageError, is_unfinished
+from scripts.handlers import (
+    EMATeacher,
+    MarkUnfinished,
+    MetricsLog,
+    ModelFile,
+    ProgressBar,
+    TeacherFromStudent,
+    TrainingCheckpoint,
+)
 from scripts.losses import PartialLabelCrossEntropy
 from scripts.methods.mean_teacher import MeanTeacher
 from tests.tiny import CLASSES, cache, network, volumes
@@ -111,6 +123,22 @@ class TestEMATeacher:
         assert teacher.running_mean.tolist() == [5.0 * (buffers == "copy")] * 2
 
 
+class TestTeacherFromStudent:
+    def test_value(self) -> None:
+        student, teacher = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+        engine = Engine(lambda e, b: None)
+        # what MONAI Label puts in front of a bundle's handlers
+        engine.add_event_handler(
+            Events.STARTED, lambda: (student.weight.data.fill_(3.0), student.running_mean.fill_(5))
+        )
+        TeacherFromStudent(student, teacher).attach(engine)
+        engine.run([0])
+        assert teacher.weight.tolist() == [3.0, 3.0]
+        assert teacher.running_mean.tolist() == [5.0, 5.0]
+        student.weight.data.fill_(4.0)
+        assert teacher.weight.tolist() == [3.0, 3.0]
+
+
 class TestTrainingCheckpoint:
     def test_resume_is_as_if_nothing_had_happened(self, tmp_path: Path) -> None:
         entries = volumes(tmp_path / "data", (4, 3))
@@ -143,10 +171,10 @@ class TestTrainingCheckpoint:
 
         def full_disk(state: Any, file: Any) -> None:
             file.write(b"half")
-            raise OSError("no space left")
+            raise OSError(errno.ENOSPC, "no space left")
 
         monkeypatch.setattr(torch, "save", full_disk)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(StorageError, match=r"c\.pt cannot be written: the disk is full; free some space"):
             checkpoint.save(engine)
         assert (tmp_path / "c.pt").read_bytes() == old
         assert [f.name for f in tmp_path.iterdir()] == ["c.pt"]
@@ -163,7 +191,33 @@ class TestTrainingCheckpoint:
         engine.run([0, 0], max_epochs=2)
         assert model.weight.item() == before
         assert engine.state.iteration == 4
-        assert not hasattr(loader, "step")
+        assert loader.step == 0
+
+    def test_is_behind_the_log(self, tmp_path: Path) -> None:
+        """Killed between the two, a run would lose the rows of an epoch that it never repeats."""
+        engine = Engine(lambda e, b: {"loss": torch.ones(())})
+        TrainingCheckpoint(tmp_path / "c.pt", {}, NoLoader(), resume=False).attach(engine)
+        MetricsLog(tmp_path / "m.csv").attach(engine)
+        logged = []
+        engine.add_event_handler(
+            Events.EPOCH_COMPLETED,
+            lambda e: logged.append((len(rows(tmp_path / "m.csv")), (tmp_path / "c.pt").exists())),
+        )
+        engine.run([0], max_epochs=1)
+        assert logged == [(1, False)]
+        assert (tmp_path / "c.pt").exists()
+
+    @pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(1).item()])
+    def test_all_random_states_go_on(self, tmp_path: Path, draw: Callable[[], float]) -> None:
+        engine = Engine(lambda e, b: None)
+        engine.state.epoch, engine.state.iteration = 1, 2
+        draw()
+        TrainingCheckpoint(tmp_path / "c.pt", {}, NoLoader(), resume=False).save(engine)
+        expected = [draw() for _ in range(3)]
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(5)
+        TrainingCheckpoint(tmp_path / "c.pt", {}, NoLoader(), resume=True).load(Engine(lambda e, b: None))
+        assert [draw() for _ in range(3)] == expected
 
     def test_interval(self, tmp_path: Path) -> None:
         saved = []
@@ -173,6 +227,27 @@ class TestTrainingCheckpoint:
         checkpoint.attach(engine)
         engine.run([0], max_epochs=5)
         assert saved == [2, 4]
+
+
+class TestMarkUnfinished:
+    def test_from_the_first_step_to_the_last(self, tmp_path: Path) -> None:
+        seen = []
+        engine = Engine(lambda e, b: seen.append(is_unfinished(tmp_path)))
+        MarkUnfinished(tmp_path).attach(engine)
+        engine.run([0, 0])
+        assert seen == [True, True]
+        assert not is_unfinished(tmp_path)
+
+    def test_stays_where_training_breaks_off(self, tmp_path: Path) -> None:
+        def fail(engine: Engine, batch: Any) -> None:
+            raise KeyboardInterrupt
+
+        engine = Engine(fail)
+        engine.logger.setLevel(logging.CRITICAL)
+        MarkUnfinished(tmp_path).attach(engine)
+        with pytest.raises(KeyboardInterrupt):
+            engine.run([0])
+        assert is_unfinished(tmp_path)
 
 
 class TestModelFile:
@@ -246,6 +321,15 @@ class TestMetricsLog:
         self.run(tmp_path / "whole.csv", 4)
         self.run(tmp_path / "m.csv", 3)
         self.run(tmp_path / "m.csv", 4, start=2)  # the checkpoint was of epoch 2
+        assert rows(tmp_path / "m.csv") == rows(tmp_path / "whole.csv")
+
+    @pytest.mark.parametrize("cut", ["2", "2,4,lo", "2,4,loss,3."])
+    def test_half_a_row_of_a_killed_run_is_dropped(self, tmp_path: Path, cut: str) -> None:
+        self.run(tmp_path / "whole.csv", 4)
+        self.run(tmp_path / "m.csv", 2)
+        with (tmp_path / "m.csv").open("a", encoding="utf-8") as file:
+            file.write(cut)
+        self.run(tmp_path / "m.csv", 4, start=2)
         assert rows(tmp_path / "m.csv") == rows(tmp_path / "whole.csv")
 
     def test_new_run_starts_afresh(self, tmp_path: Path) -> None:

@@ -224,3 +224,16 @@ class TestVolumeScores:
     def test_exception(self):
         with pytest.raises(ValueError, match="no volume was scored"):
             VolumeScores(N).aggregate()
+
+    def test_a_volume_that_two_processes_scored_counts_once(self) -> None:
+        truth = torch.tensor([[0, 1, 2, 3]])
+        wrong = torch.tensor([[0, 2, 1, 3]])
+        metric = VolumeScores(N)
+        metric(truth, truth, volume=1)
+        metric(wrong, truth, volume=0)
+        once, rows = metric.aggregate(), metric.get_buffer()
+        metric(truth, truth, volume=1)
+        assert torch.equal(metric.aggregate(), once)
+        torch.testing.assert_close(metric.get_buffer(), rows, equal_nan=True)
+        metric(truth, truth)  # without a number it is another one
+        assert len(metric.get_buffer()) == 3

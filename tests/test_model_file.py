@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scripts.labels import ClassTable
-from scripts.model_file import load_weights, save_atomically, trained_settings, write_model
+from scripts.model_file import check_weights, load_weights, save_atomically, trained_settings, write_model
 from tests.tiny import network
 
 NAMES = list(ClassTable.load().names)
@@ -57,8 +57,37 @@ class TestWriteModel:
         settings = trained_settings(tmp_path, image_size=[16, 16], pixel_mm=1.2)
         assert settings == {"classes": NAMES, "image_size": [8, 4], "pixel_mm": 1.2}
 
+    def test_what_is_known_late(self, tmp_path: Path) -> None:
+        write_model(network(), tmp_path, {"seen": lambda: {"scans": 2}})
+        assert trained_settings(tmp_path) == {"seen": {"scans": 2}}
+
+
+class TestCheckWeights:
+    def test_value(self, tmp_path: Path) -> None:
+        write_model(network(), tmp_path, {})
+        check_weights(tmp_path / "model.pt")
+
+    def test_exception(self, tmp_path: Path) -> None:
+        write_model(network(), tmp_path, {})
+        file = tmp_path / "model.pt"
+        file.write_bytes(file.read_bytes()[:-100])
+        with pytest.raises(
+            ValueError, match=r"model.pt cannot be read, it is damaged or holds more than weights; copy"
+        ):
+            check_weights(file)
+        torch.save({"a": Path("x")}, file)  # more than tensors
+        with pytest.raises(
+            ValueError, match=r"model.pt cannot be read, it is damaged or holds more than weights; copy"
+        ):
+            check_weights(file)
+
 
 class TestTrainedSettings:
+    def test_damaged(self, tmp_path: Path) -> None:
+        (tmp_path / "model.json").write_text("{", encoding="utf-8")
+        with pytest.raises(ValueError, match=r"model.json is damaged .*; copy it again, or train again"):
+            trained_settings(tmp_path)
+
     def test_nothing_trained_yet(self, tmp_path: Path) -> None:
         assert trained_settings(tmp_path / "nowhere", pixel_mm=1.2) == {"pixel_mm": 1.2}
 

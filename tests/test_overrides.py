@@ -60,7 +60,8 @@ class TestCheckOverrides:
         assert "trained for 5" in capsys.readouterr().out
         effective = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text(encoding="utf-8"))
         assert effective["max_epochs"] == 5
-        assert effective["train"] == {**CONFIG["train"], "limit": 1}
+        assert effective["train"].pop("data")[0]["image"] == str(tmp_path / "a.nii.gz")
+        assert effective["train"] == {"handlers": CONFIG["train"]["handlers"], "limit": 1}
 
     def test_keys_of_trackers_and_of_monai_label(self, config: str, tmp_path: Path) -> None:
         run(

@@ -3,16 +3,19 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
+from monai.transforms import Flipd, Invertd, SaveImaged
 from torch import Tensor
 
 from scripts.labels import ClassTable
 from scripts.ops.ordering import chain_index
-from scripts.predictions import ChooseLevelsd, SaveLevelReportd, TopClassd
+from scripts.predictions import ChooseLevelsd, CompareWithTrainingd, InvertedTopClassd, LevelReportd, SaveLevelReportd
 
 TABLE = ClassTable.load()
 CHAIN = chain_index(TABLE)
@@ -47,27 +50,65 @@ class TestChooseLevels:
             ChooseLevelsd("pred", "both")
 
 
-class TestTopClass:
+class TestInvertedTopClass:
     def test_twin(self) -> None:
-        scores = MetaTensor(torch.rand(5, 4, 3, 2), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
-        label = TopClassd("pred")({"pred": scores})["pred"]
-        assert torch.equal(label.as_tensor(), scores.as_tensor().argmax(0, keepdim=True))
-        assert torch.equal(label.affine, scores.affine)
+        scan = MetaTensor(torch.rand(1, 4, 3, 2), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
+        flip = Flipd("image", spatial_axis=0)
+        scores = MetaTensor(torch.rand(5, 4, 3, 2), affine=scan.affine)
+        data = {**flip({"image": scan}), "pred": scores}
+        label = InvertedTopClassd("pred", flip, orig_keys="image", nearest_interp=False)(data)["pred"]
+        assert torch.equal(label.as_tensor(), scores.as_tensor().argmax(0, keepdim=True).flip(1).to(torch.uint8))
+        assert torch.equal(label.affine, scan.affine)
+        assert label.dtype == torch.uint8
+
+    def test_monai_label_leaves_it_out(self) -> None:
+        # its scoring by dropout filters these two classes, and takes the last step's scores for probabilities
+        assert issubclass(InvertedTopClassd, Invertd)
+        assert issubclass(SaveLevelReportd, SaveImaged)
 
 
-class TestSaveLevelReport:
-    def test_value(self, pair: tuple[Tensor, Tensor], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+class TestCompareWithTraining:
+    SEEN: ClassVar = {"scans": 2, "planes": ["sagittal"], "ranges": {"height_mm": [250.0, 300.0]}}
+
+    def scan(self, **meta: Any) -> MetaTensor:
+        # rows 2 mm apart, slices 4
+        affine = np.diag([4.0, 2.0, 2.0, 1.0])
+        return MetaTensor(torch.randn(1, 8, 4, 2), meta={"original_affine": affine, "spatial_shape": (2, 4, 8), **meta})
+
+    def test_other_field_of_view(self, pair: tuple[Tensor, Tensor], caplog: pytest.LogCaptureFixture) -> None:
+        data = {"image": self.scan(filename_or_obj="scans/anna.nii.gz"), "pred": prediction(*pair)}
+        out = CompareWithTrainingd("pred", "image", self.SEEN, TABLE)(data)
+        (sentence,) = out["unlike_training"]
+        assert "16 mm from head to foot (250 to 300)" in sentence
+        assert f"anna: {sentence}" in caplog.text
+        report = LevelReportd("pred", TABLE, CHAIN)(out)["result"]
+        assert report["unlike_training"] == [sentence]
+
+    def test_alike(self, pair: tuple[Tensor, Tensor]) -> None:
+        data = {"image": self.scan(spatial_shape=(2, 4, 140)), "pred": prediction(*pair)}
+        assert CompareWithTrainingd("pred", "image", self.SEEN, TABLE)(data)["unlike_training"] == []
+
+    @pytest.mark.parametrize("seen", [None, {}])
+    def test_nothing_to_compare_with(self, pair: tuple[Tensor, Tensor], seen: Any) -> None:
+        data = {"image": self.scan(), "pred": prediction(*pair)}
+        assert CompareWithTrainingd("pred", "image", seen, TABLE)(data)["unlike_training"] == []
+
+
+class TestLevelReport:
+    def test_value(self, pair: tuple[Tensor, Tensor], tmp_path: Path) -> None:
         data = {"pred": prediction(*pair)}
-        with caplog.at_level(logging.WARNING):
-            out = SaveLevelReportd("pred", tmp_path / "new", TABLE, CHAIN)(data)
+        out = SaveLevelReportd("pred", tmp_path / "new")(LevelReportd("pred", TABLE, CHAIN)(data))
         assert out["pred"] is data["pred"]
         report = json.loads((tmp_path / "new/anna_levels.json").read_text(encoding="utf-8"))
+        assert report == out["result"]
         assert [(s["name"], s["own_name"]) for s in report["structures"]] == [("L4/L5", "L4/L5"), ("L4", "L3")]
         assert report["structures"][0]["confidence"] > 0.9 > 0.1 > report["structures"][1]["confidence"]
         assert report["warnings"] == []
+        assert report["level_disagreement"] == 0.5  # the upper half is L3 to the network and L4 when decoded
 
-    def test_warnings_are_logged_with_the_scan(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_warnings_are_logged_with_the_scan(self, caplog: pytest.LogCaptureFixture) -> None:
         nothing = torch.zeros(8, 4, 2, dtype=torch.int64)
         with caplog.at_level(logging.WARNING):
-            SaveLevelReportd("pred", tmp_path, TABLE, CHAIN)({"pred": prediction(nothing, nothing)})
+            out = LevelReportd("pred", TABLE, CHAIN)({"pred": prediction(nothing, nothing)})
         assert "anna: no structure was found" in caplog.text
+        assert out["result"]["level_disagreement"] == 1.0

@@ -21,7 +21,7 @@ class TestReport:
         readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n", encoding="utf-8")
         options = ["--name", "space", "--title", "On phantoms", "--note", "Read this.", "--no-pictures", "--paper"]
         assert main(["report", str(folder), "--to", str(to), "--into", str(readme), *options]) == 0
-        kinds = (".csv", "_per_case.csv", ".md", ".html", ".tex", "_curve.png", "_classes.png", "_ablation.png")
+        kinds = (".csv", "_per_case.csv.gz", ".md", ".html", ".tex", "_curve.png", "_classes.png", "_ablation.png")
         assert sorted(p.name for p in to.iterdir()) == sorted(f"space{kind}" for kind in kinds)
         assert (to / "space.csv").read_bytes() == (folder / "results.csv").read_bytes()
         text = (to / "space.md").read_text(encoding="utf-8")

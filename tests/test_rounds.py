@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scripts.engines import VolumeInferer
 from scripts.labels import ClassTable
 from scripts.ops.levels import group_index
 from scripts.ops.ordering import chain_index, decode_order
@@ -45,7 +46,8 @@ class Threshold(nn.Module):
 
 def rounds(folder: Path, teacher: nn.Module | None = None, **changes: Any) -> PseudoLabelRounds:
     label = lambda logits, maps: logits.argmax(1)  # noqa: E731
-    options: dict[str, Any] = {"epochs": [2, 4], "label": label, "dataset": Slices()}
+    inferer = VolumeInferer(statistics="volume")
+    options: dict[str, Any] = {"epochs": [2, 4], "label": label, "dataset": Slices(), "inferer": inferer}
     return PseudoLabelRounds(teacher or Threshold(), folder=folder, **{**options, **changes})
 
 
@@ -130,6 +132,24 @@ class TestPseudoLabelRounds:
         rounds(tmp_path, dataset=dataset, label=label).start(2)
         assert [tuple(maps.shape) for maps in seen] == [(3, 2, 8, 4), (2, 2, 8, 4)]
         assert [maps[:, 0, 0, 0].tolist() for maps in seen] == [[0.0, 1.0, 2.0], [10.0, 11.0]]
+
+    @pytest.mark.parametrize("ranks", [2, 3])
+    def test_processes_share_the_volumes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+        alone = rounds(tmp_path / "alone")
+        alone.start(2)
+        seen: list[int] = []
+        made = rounds(tmp_path / "shared")
+        label = made._label
+        monkeypatch.setattr(made, "_label", lambda case, image: seen.append(case) or label(case, image))
+        monkeypatch.setattr("scripts.rounds.idist.get_world_size", lambda: ranks)
+        (tmp_path / "shared").mkdir()
+        for rank in reversed(range(ranks)):  # the first comes last: it joins what the others left
+            monkeypatch.setattr("scripts.rounds.idist.get_rank", lambda rank=rank: rank)
+            made._label_share() if rank else made.start(2)
+        assert sorted(seen) == [0, 1]
+        data = batch(*range(5))
+        assert torch.equal(*(r(data)["unlabelled"]["pseudo_label"] for r in (alone, made)))
+        assert [path.name for path in (tmp_path / "shared").iterdir()] == ["epoch_000002.npy"]
 
 
 class TestRoundEpochs:

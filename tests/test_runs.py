@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import monai.bundle
 import numpy as np
 import pytest
 import torch
@@ -17,8 +16,9 @@ from monai.bundle import ConfigParser
 
 from scripts import runs
 from scripts.data.datalist import DataError
+from scripts.files import mark_unfinished
 from scripts.runs import prepare_prompt_maps, start
-from tests.small_bundle import cause, refused, write_config
+from tests.small_bundle import refused, run, write_config
 from tests.tiny import write_volume
 
 
@@ -49,65 +49,28 @@ class TestStart:
         datalist = tmp_path / "d.json"
         datalist.write_text(json.dumps(sections), encoding="utf-8")
         with pytest.raises(DataError) as caught:  # noqa: PT011
-            start(tmp_path / "run", datalist)
+            start(tmp_path / "run", datalist, dict.fromkeys(sections, ""))
         message = str(caught.value)
         assert all(str(tmp_path / name) in message for name in ("b.nii.gz", "c.nii.gz", "gone.nii.gz"))
         assert "problems with the data:" in message.splitlines()[0]
         assert not (tmp_path / "run").exists()
 
+    def test_entries_without_a_datalist(self, config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """As under MONAI Label: what the datastore gives is checked and counted like a datalist's entries."""
+        good = yaml.safe_load(Path(config).read_text(encoding="utf-8"))["train#data"]
+        with caplog.at_level("INFO"):
+            run(config)
+        assert "scans: 1 labelled" in caplog.text
+        odd = write_volume(tmp_path / "odd.nii.gz", np.full((5, 4, 3), 77, dtype=np.uint8))
+        message = refused(config, **{"train#data": [*good, {**good[0], "label": odd}]})
+        assert "odd.nii.gz: holds the label value 77, which the label map 'identity' does not know" in message
+
     def test_from_python(self, tmp_path: Path) -> None:
         """Without a workflow there are no overrides to refuse and no config to write."""
         image = write_volume(tmp_path / "a.nii.gz", np.arange(8000, dtype=np.int16).reshape(20, 20, 20))
         (tmp_path / "d.json").write_text(json.dumps({"unlabelled": [{"image": image}]}), encoding="utf-8")
-        start(tmp_path / "run", tmp_path / "d.json", sections=["unlabelled"])
-        assert list((tmp_path / "run").iterdir()) == []
-
-
-class TestStartInference:
-    @pytest.fixture
-    def workflow(self, tmp_path: Path) -> Any:
-        """Call `start_inference` as a bundle does, with these scans."""
-
-        def call(scans: list[str]) -> None:
-            path = tmp_path / "inference.yaml"
-            component = {"_target_": "scripts.runs.start_inference", "output_dir": str(tmp_path / "out")}
-            component |= {"ckpt_path": str(tmp_path / "model.pt"), "data": "scans"}
-            content = {"scans": [{"image": scan} for scan in scans], "run": [component]}
-            path.write_text(yaml.safe_dump(content), encoding="utf-8")
-            try:
-                monai.bundle.run("run", config_file=str(path), logging_file=False)
-            except RuntimeError as error:
-                raise cause(error) from None
-
-        return call
-
-    def test_files(self, workflow: Any, tmp_path: Path) -> None:
-        (tmp_path / "model.pt").write_bytes(b"x")
-        workflow([write_volume(tmp_path / "a.nii.gz", np.arange(8000, dtype=np.int16).reshape(20, 20, 20))])
-        names = json.loads((tmp_path / "out" / "labels.json").read_text(encoding="utf-8"))
-        assert (names["0"], names["2"], len(names)) == ("background", "L5", 20)
-        rows = [row.split() for row in (tmp_path / "out" / "colours.ctbl").read_text(encoding="utf-8").splitlines()]
-        assert [row[0] for row in rows] == [str(i) for i in range(20)]
-        assert all(len(row) == 6 and all(0 <= int(value) <= 255 for value in row[2:]) for row in rows)
-        assert (rows[0][-1], rows[2][1], rows[2][-1]) == ("0", "L5", "255")
-
-    def test_exception(self, workflow: Any, tmp_path: Path) -> None:
-        with pytest.raises(
-            DataError, match=r"there is no trained network .*model.pt; train one with configs/train.yaml"
-        ):
-            workflow(["a.nii.gz"])
-        (tmp_path / "model.pt").write_bytes(b"x")
-        with pytest.raises(DataError, match="no scans were given; add --input_dir FOLDER"):
-            workflow([])
-        with pytest.raises(DataError, match=r"2 problems with the data:\n.*a.nii.gz: .*\n.*b.nii.gz: "):
-            workflow([str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nii.gz")])
-        assert not (tmp_path / "out").exists()
-
-    def test_weights_for_other_classes(self, workflow: Any, tmp_path: Path) -> None:
-        (tmp_path / "model.pt").write_bytes(b"x")
-        (tmp_path / "model.json").write_text(json.dumps({"classes": ["background", "cord"]}), encoding="utf-8")
-        with pytest.raises(DataError, match="was trained for the classes background, cord, the class table has"):
-            workflow(["a.nii.gz"])
+        start(tmp_path / "run", tmp_path / "d.json", {"unlabelled": ""})
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "run.json"]
 
 
 class Maps:
@@ -156,6 +119,20 @@ class TestPreparePromptMaps:
         assert order == [({"bundle_root": "b", "seed": 3}, [])]
         assert maps.built == [self.DATASET]
 
+    @pytest.mark.parametrize("when", ["pretrain", "error", "supervised"])
+    def test_stage_1_that_was_killed_goes_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, when: str
+    ) -> None:
+        """Its best network so far lies there and must not be taken for its last."""
+        (tmp_path / "model.pt").write_bytes(b"x")
+        mark_unfinished(tmp_path, True)
+        maps, begun = Maps(tmp_path / "model.pt"), []
+        monkeypatch.setattr(runs, "pretrain", lambda **settings: begun.append(settings))
+        prepare_prompt_maps(maps, self.DATASET, when, {"resume": True})
+        assert begun == ([{"resume": True}] if when == "pretrain" else [])
+        assert ("has not come to its end" in caplog.text) == (when != "pretrain")
+        assert maps.built == [self.DATASET]
+
     def test_no_unlabelled(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         maps = Maps(tmp_path / "model.pt")
         prepare_prompt_maps(maps, SimpleNamespace(data=[]), "error")
@@ -201,31 +178,34 @@ class TestPretrain:
         content = {"seed": 0, "device": "cpu", "pretraining": steps, "train": {"data": []}}
         (tmp_path / "configs" / "pretrain.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
         (tmp_path / "configs" / "small.yaml").write_text("device: meta\n", encoding="utf-8")
-        entries, state = [{"image": "a"}], torch.get_rng_state()
-        runs.pretrain(bundle_root=tmp_path, seed=4, device=None, **{"train#data": entries})
+        entries, state = ({"image": "a"},), torch.get_rng_state()
+        runs.pretrain(bundle_root=tmp_path, seed=4, device=None, **{"train#data": list(entries)})
         runs.pretrain(bundle_root=tmp_path, configs=["pretrain.yaml", "small.yaml"])
         assert capsys.readouterr().out == f"stage 1 4 cpu {entries}\nstage 1 0 meta []\n"
         assert torch.equal(torch.get_rng_state(), state)  # stage 2 goes on as if nothing had been drawn
 
 
-class TestErrors:
-    def show(self, error: BaseException) -> None:
-        start_hook = runs._one_sentence
-        start_hook(type(error), error, error.__traceback__)
+class TestStage1Configs:
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            (None, ["pretrain.yaml"]),
+            ("{}", ["pretrain.yaml"]),
+            (
+                '{"models": "x", "stage1": "offline_encoders.yaml, narrow.yaml"}',
+                ["pretrain.yaml", "offline_encoders.yaml", "narrow.yaml"],
+            ),
+        ],
+    )
+    def test_value(self, settings: str | None, expected: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv(runs.LABEL_SERVER_CONF, raising=False)
+        if settings is not None:
+            monkeypatch.setenv(runs.LABEL_SERVER_CONF, settings)
+        assert runs.stage1_configs() == expected
 
-    def test_faults_of_the_user_are_one_sentence(self, capsys: pytest.CaptureFixture[str]) -> None:
-        try:
-            try:
-                raise DataError("no scans")
-            except DataError as error:
-                raise RuntimeError("wrapped by MONAI") from error
-        except RuntimeError as error:
-            self.show(error)
-        assert capsys.readouterr().err == "Error: no scans\n"
-
-    def test_faults_of_ours_keep_their_traceback(self, capsys: pytest.CaptureFixture[str]) -> None:
-        try:
-            raise KeyError("bug")
-        except KeyError as error:
-            self.show(error)
-        assert "Traceback" in capsys.readouterr().err
+    def test_exception(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setenv(runs.LABEL_SERVER_CONF, "[1]")
+        with pytest.raises(DataError, match="MONAI_LABEL_APP_CONF must be a JSON table"):
+            runs.stage1_configs()
+        with pytest.raises(DataError, match=r"there is no config .*gone.yaml for stage 1"):
+            runs.pretrain(tmp_path, ["gone.yaml"])

@@ -266,11 +266,13 @@ class TestVolumeLabelMapsd:
             "pred": pred,
             "label": truth[:, None],
             "is_unlabelled": torch.tensor([False, True, True]),
+            "index": 3,
         }
         made = VolumeLabelMapsd()(data)
         torch.testing.assert_close(made["pred"], truth)
         torch.testing.assert_close(made["label"], truth)
         assert made["unlabelled_classes"] == (1, 2)
+        assert made["volume"] == 3
         assert data["pred"] is pred
 
 

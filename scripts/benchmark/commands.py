@@ -1,4 +1,4 @@
-"""`python -m scripts benchmark accuracy|nnunet|prompts|transfer|speed`."""
+"""`python -m scripts benchmark accuracy|nnunet|prompts|transfer|bad_input|kills|speed|onnx`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ KINDS = {
     "nnunet": "train and score nnU-Net v2 on the same labelled patients, from an environment of its own",
     "prompts": "train and score CPS4 under several wordings of its class prompts",
     "transfer": "score a trained network on data that it was not trained for",
+    "bad_input": "give every command bad and odd input, and write down what it said",
     "speed": "time steps, maps and thresholds against stated references",
+    "onnx": "time and score a trained network in ONNX Runtime against PyTorch",
+    "kills": "kill both stages at random moments, go on, and compare the ends bit for bit",
 }
 
 

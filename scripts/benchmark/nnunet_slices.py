@@ -12,9 +12,10 @@ from monai.bundle import ConfigParser
 
 from ..bundle_runs import BUNDLE_ROOT
 from ..data.cache import VolumeDataset
-from ..data.check import check_datalist, raise_problems
+from ..data.check import check_datalist
 from ..data.datalist import load_datalist
 from ..data.nnunet import write_raw_dataset
+from ..data.problems import raise_problems
 from ..model_file import write_model
 from .subsets import Cell
 

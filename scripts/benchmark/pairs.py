@@ -55,7 +55,12 @@ class Goal:
 
 
 def in_turns(
-    ours: Callable[[], Any], reference: Callable[[], Any], pairs: int, warm_up: int = 2, device: str = "cpu"
+    ours: Callable[[], Any],
+    reference: Callable[[], Any],
+    pairs: int,
+    warm_up: int = 2,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Pairs:
     """Time two things in turns, so that whatever else the machine does slows both alike.
 
@@ -65,34 +70,36 @@ def in_turns(
         pairs: measurements of each.
         warm_up: calls of each before the first measurement.
         device: a GPU is waited for before the clock is read.
+        clock: in seconds; `time.process_time` leaves out the time in which the machine did other work.
 
     Returns:
         Seconds, (ours, reference) for every pair.
     """
     for _ in range(warm_up):
-        ours(), reference()
+        ours()
+        reference()
     times = []
     for number in range(pairs):
         if number % 2:
-            theirs = seconds(reference, device)
-            times.append((seconds(ours, device), theirs))
+            theirs = seconds(reference, device, clock)
+            times.append((seconds(ours, device, clock), theirs))
         else:
-            times.append((seconds(ours, device), seconds(reference, device)))
+            times.append((seconds(ours, device, clock), seconds(reference, device, clock)))
     return times
 
 
-def seconds(action: Callable[[], Any], device: str = "cpu") -> float:
-    """Wall-clock seconds of one call."""
-    begin = now(device)
+def seconds(action: Callable[[], Any], device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds of one call, of the wall clock unless another is given."""
+    begin = now(device, clock)
     action()
-    return now(device) - begin
+    return now(device, clock) - begin
 
 
-def now(device: str = "cpu") -> float:
+def now(device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
     """The clock, in seconds, once a GPU has done what it was told."""
     if device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return clock()
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

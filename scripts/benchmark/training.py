@@ -88,7 +88,7 @@ class Grid:
         folder, s = self._folder("warm", cell), self.settings
 
         def do() -> None:
-            self._train(folder, self.known["supervised"], cell, s.warm, {"augmentation#early_steps": s.warm * s.iters})
+            self._train(folder, self.known["supervised"], cell, s.warm, {})
             (folder / "done").touch()
 
         return Job(folder.name, "warm", s.warm * s.iters, lambda: _marked(folder, s.warm), do)

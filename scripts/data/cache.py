@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from monai.data.utils import pickle_hashing
@@ -17,8 +16,10 @@ from monai.transforms import Compose
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from ..files import whole_folder
 from ..labels import label_map_file
 from .checked import stamps
+from .shares import own_share_first
 
 IMAGE, LABEL = "image.npy", "label.npy"
 
@@ -56,23 +57,22 @@ class SliceCache:
         target = self.folder / self.key(entry)
         if target.is_dir():
             return target
-        self.folder.mkdir(parents=True, exist_ok=True)
         out = self.transform({k: entry[k] for k in ("image", "label", "label_map") if k in entry})
-        part = Path(tempfile.mkdtemp(dir=self.folder, prefix=".part-"))
+        arrays = {}
         for name, file, dtype in (("image", IMAGE, np.float16), ("label", LABEL, np.uint8)):
             if name in entry:
                 slices = np.moveaxis(np.asarray(out[name])[0], -1, 0)  # (H, W, S) -> (S, H, W)
-                np.save(part / file, np.ascontiguousarray(slices, dtype=dtype))
-        try:
-            part.rename(target)
-        except OSError:  # another process was faster; its arrays are the same
-            shutil.rmtree(part)
+                arrays[file] = np.ascontiguousarray(slices, dtype=dtype)
+        with whole_folder(target) as part:
+            for file, array in arrays.items():
+                np.save(part / file, array)
         return target
 
     def build_all(self, entries: Sequence[Mapping[str, Any]]) -> list[Path]:
-        """Build every volume, with a progress bar if there is anything to build."""
+        """Build every volume, with a progress bar if there is anything to build; processes share the work."""
         missing = [e for e in entries if not (self.folder / self.key(e)).is_dir()]
-        for entry in tqdm(missing, desc="slicing volumes", disable=not missing):
+        hidden = not missing or idist.get_rank() > 0
+        for entry in tqdm(own_share_first(missing), desc="slicing volumes", disable=hidden):
             self.build(entry)
         return [self.folder / self.key(entry) for entry in entries]
 
@@ -116,6 +116,12 @@ class SliceDataset(Dataset):
         self.prepare()
         assert self._images is not None
         return self._images
+
+    @property
+    def labels(self) -> list[np.ndarray | None]:
+        """One (S, H, W) uint8 memory map for each volume, None where there is no label."""
+        self.prepare()
+        return self._labels
 
     def __len__(self) -> int:
         self.prepare()
@@ -173,7 +179,7 @@ class ImageDataset(Dataset):
 
 
 class VolumeDataset(Dataset):
-    """Whole volumes out of a `SliceDataset`: `image` (S, 1, H, W), `label` (S, 1, H, W), `is_unlabelled` (N,)."""
+    """Whole volumes out of a `SliceDataset`: `image`, `label` (S, 1, H, W), `is_unlabelled` (N,) and `index`."""
 
     def __init__(self, data: Sequence[Mapping[str, Any]], cache: SliceCache, num_classes: int) -> None:
         self.data = list(data)
@@ -189,6 +195,7 @@ class VolumeDataset(Dataset):
         item: dict[str, Any] = {
             "image": torch.from_numpy(slices.images[case].astype(np.float32))[:, None],
             "is_unlabelled": slices.is_unlabelled(case),
+            "index": case,
         }
         label = slices._labels[case]
         if label is not None:

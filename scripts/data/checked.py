@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import write_whole
 from ..labels import LabelMap
 
 MEMORY = "checked_files.json"
-RULES = 1
+RULES = 2
 """Counts up when the checks become stricter, so that files are looked at again."""
 
 
 class Memory:
-    """Fingerprints of scans that were found good, together with their labels; a second check need not open them.
+    """What was seen in scans that have no errors, and in their labels; a second check need not open them.
 
     Args:
         folder: where `checked_files.json` lies; None remembers nothing.
@@ -26,13 +27,13 @@ class Memory:
     def __init__(self, folder: str | Path | None, label_map: LabelMap) -> None:
         self.file = Path(folder).expanduser() / MEMORY if folder else None
         self.rules = [RULES, sorted(label_map.mapping.items())]
-        self.known: set[str] = set()
+        self.known: dict[str, dict[str, Any]] = {}
         self.added = False
         if self.file and self.file.is_file():
             try:
-                self.known = set(json.loads(self.file.read_text(encoding="utf-8")))
+                self.known = dict(json.loads(self.file.read_text(encoding="utf-8")))
             except (ValueError, TypeError):
-                self.known = set()  # a damaged memory costs one slow check, nothing else
+                self.known = {}  # a damaged memory costs one slow check, nothing else
 
     def _name(self, job: Mapping[str, Any]) -> str | None:
         """Fingerprint of an image, its label and the rules; None if a file cannot be looked up."""
@@ -43,24 +44,21 @@ class Memory:
         rules = self.rules if job["label"] else RULES
         return hashlib.sha256(json.dumps([rules, files]).encode()).hexdigest()[:32]
 
-    def knows(self, job: Mapping[str, Any]) -> bool:
-        """True if image and label of `job` were found good and have not changed since."""
-        return bool(self.known) and self._name(job) in self.known
+    def look_up(self, job: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What was remembered of image and label of `job`; None if it is new or has changed since."""
+        return self.known.get(self._name(job) or "") if self.known else None
 
-    def add(self, job: Mapping[str, Any]) -> None:
-        """Remember that image and label of `job` are good."""
+    def add(self, job: Mapping[str, Any], seen: dict[str, Any]) -> None:
+        """Remember what was seen in image and label of `job`, which have no errors."""
         name = self._name(job) if self.file else None
         if name:
-            self.known.add(name)
+            self.known[name] = seen
             self.added = True
 
     def save(self) -> None:
         """Write what was added, whole or not at all."""
         if self.file and self.added:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            part = self.file.with_name(f".{self.file.name}.part")
-            part.write_text(json.dumps(sorted(self.known)), encoding="utf-8")
-            part.replace(self.file)
+            write_whole(self.file, json.dumps(self.known, sort_keys=True))
 
 
 def stamps(path: Path) -> list[tuple[str, int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: this is not JSON ({error}); correct it, or write it anew with prepare") from error
     if not isinstance(raw, dict):
         raise DataError(f'{path}: a datalist is a table {{"training": [...], ...}}, not a {type(raw).__name__}')
@@ -108,6 +108,9 @@ def _entry(
     """One entry with absolute paths; errors read on from 'entry 3 of "training"'."""
     if not isinstance(row, dict) or not row.get("image"):
         raise DataError('names no image; add the key "image" with the path of a scan')
+    for key in ("image", "label", "hidden_label"):
+        if not isinstance(row.get(key) or "", str):
+            raise DataError(f'has {row[key]!r:.80} for "{key}"; give one path, a text')
     if section == "training" and not row.get("label"):
         raise DataError('has no label; add the key "label", or move the entry to "unlabelled"')
     if section == "unlabelled" and row.get("label"):
@@ -116,8 +119,11 @@ def _entry(
     entry = {k: os.path.normpath(v) for k, v in entry.items()}
     entry["case"] = str(row.get("case") or case_name(row["image"]))
     entry["patient"] = str(row.get("patient") or entry["case"])
+    hidden = row.get("unlabelled_classes", default)
+    if not isinstance(hidden, list | tuple):
+        raise DataError(f'has {hidden!r:.80} for "unlabelled_classes"; give a list of names or ids')
     try:
-        ids = tuple(table.id_of(c) for c in row.get("unlabelled_classes", default))
+        ids = tuple(table.id_of(c) for c in hidden)
     except ValueError as error:
         raise DataError(f'has an unknown class in "unlabelled_classes": {error}') from error
     return {**entry, "unlabelled_classes": ids, **(common if {"label", "hidden_label"} & entry.keys() else {})}
@@ -173,39 +179,50 @@ def select_for_scoring(
 
 
 def find_scans(folder: str | Path | None) -> list[dict[str, Any]]:
-    """All scans at or below a folder (or the one file): NIfTI, MetaImage, NRRD, and folders of one DICOM series.
+    """All scans at or below a folder (or the one file): NIfTI, MetaImage, NRRD, and folders of DICOM files.
 
     No folder gives no scans, so that a graph builds.
 
     Labels and earlier results ("x_seg", folders "labels" or "masks") are passed over. Of scans with the same name each
-    is called by its folders too ("visit1_t2").
+    is called by its folders too ("visit1_t2"), and by its ending if need be. Whether a scan can be used is the
+    business of `scripts.data.check`.
 
     Returns:
         `{"image": path, "case": name}`, sorted by path; the cases differ.
 
     Raises:
-        DataError: no such folder, no scan in it, or a folder in which DICOM series are mixed.
+        DataError: no such folder, or no scan in it.
     """
     if not folder:
         return []
     root = Path(folder).expanduser().absolute()
     if not root.exists():
         raise DataError(f"{root}: there is no such folder or file; give the path of a scan or of a folder of scans")
-    base = root.parent if root.is_file() else root
-    files = [root] if root.is_file() else [p for p in image_files(root) if not is_label(p, root)]
+    files = [p for p in image_files(root) if not is_label(p, root)] if root.is_dir() else [root]
     files += dicom.dicom_folders(root)
-    mixed = [p for p in files if p.is_dir() and len(dicom.series_files(p)) > 1]
-    if mixed:
-        mend = "give each series a folder of its own, or convert them with `python -m scripts prepare --layout dicom`"
-        raise DataError("\n".join(f"{p}: the folder mixes several DICOM series; {mend}" for p in mixed))
     if not files:
         raise DataError(f"{root}: there is no scan here; NIfTI, MHA, NRRD and folders of DICOM files are read")
-    count = Counter(case_name(p) for p in files)
-    scans = []
-    for path in sorted(files):
-        parts = path.relative_to(base).parts if count[case_name(path)] > 1 else ()
-        scans.append({"image": str(path), "case": "_".join((*parts[:-1], case_name(path)))})
-    return scans
+    names = _different_names(sorted(files), root if root.is_dir() else root.parent)
+    return [{"image": str(path), "case": name} for path, name in names.items()]
+
+
+def _different_names(files: Sequence[Path], base: Path) -> dict[Path, str]:
+    """File -> a name of its own: the scan's; with its folders; with its ending; with a number."""
+    names = {path: case_name(path) for path in files}
+    longer: list[Callable[[Path], str]] = [
+        lambda path: "_".join((*path.relative_to(base).parts[:-1], case_name(path))),
+        lambda path: "_".join(path.relative_to(base).parts),
+    ]
+    for name in longer:
+        count = Counter(names.values())
+        names = {path: name(path) if count[short] > 1 else short for path, short in names.items()}
+    taken: set[str] = set()
+    for path, name in names.items():
+        number = 1
+        while names[path] in taken:  # "a/b.nii" beside "a_b.nii"
+            names[path], number = f"{name}_{number + 1}", number + 1
+        taken.add(names[path])
+    return names
 
 
 def write_datalist(

@@ -178,6 +178,8 @@ def read_layout(folder: Path, layout: str = "auto", series: str = "t2") -> tuple
     Raises:
         DataError: no such folder or layout, or the folder does not follow it.
     """
+    if folder.is_file():
+        raise DataError(f"{folder}: this is a file; give the folder of the data set")
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder; give the folder of the data set")
     if layout != "auto" and layout not in LAYOUTS:

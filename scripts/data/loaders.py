@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .datalist import DataError
+
 
 class EndlessBatches(Sampler[list[int]]):
     """Batches of indices without an end: shuffled passes over the data, one after another.
@@ -18,10 +20,23 @@ class EndlessBatches(Sampler[list[int]]):
         dataset: anything with a length; asked when iteration begins.
         batch_size: indices in each batch; a batch may reach into the next pass, so none is ever short.
         seed: fixes the order of every pass.
+        rank: of this process; it gets the `rank`-th of `ranks` equal parts of every batch.
+        ranks: number of processes that share each batch.
+
+    Raises:
+        DataError: the batch cannot be divided equally. Unequal parts would count unequally: gradients are averaged over
+            processes.
     """
 
-    def __init__(self, dataset: Any, batch_size: int, seed: int = 0) -> None:
+    def __init__(self, dataset: Any, batch_size: int, seed: int = 0, rank: int = 0, ranks: int = 1) -> None:
+        if batch_size % ranks:
+            raise DataError(
+                f"a batch of {batch_size} slices cannot be shared equally by {ranks} processes; "
+                f"set --batch_size and --unlabelled_batch_size to multiples of {ranks}"
+            )
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        share = batch_size // ranks
+        self.share = slice(rank * share, (rank + 1) * share)
         self.start_step = 0
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -39,7 +54,7 @@ class EndlessBatches(Sampler[list[int]]):
                     order = torch.randperm(size, generator=generator)
                 batch.append(int(order[position % size]))
                 position += 1
-            yield batch
+            yield batch[self.share]
 
 
 class TwoStreamLoader:
@@ -48,9 +63,11 @@ class TwoStreamLoader:
     Args:
         labelled: labelled slices.
         unlabelled: unlabelled slices; None or an empty list of volumes gives None in every pair.
-        batch_size: labelled slices a step.
-        unlabelled_batch_size: unlabelled slices a step.
+        batch_size: labelled slices a step, of all processes together.
+        unlabelled_batch_size: unlabelled slices a step, of all processes together.
         seed: fixes the order of both streams.
+        rank: of this process; see `EndlessBatches`.
+        ranks: number of processes that share each batch.
         num_workers: loader processes for each stream; slices come out of a memory map, so 0 is usually fastest.
     """
 
@@ -62,11 +79,13 @@ class TwoStreamLoader:
         unlabelled_batch_size: int,
         seed: int = 0,
         num_workers: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         has_unlabelled = unlabelled is not None and len(unlabelled.data) > 0  # type: ignore[attr-defined]
-        self.samplers = [EndlessBatches(labelled, batch_size, seed)]
+        self.samplers = [EndlessBatches(labelled, batch_size, seed, rank, ranks)]
         if has_unlabelled:
-            self.samplers.append(EndlessBatches(unlabelled, unlabelled_batch_size, seed + 1))
+            self.samplers.append(EndlessBatches(unlabelled, unlabelled_batch_size, seed + 1, rank, ranks))
         self.loaders = [
             DataLoader(
                 s.dataset, batch_sampler=s, num_workers=num_workers, pin_memory=torch.cuda.is_available(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -27,9 +28,18 @@ def is_image(path: Path) -> bool:
 
 
 def image_files(root: Path) -> list[Path]:
-    """Image files below a folder, sorted; files in hidden folders are passed over."""
-    files = (p for p in root.rglob("*") if is_image(p) and p.is_file())
-    return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(root).parts))
+    """Image files below a folder, sorted; hidden folders are passed over, linked ones are entered once.
+
+    A link to a file that is not there counts: it is for the check to name it, not to be left out in silence.
+    """
+    found: list[Path] = []
+    entered: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = () if real in entered else sorted(f for f in folders if not f.startswith("."))
+        found += [Path(folder) / name for name in names if real not in entered and is_image(Path(name))]
+        entered.add(real)
+    return sorted(found)
 
 
 def is_label(path: Path, root: Path) -> bool:

@@ -64,6 +64,10 @@ def prepare(
         raise DataError(
             f"{out}: this is a folder; give the name of the datalist to write, for example {out / 'data.json'}"
         )
+    if above := next((p for p in out.parents if p.exists() and not p.is_dir()), None):
+        raise DataError(
+            f"{out}: {above} is a file, nothing can be written below it; give another name for the datalist"
+        )
     name, found = read_layout(folder, layout, series)
     print(f"{folder}: layout {name}{' (detected)' if layout == 'auto' else ''}")
     if name == "dicom":
@@ -121,7 +125,8 @@ def _convert(folder: Path, target: Path) -> Found:
     names: set[str] = set()
     for series in tqdm(dicom.list_series(folder), desc="converting DICOM", disable=None):
         if series.localiser or series.plane != "sagittal":
-            kind = "a localiser" if series.localiser else f"of {series.plane} plane"
+            kind = "damaged" if series.plane == "unreadable" else f"of {series.plane} plane"
+            kind = "a localiser" if series.localiser else kind
             found.notes.append(f"series {series.name}: left out, it is {kind}")
             continue
         name, copy = series.name, 2
@@ -198,7 +203,7 @@ def run(args: argparse.Namespace) -> int:
     names = ("layout", "labelled_fraction", "labelled_cases", "label_map", "seed", "validation_fraction")
     try:
         prepare(args.folder, args.out, **{k: getattr(args, k) for k in (*names, "test_fraction", "series")})
-    except (DataError, ModuleNotFoundError) as error:
+    except (DataError, ModuleNotFoundError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..files import whole_folder
 from ..ops.otsu import otsu_thresholds
 from ..ops.prompt_map import average_slices, upsample
 from .cache import SliceDataset
+from .shares import own_share_first
 
 MAPS, THRESHOLDS = "maps.npy", "thresholds.npy"
 
@@ -63,7 +64,7 @@ class PromptMaps:
         return bool(self._folders)
 
     def build(self, dataset: SliceDataset) -> None:
-        """Compute the maps of every volume of a data set, unless they are there already.
+        """Compute the maps of every volume of a data set, unless they are there already; processes share the work.
 
         Raises:
             FileNotFoundError: there is no stage-1 checkpoint.
@@ -79,9 +80,11 @@ class PromptMaps:
         if not todo:
             logging.getLogger(__name__).info("attention maps of %d volumes found in %s", len(dataset.data), root)
             return
-        root.mkdir(parents=True, exist_ok=True)
         model = self.load_model(self.model_dir).to(self.device).eval()
-        for case, target in tqdm(todo, desc="attention maps of unlabelled volumes"):
+        bar = tqdm(own_share_first(todo), desc="attention maps of unlabelled volumes", disable=idist.get_rank() > 0)
+        for case, target in bar:
+            if target.is_dir():  # another process was there
+                continue
             image = torch.from_numpy(dataset.images[case].astype(np.float32))[:, None]
             maps, thresholds = self.compute(model, image)
             _write(target, maps.to(torch.float16).numpy(), thresholds.numpy())
@@ -125,10 +128,6 @@ class PromptMaps:
 
 
 def _write(target: Path, maps: np.ndarray, thresholds: np.ndarray) -> None:
-    part = Path(tempfile.mkdtemp(dir=target.parent, prefix=".part-"))
-    np.save(part / MAPS, maps)
-    np.save(part / THRESHOLDS, thresholds)
-    try:
-        part.rename(target)
-    except OSError:  # another process was faster; its maps are the same
-        shutil.rmtree(part)
+    with whole_folder(target) as part:
+        np.save(part / MAPS, maps)
+        np.save(part / THRESHOLDS, thresholds)

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import threading
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 
 from ..labels import IGNORE, LabelMap
 from . import dicom
+from .grid import grid_of
 
 GRID_TOLERANCE = 0.5
 """How far, in sides of the smallest voxel, the corners of a label may lie from its image's."""
 WHOLE_NUMBER_TOLERANCE = 1e-3
+MAX_VOXELS = 2_000_000_000
+"""A volume of more voxels is refused before it is read: no scan has as many, but a damaged header may say so."""
+FIELD_MM = (1.0, 3000.0)
+"""Smallest and largest field of view that can be resampled to millimetres, head to foot and front to back."""
+FEWEST_PIXELS = 2
+"""Rows and columns of a sagittal slice."""
+PERCENTILES = (1.0, 99.0)
+"""Grey values between which the configs scale an image."""
 _ITK = threading.Lock()
 """ITK loads its modules when they are first used, which two threads must not do at once."""
 
@@ -38,21 +50,22 @@ def read_volume(path: str | Path, *, single_slices: bool = False) -> tuple[np.nd
         UnusableError: a missing or unreadable file, several channels, or not three axes.
     """
     path = Path(path)
-    if not path.exists():
-        raise UnusableError("there is no such file; correct the path in the datalist, or put the file there")
-    if path.is_file() and path.stat().st_size == 0:
-        raise UnusableError("the file is empty; copy it again")
+    _refuse_file(path)
     from monai.transforms import LoadImage
 
     nifti = path.name.lower().endswith((".nii", ".nii.gz"))
     with contextlib.nullcontext() if nifti else _ITK:
         if not nifti:
             _refuse_for_itk(path)
-        load = LoadImage(reader="NibabelReader" if nifti else "ITKReader", dtype=None, ensure_channel_first=True)
         try:
+            if nifti:
+                _refuse_nifti(path)
+            load = LoadImage(reader="NibabelReader" if nifti else "ITKReader", dtype=None, ensure_channel_first=True)
             # the reader is called by itself: LoadImage would try all others after it and bury its message
             volume = load(str(path), reader=load.readers[-1])
             array, affine = np.asarray(volume.numpy()), np.asarray(volume.affine, dtype=np.float64)
+        except UnusableError:
+            raise
         except Exception as error:  # readers raise what they like; the user needs the path and the reason
             if "numpy.void" in str(error):
                 raise UnusableError("holds colours; write a volume with one grey value for every voxel") from error
@@ -60,6 +73,40 @@ def read_volume(path: str | Path, *, single_slices: bool = False) -> tuple[np.nd
             reason = f"{type(error).__name__}: {lines[-1].strip()}".replace(str(path), path.name)[:200]
             raise UnusableError(f"cannot be read ({reason}); write or copy it again") from error
     return _one_channel(array[..., None] if single_slices and array.ndim == 3 else array), affine
+
+
+def _refuse_file(path: Path) -> None:
+    """Refuse what is not there, may not be read, or would never end."""
+    try:
+        if path.is_symlink() and not path.exists():
+            raise UnusableError("is a link to a file that is not there; correct the link, or put the file there")
+        if not path.exists():
+            raise UnusableError("there is no such file; correct the path in the datalist, or put the file there")
+        if path.is_dir():
+            return
+        if not path.is_file():
+            raise UnusableError("is neither a file nor a folder; name a scan")
+        if path.stat().st_size == 0:
+            raise UnusableError("the file is empty; copy it again")
+        with path.open("rb"):
+            pass
+    except (OSError, ValueError) as error:  # a name that is too long, a folder or file that may not be read
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UnusableError(f"cannot be opened ({reason}); correct the path or the permissions") from error
+
+
+def _refuse_nifti(path: Path) -> None:
+    """Refuse damage that nibabel does not look for: sizes that cannot be true, and gzip's own checksum."""
+    if path.name.lower().endswith(".gz"):
+        try:
+            with gzip.open(path) as file:
+                while file.read(1 << 20):
+                    pass
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise UnusableError(f"cannot be unpacked ({error}); the file is damaged, copy it again") from error
+    shape = nibabel.load(path).shape
+    if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
+        raise UnusableError(f"has a header that says {' x '.join(map(str, shape))} voxels; write or copy it again")
 
 
 def _refuse_for_itk(path: Path) -> None:
@@ -71,9 +118,13 @@ def _refuse_for_itk(path: Path) -> None:
     if path.is_dir() and not any(dicom.is_dicom(file) for file in path.iterdir()):
         raise UnusableError("is a folder without DICOM files; name a scan, or a folder of one DICOM series")
     count = len(dicom.series_files(path)) if path.is_dir() else 1
+    if not count:
+        raise UnusableError("is a folder of DICOM files that cannot be read; copy or export them again")
     if count != 1:
         mend = "give each a folder of its own, or convert them with `python -m scripts prepare --layout dicom`"
         raise UnusableError(f"the folder mixes {count} DICOM series; {mend}")
+    if path.is_dir() and (gap := dicom.slice_gap(next(iter(dicom.series_files(path).values())))):
+        raise UnusableError(f"{gap}; export the series again, whole and by itself")
 
 
 def _one_channel(array: np.ndarray) -> np.ndarray:
@@ -93,19 +144,34 @@ def image_mistakes(array: np.ndarray, affine: np.ndarray) -> list[str]:
         array: (X, Y, Z) voxels.
         affine: (4, 4) to millimetres.
     """
-    mistakes = []
     if array.dtype.kind == "c":
         return ["holds complex numbers; write their magnitude"]
-    finite = np.isfinite(array) if array.dtype.kind == "f" else None
-    if finite is not None and not finite.all():
-        mistakes.append(
-            f"holds {int((~finite).sum())} voxels that are NaN or infinite; replace them or export it again"
-        )
-    elif array.min() == array.max():
-        mistakes.append(f"holds {array.flat[0]:g} in every voxel and shows nothing; take it out of the datalist")
+    mistakes = _value_mistakes(array)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        mistakes.append("has an affine that gives voxels no size; correct the header's orientation and spacing")
+        return [*mistakes, "has an affine that gives voxels no size; correct the header's orientation and spacing"]
+    grid = grid_of(array.shape, affine)
+    for name, size in (("head to foot", grid.height_mm), ("front to back", grid.depth_mm)):
+        if not FIELD_MM[0] <= size <= FIELD_MM[1]:
+            mistakes.append(f"is {size:.3g} mm from {name}, says its header; correct the spacing")
+    if min(grid.rows, grid.columns) < FEWEST_PIXELS:
+        mend = "check how the scan lies in the patient, or export it again"
+        mistakes.append(f"has sagittal slices of {grid.rows} x {grid.columns} pixels; {mend}")
     return mistakes
+
+
+def _value_mistakes(array: np.ndarray) -> list[str]:
+    """What is wrong with grey values."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32)) if array.dtype.kind == "f" else None
+    if finite is not None and not finite.all():
+        return [f"holds {int((~finite).sum())} voxels that are NaN or infinite; replace them or export it again"]
+    if array.min() == array.max():
+        return [f"holds {array.flat[0]:g} in every voxel and shows nothing; take it out of the datalist"]
+    sample = array.ravel()[:: max(1, array.size // 1_000_000)]
+    if np.ptp(np.percentile(sample.astype(np.float64), PERCENTILES)) == 0:
+        common = float(np.median(sample))
+        return [f"holds {common:g} in nearly every voxel and shows next to nothing; take it out of the datalist"]
+    return []
 
 
 def label_mistakes(array: np.ndarray, label_map: LabelMap) -> list[str]:

@@ -74,7 +74,7 @@ class UCMT(MeanTeacher):
         ramp = self.ramp(progress)
         if unlabelled is not None and ramp > 0:
             parts |= self.collaborate(unlabelled["image"])
-            (mixed, (targets,)) = self.mix([image, image], logits, self.teach(image), [[label, label]])
+            mixed, (targets,) = self.mix([image, image], logits, self.teach(image), [[label, label]])
             again = [
                 self.supervised_loss(s(x), y, unnamed) for s, x, y in zip(self.students, mixed, targets, strict=True)
             ]

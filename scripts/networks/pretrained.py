@@ -21,7 +21,7 @@ def load_pretrained(model_class: Any, name: str, part: str, **overrides: Any) ->
     """
     try:
         model, report = model_class.from_pretrained(
-            name, add_pooling_layer=False, output_loading_info=True, **overrides
+            name, add_pooling_layer=False, output_loading_info=True, weights_only=True, **overrides
         )
     except (OSError, ValueError) as error:
         raise RuntimeError(_not_loaded(part, name, "it is no local folder and the hub gave no such model")) from error

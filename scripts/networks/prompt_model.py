@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..files import whole_file, write_whole
 from ..ops.statistics import STATISTICS, normalised_by
 from .encoders import VisionEncoder, build_vision_encoder
 from .vision_language import PromptAttention, VisionLanguageModel
@@ -140,14 +140,14 @@ def save_prompt_model(
         extra: more for `model.json` (score, step, ...), where it must be JSON.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     frozen = freeze_prompt_model(model, class_names, trained_classes)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in frozen.state_dict().items()}
     text = json.dumps({**(extra or {}), **frozen.info}, indent=1, ensure_ascii=False)
     if model.text.vocabulary:
-        _replace(folder / VOCABULARY, lambda f: f.write("\n".join([*model.text.vocabulary, ""]).encode()))
-    _replace(folder / WEIGHTS, lambda f: torch.save(state, f))
-    _replace(folder / DESCRIPTION, lambda f: f.write(f"{text}\n".encode()))
+        write_whole(folder / VOCABULARY, "\n".join([*model.text.vocabulary, ""]))
+    with whole_file(folder / WEIGHTS) as file:
+        torch.save(state, file)
+    write_whole(folder / DESCRIPTION, f"{text}\n")
     return folder / WEIGHTS
 
 
@@ -193,14 +193,3 @@ def _transformers_version() -> str | None:
         return version("transformers")
     except PackageNotFoundError:
         return None
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file beside `path` and move it there in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

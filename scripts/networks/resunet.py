@@ -11,19 +11,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class BatchStatisticsNorm2d(nn.BatchNorm2d):
+    """Batch normalisation by the batch at hand in evaluation too, written out, with the weights of `nn.BatchNorm2d`.
+
+    What `scripts.ops.statistics.normalised_by(network, "volume")` computes, for exports: an exported graph is of one
+    mode, and ONNX Runtime has no batch normalisation in training mode. The running averages are kept and not used.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same, each channel with mean 0 and variance 1 over B, H and W, then weight and bias."""
+        centred = input - input.mean((0, 2, 3), keepdim=True)
+        variance = centred.square().mean((0, 2, 3), keepdim=True)
+        scale = self.weight.view(1, -1, 1, 1) * torch.rsqrt(variance + self.eps)
+        return centred * scale + self.bias.view(1, -1, 1, 1)
+
+
 def normalisation(norm: str, channels: int) -> nn.Module:
-    """Normalisation layer of a name: "batch", "group" (up to 8 groups) or "instance" (with weights).
+    """Normalisation layer of a name: "batch", "batch_statistics", "group" (at most 8) or "instance" (with weights).
 
     Raises:
         ValueError: another name.
     """
     if norm == "batch":
         return nn.BatchNorm2d(channels)
+    if norm == "batch_statistics":
+        return BatchStatisticsNorm2d(channels)
     if norm == "group":
         return nn.GroupNorm(math.gcd(8, channels), channels)
     if norm == "instance":
         return nn.InstanceNorm2d(channels, affine=True)
-    raise ValueError(f"norm must be 'batch', 'group' or 'instance', got {norm!r}")
+    raise ValueError(f"norm must be 'batch', 'batch_statistics', 'group' or 'instance', got {norm!r}")
 
 
 class ResidualBlock(nn.Module):
@@ -139,7 +156,7 @@ class ResUNet2d(nn.Module):
         in_channels: channels of the image.
         out_channels: number of classes, background included.
         channels: width of each level, finest first; each level halves the size.
-        norm: "batch", "group" or "instance".
+        norm: see :func:`normalisation`.
         dropout: share of channels set to zero before each step up, the deepest level included. The layers exist at
             0 too, so that a tool that scores uncertainty by dropout can turn them on.
 

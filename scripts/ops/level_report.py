@@ -45,7 +45,7 @@ def level_report(
         probs: (S, N, H, W) probabilities of the network itself.
         label: (S, H, W) int64 decoded class ids.
         table: the classes.
-        chain: class ids from the lowest structure upwards.
+        chain: class ids from the lowest structure upwards, as :func:`scripts.ops.ordering.chain_index` gives it.
 
     Returns:
         The structures from the lowest upwards, and warnings, a sentence each: a gap in the chain, a name that the
@@ -56,7 +56,7 @@ def level_report(
     """
     sizes = check_shape("probs", probs, "S N H W")
     check_shape("label", label, "S H W", sizes)
-    chain = [int(c) for c in chain]
+    chain = [int(c) for c in chain if c]
     groups = group_index(table).to(probs.device)
     levels = level_probability(probs, groups)
     own = top_class(levels.masked_fill(groups[:, None, None] != groups[label][:, None], -1.0))  # own name of the type

@@ -21,10 +21,12 @@ def chain_index(table: ClassTable, labelled: Sequence[int] | None = None) -> Ten
 
     Args:
         table: the classes.
-        labelled: ids of the classes that the training labels contain; others cannot be told and are left out.
+        labelled: ids of the classes that the training labels contain; others cannot be told and are left out. If the
+            lowest is among them, the chain begins with 0: a place for what lies below and is not to be named.
     """
     ids = [c.id for c in table.chain if labelled is None or c.id in labelled]
-    return torch.tensor(ids, dtype=torch.int64)
+    below = [0] if ids and ids[0] != table.chain[0].id else []
+    return torch.tensor(below + ids, dtype=torch.int64)
 
 
 def spine_rows(weight: Tensor, degree: int = 3) -> Tensor:
@@ -89,7 +91,7 @@ def decode_order(
     level_weight: float = 0.1,
     pooled: bool = False,
 ) -> Tensor:
-    """Rename levels so that along the spine they follow the chain; the type of every pixel stays.
+    """Rename levels so that along the spine they follow the chain; types stay, but for what lies below the chain.
 
     Evidence of place j at a row: Σ over the row's spine pixels of  log p(type_j) + level_weight · log q(j | type_j).
 
@@ -97,7 +99,9 @@ def decode_order(
         probs: (B, N, H, W) class probabilities; their types decide what is vertebra, disc or background.
         level_score: (B, N, H, W) log-evidence of the levels, up to a constant within each type.
         groups: (N,) int64 type of every class, 0 background.
-        chain: (J,) class ids from the lowest structure upwards. Foreground that is not in it counts as background.
+        chain: (J,) class ids from the lowest structure upwards. Foreground that is not in it counts as background. A 0
+            at its beginning is a place below the lowest class (a sacrum that nobody labelled): there a network takes
+            what it was never told for a vertebra, and all foreground becomes background.
         level_weight: weight of the levels' evidence against the types'; pixels of a structure are far from independent.
         pooled: True if the B slices are those of one volume: their evidence is added, and all get the same names.
 
@@ -167,9 +171,11 @@ class _Spine:
         check_shape("level_score", level_score, "B N H W", sizes)
         groups, self.chain = groups.to(probs.device), chain.to(probs.device)
         self.type_of = groups[self.chain]  # (J,)
-        known = torch.zeros_like(groups).index_copy_(
-            0, self.chain, self.type_of
-        )  # what is not in the chain: background
+        known = torch.zeros_like(groups)  # what is not in the chain: background
+        known[self.chain] = self.type_of
+        self.below = len(chain) > 2 and int(chain[0]) == 0
+        if self.below:  # types alternate: it looks like the second structure above it
+            self.type_of[0] = self.type_of[2]
         self.types = type_probability(probs, known)
         self.tissue = top_class(self.types)  # (B, H, W)
         self.weight = (self.tissue > 0) * (1 - self.types[:, 0])
@@ -180,10 +186,16 @@ class _Spine:
         self.level = self.level_at(*self.pixels)
 
     def level_at(self, image: Tensor, y: Tensor, x: Tensor) -> Tensor:
-        """Log-probability of each place given its type (J, M), at least -4: a single pixel must not veto a place."""
+        """Log-probability of each place given its type (J, M), at least -4: a single pixel must not veto a place.
+
+        What lies below the chain has no class whose score could be read: -1, as good as a name that is rather likely.
+        """
         score = self.level_score[image, self.chain[:, None], y, x]
-        for kind in self.type_of.unique():
-            of_kind = (self.type_of == kind).nonzero()[:, 0]
+        named = self.type_of.clone()
+        if self.below:
+            named[0], score[0] = -1, -1.0
+        for kind in named[named >= 0].unique():
+            of_kind = (named == kind).nonzero()[:, 0]
             score[of_kind] = score[of_kind].log_softmax(0)
         return score.clamp_min_(-4.0)
 
@@ -213,8 +225,13 @@ class _Spine:
         fits = self.type_of[near] == tissue
         score = level.gather(0, near)
         score[0] += 100.0
+        could_be = self.type_of[:, None] == tissue
+        if self.below:  # everything in its rows, and nothing outside them
+            fits[0] |= place == 0
+            fits[1:] &= near[1:] > 0
+            could_be[0] = False
         choice = near.gather(0, score.masked_fill_(~fits, -torch.inf).max(0, keepdim=True).indices)[0]
-        alone = level.masked_fill(self.type_of[:, None] != tissue, -torch.inf).max(0).indices
+        alone = level.masked_fill(~could_be, -torch.inf).max(0).indices
         return torch.where(fits.any(0), choice, alone)
 
 

@@ -26,12 +26,13 @@ def normalised_by(network: nn.Module, statistics: str) -> Iterator[None]:
     if statistics not in STATISTICS:
         raise ValueError(f"statistics must be one of {', '.join(STATISTICS)}, got {statistics!r}")
     layers = [m for m in network.modules() if isinstance(m, _BatchNorm)] if statistics == "volume" else []
-    before = [(m.training, m.track_running_stats) for m in layers]
+    before = [(m.training, m.running_mean, m.running_var) for m in layers]
     for layer in layers:
-        # In training mode without tracking, a layer uses the batch and leaves its averages alone.
-        layer.training, layer.track_running_stats = True, False
+        # In evaluation mode without averages, a layer uses its batch. In training mode a `SyncBatchNorm` would wait for
+        # the other processes, which are at other volumes or have none.
+        layer.training, layer.running_mean, layer.running_var = False, None, None
     try:
         yield
     finally:
-        for layer, (training, tracking) in zip(layers, before, strict=True):
-            layer.training, layer.track_running_stats = training, tracking
+        for layer, (training, mean, var) in zip(layers, before, strict=True):
+            layer.training, layer.running_mean, layer.running_var = training, mean, var

@@ -127,9 +127,11 @@ def demo_page(
     sections = [
         Section(
             "Result",
-            [table(["method", "mDice %", "mIoU %", "n"], rows, caption=note, best=list(methods).index(best))]
-            if methods
-            else [],
+            (
+                [table(["method", "mDice %", "mIoU %", "n"], rows, caption=note, best=list(methods).index(best))]
+                if methods
+                else []
+            ),
         ),
         *(Section(head, [picture(file, caption, alt=head)]) for head, (file, caption) in shown.items()),
         Section("Settings", [settings_table(summary["settings"])] if summary.get("settings") else []),

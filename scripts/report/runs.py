@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import math
 import statistics
 from collections.abc import Mapping
@@ -175,14 +176,15 @@ def write_cases(results: Results, path: str | Path, largest: int = 5_000_000) ->
 
     Args:
         results: the runs.
-        path: CSV file to write.
-        largest: bytes beyond which the distances are left out.
+        path: CSV file to write, compressed if its name ends with .gz; the same scores give the same bytes.
+        largest: bytes of text beyond which the distances are left out.
     """
     texts = [_cases_csv(results, CASE_FIELDS)]
     if len(texts[0].encode()) > largest:
         texts.append(_cases_csv(results, CASE_FIELDS[:-2]))
     target = Path(path)
-    target.write_text(texts[-1], encoding="utf-8")
+    content = texts[-1].encode()
+    target.write_bytes(gzip.compress(content, mtime=0) if target.suffix == ".gz" else content)
     return target
 
 

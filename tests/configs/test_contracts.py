@@ -128,6 +128,14 @@ class TestMonaiLabel:
         ]
         assert "Spacingd" not in targets
 
+    @pytest.mark.parametrize("name", ["train", "pretrain", "inference"])
+    @pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+    def test_device_may_be_a_word(self, name: str, device: str | torch.device) -> None:
+        # MONAI Label gives its name, the configs an object
+        parser = ConfigParser(raw(name))
+        parser["device"] = device
+        assert parser.get_parsed_content("amp") is False
+
     def test_network_takes_dropout(self) -> None:
         # scoring by dropout writes this key into the file
         parser = ConfigParser(raw("inference"))

@@ -24,7 +24,7 @@ def write_volume() -> WriteVolume:
         path: Path, array: np.ndarray | None = None, *, values: tuple[int, ...] | None = None, affine=PIR
     ) -> Path:
         if array is None:
-            rng = np.random.default_rng(0)
+            rng = np.random.default_rng(list(path.name.encode()))  # another name, other voxels
             array = rng.integers(0, 255, SHAPE).astype(np.int16)
             if values is not None:
                 array = np.resize(np.array([0, *values], dtype=np.uint8), SHAPE)

@@ -185,11 +185,28 @@ class TestFindScans:
         assert cases == [("T2 sag", str(tmp_path / "study/T2 sag")), ("x", str(tmp_path / "study/x.nii"))]
         assert [scan["case"] for scan in find_scans(tmp_path / "study/T2 sag")] == ["T2 sag"]
 
-    def test_exception_mixed_dicom(self, tmp_path, write_dicom):
+    def test_bad_ones_are_found_too(self, tmp_path, write_dicom):
+        # the check names them; left out here they would be left out in silence
         write_dicom(tmp_path / "study", number=1)
         write_dicom(tmp_path / "study", number=2)
-        with pytest.raises(DataError, match=r"study: the folder mixes several DICOM series; give each"):
-            find_scans(tmp_path)
+        (tmp_path / "lost.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+        assert [scan["case"] for scan in find_scans(tmp_path)] == ["lost", "study"]
+
+    def test_every_scan_has_a_name_of_its_own(self, tmp_path):
+        (tmp_path / "a").mkdir()
+        for name in ("t2.nii", "t2.nii.gz", "a_b.nii", "a/b.nii", "b.nii"):
+            (tmp_path / name).write_bytes(b"")
+        cases = [scan["case"] for scan in find_scans(tmp_path)]
+        assert len(set(cases)) == 5
+        assert {"t2.nii", "t2.nii.gz"} < set(cases)
+
+    def test_linked_folders(self, tmp_path):
+        (tmp_path / "archive").mkdir()
+        (tmp_path / "archive/x.nii").write_bytes(b"")
+        (tmp_path / "scans").mkdir()
+        (tmp_path / "scans/link").symlink_to(tmp_path / "archive")
+        (tmp_path / "archive/circle").symlink_to(tmp_path / "scans")
+        assert [scan["image"] for scan in find_scans(tmp_path / "scans")] == [str(tmp_path / "scans/link/x.nii")]
 
     def test_exception(self, tmp_path):
         with pytest.raises(DataError, match="there is no scan here"):

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import pytest
 import torch
 
 from scripts.data.cache import SliceDataset
+from scripts.data.datalist import DataError
 from scripts.data.loaders import EndlessBatches, TwoStreamLoader
 from tests.tiny import CLASSES, cache, volumes
 
@@ -41,6 +42,19 @@ class TestEndlessBatches:
     @pytest.mark.parametrize("start", [0, 1, 2, 6, 9])
     def test_start_in_the_middle(self, start: int) -> None:
         assert batches(7, 3, 10 - start, start=start) == batches(7, 3, 10)[start:]
+
+    @pytest.mark.parametrize("start", [0, 3])
+    def test_shares_make_the_whole_batch(self, start: int) -> None:
+        parts = []
+        for rank in range(3):
+            sampler = EndlessBatches(range(7), 6, rank=rank, ranks=3)
+            sampler.start_step = start
+            parts.append(list(islice(sampler, 5)))
+        assert [list(chain(*shares)) for shares in zip(*parts, strict=True)] == batches(7, 6, 5, start=start)
+
+    def test_batch_that_cannot_be_shared(self) -> None:
+        with pytest.raises(DataError, match="a batch of 8 slices cannot be shared equally by 3 processes"):
+            EndlessBatches(range(7), 8, ranks=3)
 
     def test_exception(self) -> None:
         with pytest.raises(ValueError, match="there are no slices to draw batches from; check the datalist's sections"):

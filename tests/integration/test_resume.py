@@ -12,6 +12,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from scripts.benchmark.kills import differences
 from scripts.engines import OptimizationStep
 
 
@@ -30,17 +31,6 @@ def kill_in_second_epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         return step(self, engine, batch)
 
     return lambda: monkeypatch.setattr(OptimizationStep, "__call__", step_or_die)
-
-
-def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    """Ids at which two checkpoints are not equal to the last bit."""
-    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
-        return [d for key in one for d in differences(one[key], other[key], f"{where}/{key}")]
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
-        return [d for n, pair in enumerate(zip(one, other, strict=True)) for d in differences(*pair, f"{where}/{n}")]
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return [] if torch.equal(one, other) else [where]
-    return [] if one == other else [where]
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
@@ -204,3 +194,14 @@ class TestResume:
         # `trained` had to compute its attention maps, this run finds them: the first weights must not depend on it
         made = train(tmp_path, resume=True)
         assert differences(checkpoint(trained.folder), checkpoint(made.folder)) == []
+
+
+class TestLoaderProcesses:
+    @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more than this machine has cores
+    @pytest.mark.parametrize("number", [1, 4])
+    def test_result_does_not_depend_on_them(
+        self, train: Callable[..., SimpleNamespace], trained: SimpleNamespace, number: int, tmp_path: Path
+    ) -> None:
+        made = train(tmp_path, num_workers=number)
+        assert differences(checkpoint(trained.folder), checkpoint(made.folder)) == []
+        assert metrics(made.folder) == metrics(trained.folder)

@@ -160,7 +160,11 @@ class TestTraining:
         assert {path.name for path in trained.models.iterdir()} == {"model.pt", "model.json"}
         network = torch.load(trained.folder / "checkpoint.pt", weights_only=True)["student"]
         assert state_dict(trained.models / "model.pt").keys() == network.keys()
-        assert json_of(trained.models / "model.json") == {
+        settings = json_of(trained.models / "model.json")
+        seen = settings.pop("seen")
+        assert (seen["scans"], seen["planes"]) == (4, ["any"])  # pixels of 7 mm, slices every 4
+        assert seen["ranges"]["height_mm"] == [280.0, 280.0]
+        assert settings == {
             "classes": list(TABLE.names),
             "network": "student",
             "image_size": [32, 16],
@@ -257,7 +261,12 @@ class TestInference:
             "colours.ctbl",
             *(f"phantom_{n:04d}_levels.json" for n in range(1, 7)),
         }
-        assert set(json_of(tmp_path / "phantom_0001_levels.json")) == {"structures", "warnings"}
+        assert set(json_of(tmp_path / "phantom_0001_levels.json")) == {
+            "structures",
+            "warnings",
+            "level_disagreement",
+            "unlike_training",
+        }
         assert json_of(tmp_path / "labels.json") == TABLE.channel_def()
         colours = (tmp_path / "colours.ctbl").read_text(encoding="utf-8").splitlines()
         assert [line.split()[:2] for line in colours] == [[str(c.id), c.name] for c in TABLE.classes]

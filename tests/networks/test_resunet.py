@@ -4,12 +4,27 @@ import pytest
 import torch
 
 from scripts.networks.resunet import ResidualDecoder, ResidualEncoder, ResUNet2d, UpStage, normalisation, redraw
+from scripts.ops.statistics import normalised_by
 
 SMALL = {"out_channels": 5, "channels": (8, 16, 32)}
 
 
 def num_weights(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+class TestBatchStatisticsNorm2d:
+    def test_twin(self):
+        # the mode that `normalised_by` switches on, as a network of its own; same weights, same names
+        reference, written_out = ResUNet2d(**SMALL, norm="batch"), ResUNet2d(**SMALL, norm="batch_statistics")
+        for layer in reference.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                torch.nn.init.uniform_(layer.weight, 0.5, 2.0)
+                torch.nn.init.uniform_(layer.bias, -1.0, 1.0)
+        written_out.load_state_dict(reference.state_dict())
+        image = 3 + 2 * torch.randn(3, 1, 32, 16)
+        with torch.no_grad(), normalised_by(reference.eval(), "volume"):
+            torch.testing.assert_close(written_out.eval()(image), reference(image), rtol=1e-4, atol=1e-4)
 
 
 class TestResUNet2d:
@@ -112,7 +127,9 @@ class TestResidualDecoder:
 
 class TestNormalisation:
     def test_exception(self):
-        with pytest.raises(ValueError, match="norm must be 'batch', 'group' or 'instance', got 'layer'"):
+        with pytest.raises(
+            ValueError, match="norm must be 'batch', 'batch_statistics', 'group' or 'instance', got 'layer'"
+        ):
             normalisation("layer", 8)
 
     def test_groups_divide_the_channels(self):

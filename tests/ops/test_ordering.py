@@ -70,8 +70,8 @@ class TestChainIndex:
         assert sorted(CHAIN.tolist()) == list(range(1, 20))
 
     def test_value_of_labelled_classes(self) -> None:
-        assert torch.equal(WITHOUT_SACRUM, CHAIN[1:])
-        assert chain_index(TABLE, [2, 12, 0]).tolist() == [2, 12]
+        assert WITHOUT_SACRUM.tolist() == [0, *CHAIN[1:].tolist()]  # 0: the place of the sacrum, which has no name
+        assert chain_index(TABLE, [2, 12, 0]).tolist() == [0, 2, 12]
         assert chain_index(TABLE, []).shape == (0,)
 
 
@@ -199,6 +199,14 @@ class TestDecodeOrder:
         expected = label.masked_fill(label == TABLE.id_of("S"), 0)
         assert torch.equal(decode(logits_of(label), WITHOUT_SACRUM), expected)
 
+    def test_value_a_sacrum_that_nobody_labelled_is_not_taken_for_a_vertebra(self) -> None:
+        """Called L5, it would move all names up to where two vertebrae can share one."""
+        label = slices()
+        wrong = renamed(label, {"S": "L5", "L5": "L4", "L5/S": "L4/L5", "L4": "L3", "L4/L5": "L3/L4"})
+        truth = label.masked_fill(label == TABLE.id_of("S"), 0)
+        assert (decode(logits_of(wrong), CHAIN[1:]) != truth).sum() > 200
+        assert (decode(logits_of(wrong), WITHOUT_SACRUM) != truth).sum() < 40
+
     def test_value_probability_of_classes_outside_counts_as_background(self) -> None:
         logits = torch.zeros(1, TABLE.num_classes, 6, 5)
         logits[:, TABLE.id_of("L5")], logits[:, TABLE.id_of("S")], logits[:, 0] = 3.0, 2.9, 2.9
@@ -306,7 +314,12 @@ class TestOrderProbabilities:
         ordered = order_predictions(probs, groups=GROUPS, chain=WITHOUT_SACRUM)
         sacrum = TABLE.id_of("S")
         assert not ordered[:, sacrum].any()
-        assert torch.allclose(ordered[:, 0], probs[:, 0] + probs[:, sacrum], atol=1e-5)
+        named = order_predictions(probs, groups=GROUPS, chain=CHAIN[1:])  # the same without a place below L5/S
+        assert torch.allclose(named[:, 0], probs[:, 0] + probs[:, sacrum], atol=1e-5)
+        more = ordered[:, 0] - named[:, 0]
+        assert (more > -1e-5).all()
+        assert (more > 0.1).any()
+        torch.testing.assert_close(ordered.sum(1), torch.ones_like(more))
 
     def test_an_empty_volume_stays_empty(self) -> None:
         probs = torch.zeros(2, TABLE.num_classes, 32, 16)

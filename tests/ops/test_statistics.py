@@ -58,6 +58,14 @@ class TestNormalisedBy:
             raise KeyError("inside")
         assert torch.equal(network(volume), expected)
 
+    def test_value_no_process_waits_for_others(self, network: nn.Module, volume: Tensor) -> None:
+        with normalised_by(network, "volume"):
+            expected = network(volume)
+        synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(network).train()
+        with normalised_by(synchronised, "volume"):
+            assert not synchronised[1].training  # in training mode it would call the other processes
+            torch.testing.assert_close(synchronised(volume), expected)
+
     def test_value_layers_without_averages(self, volume: Tensor) -> None:
         layer = nn.BatchNorm2d(1, track_running_stats=False).eval()
         expected = layer(volume)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import math
 
 import pytest
@@ -87,6 +88,12 @@ class TestWriteCases:
             "class_id": "2", "class": "L5", "dice": "0.2", "iou": "0.1", "hd95_mm": "3", "assd_mm": "1",
         }  # fmt: skip
         assert rows[1]["hd95_mm"] == ""
+
+    def test_compressed_the_same_bytes_each_time(self, small, tmp_path):
+        plain = write_cases(small, tmp_path / "cases.csv").read_bytes()
+        one, two = (write_cases(small, tmp_path / name).read_bytes() for name in ("one.csv.gz", "two.csv.gz"))
+        assert gzip.decompress(one) == plain
+        assert one == two
 
     def test_distances_are_left_out_of_a_large_file(self, small, tmp_path):
         text = write_cases(small, tmp_path / "cases.csv", largest=100).read_text()

@@ -1,0 +1,159 @@
+"""Datalists, labels and folders that cannot be used: one function a kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .bad_scans import Draw
+
+Content = dict[str, Any]
+
+
+def good_list(d: Draw, name: str = "") -> Content:
+    """A datalist of one labelled patient for each split, written below the folder."""
+    sections: Content = {"label_map": None}
+    for number, section in enumerate(("training", "validation", "test")):
+        noise = d.random.integers(0, 9, d.array.shape).astype(np.int16)
+        image = d.save(d.array + noise, f"{name}images/{section}.nii.gz")
+        label = d.save(d.label, f"{name}labels/{section}.nii.gz")
+        sections[section] = [{"image": str(image), "label": str(label), "case": section, "patient": f"p{number}"}]
+    return sections
+
+
+def _with_label(change: Callable[[Draw], Any], shift_mm: float = 0.0) -> Callable[[Draw], Content]:
+    """A kind: the training label is another array, or lies elsewhere."""
+
+    def make(d: Draw) -> Content:
+        content = good_list(d)
+        affine = d.affine.copy()
+        affine[:3, 3] += shift_mm
+        d.save(change(d), "labels/training.nii.gz", affine)
+        return content
+
+    return make
+
+
+def _edited(change: Callable[[Content], Any]) -> Callable[[Draw], Content]:
+    """A kind: the list's content is changed."""
+
+    def make(d: Draw) -> Content:
+        content = good_list(d)
+        result = change(content)
+        return content if result is None else result
+
+    return make
+
+
+def _twin(content: Content) -> None:
+    image = Path(content["training"][0]["image"])
+    copy = image.with_name("copy.nii.gz")
+    copy.write_bytes(image.read_bytes())
+    content["test"][0]["image"] = str(copy)
+
+
+def _put(content: Content, section: str, **keys: Any) -> None:
+    entry = content[section][0]
+    entry.update(keys)
+    for key in [key for key, value in entry.items() if value == "gone"]:
+        del entry[key]
+
+
+LISTS: dict[str, Callable[[Draw], Content | str | bytes]] = {
+    "label of another shape": _with_label(lambda d: d.label[1:]),
+    "label elsewhere": _with_label(lambda d: d.label, 40.0),
+    "label with unknown values": _with_label(lambda d: np.where(d.label > 0, 77, 0).astype(np.uint8)),
+    "label with fractions": _with_label(lambda d: (d.label * 0.37).astype(np.float32)),
+    "label with NaN": _with_label(lambda d: np.where(d.label > 0, np.nan, 0).astype(np.float32)),
+    "label with negative values": _with_label(lambda d: -d.label.astype(np.int16)),
+    "label without structures": _with_label(lambda d: np.zeros_like(d.label)),
+    "label of four axes": _with_label(lambda d: np.stack([d.label] * 3, -1)),
+    "label upside down": _with_label(lambda d: np.ascontiguousarray(d.label[:, ::-1])),
+    "label that is the scan": _with_label(lambda d: d.array),
+    "label missing": _edited(lambda c: _put(c, "training", label="gone")),
+    "label not there": _edited(lambda c: _put(c, "training", label="nowhere.nii.gz")),
+    "label that is a folder": _edited(lambda c: _put(c, "training", label=str(Path(c["training"][0]["label"]).parent))),
+    "validation without label": _edited(lambda c: _put(c, "validation", label="gone")),
+    "image missing": _edited(lambda c: _put(c, "training", image="gone")),
+    "image that is a number": _edited(lambda c: _put(c, "training", image=7)),
+    "image that is a list": _edited(lambda c: _put(c, "training", image=["a", "b"])),
+    "image with a zero byte": _edited(lambda c: _put(c, "training", image="a\0b.nii.gz")),
+    "image of a name too long": _edited(lambda c: _put(c, "training", image="n" * 5000)),
+    "image that is a folder": _edited(lambda c: _put(c, "training", image=str(Path(c["training"][0]["image"]).parent))),
+    "unlabelled with label": _edited(lambda c: c.update(unlabelled=c["test"])),
+    "entry that is text": _edited(lambda c: c.update(training=["scan.nii.gz"])),
+    "section that is a table": _edited(lambda c: c.update(training={"image": "a"})),
+    "section that is nothing": _edited(lambda c: c.update(training=None)),
+    "no training": _edited(lambda c: c.pop("training") and None),
+    "patient in two splits": _edited(lambda c: _put(c, "test", patient="p0")),
+    "file in two splits": _edited(lambda c: _put(c, "test", image=c["training"][0]["image"])),
+    "copy of a scan in two splits": _edited(_twin),
+    "case twice": _edited(lambda c: c.update(training=c["training"] * 2)),
+    "unknown class": _edited(lambda c: c.update(unlabelled_classes=["sacrum of nobody"])),
+    "classes that are a number": _edited(lambda c: c.update(unlabelled_classes=3)),
+    "unknown label map": _edited(lambda c: c.update(label_map="no such map")),
+    "label map with an unknown class": _edited(lambda c: c.update(label_map={"1": "tail"})),
+    "label map with words for values": _edited(lambda c: c.update(label_map={"one": "S"})),
+    "label map that is a list": _edited(lambda c: c.update(label_map=["S", "L5"])),
+    "list that is a list": _edited(lambda c: [c]),
+    "list that is a number": lambda d: "7",
+    "list that is cut off": lambda d: json.dumps(good_list(d))[: int(d.random.integers(1, 300))],
+    "list in another encoding": lambda d: json.dumps(good_list(d)).encode("utf-16"),
+    "list of random bytes": lambda d: bytes(d.random.bytes(300)),
+    "list without an end": lambda d: "[" * 100_000,
+    "empty list": lambda d: "",
+}
+"""Kinds of datalists that `check` refuses: a table, or a text or bytes as they are."""
+
+
+def _touch(d: Draw, *names: str) -> Path:
+    for name in names:
+        d.save(d.array, name)
+    return d.folder
+
+
+def _spider_space(d: Draw, content: Any) -> Path:
+    _touch(d, "images/a.nii.gz", "labels/a.nii.gz")
+    (d.folder / "split.json").write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+    return d.folder
+
+
+def _dicom_noise(d: Draw) -> Path:
+    (d.folder / "series").mkdir()
+    (d.folder / "series" / "1").write_bytes(bytes(128) + b"DICM" + d.random.bytes(500))
+    return d.folder
+
+
+FOLDERS: dict[str, Callable[[Draw], list[Any]]] = {
+    "no such folder": lambda d: [d.folder / "none"],
+    "folder that is a file": lambda d: [d.save(d.array)],
+    "empty folder": lambda d: [d.folder],
+    "no scan in the folder": lambda d: [(d.folder / "notes.txt").write_text("x") and d.folder],
+    "labels alone": lambda d: [_touch(d, "labels/a.nii.gz")],
+    "two labels for a scan": lambda d: [_touch(d, "images/a.nii.gz", "labels/a.nii.gz", "labels/a.nii")],
+    "another layout": lambda d: [
+        _touch(d, "a.nii.gz"), "--layout", str(d.random.choice(["mrspineseg", "spider", "dicom"]))
+    ],
+    "split that is no JSON": lambda d: [_spider_space(d, "{"), "--layout", "spider_space"],
+    "split without its keys": lambda d: [_spider_space(d, {"test": []}), "--layout", "spider_space"],
+    "split that is a list": lambda d: [_spider_space(d, [1]), "--layout", "spider_space"],
+    "split of patients who are not there": lambda d: [
+        _spider_space(d, {"training_order": ["b"], "validation": [], "test": []}), "--layout", "spider_space"
+    ],
+    "labelled fraction of 0": lambda d: [_touch(d, "images/a.nii.gz", "labels/a.nii.gz"), "--labelled-fraction", "0"],
+    "more labelled cases than there are": lambda d: [
+        _touch(d, "images/a.nii.gz", "labels/a.nii.gz"), "--labelled-cases", str(d.random.integers(2, 99))
+    ],
+    "nobody to train on": lambda d: [_touch(d, "a.nii.gz"), "--test-fraction", "0.9", "--validation-fraction", "0.4"],
+    "negative seed": lambda d: [_touch(d, "a.nii.gz"), "--seed", "-3"],
+    "unknown label map for a folder": lambda d: [_touch(d, "a.nii.gz"), "--label-map", "none such"],
+    "label map that is a scan": lambda d: [_touch(d, "a.nii.gz"), "--label-map", d.folder / "a.nii.gz"],
+    "datalist that is a folder": lambda d: [_touch(d, "a.nii.gz"), "--out", d.folder],
+    "datalist below a file": lambda d: [_touch(d, "a.nii.gz"), "--out", d.folder / "a.nii.gz" / "data.json"],
+    "DICOM that cannot be read": lambda d: [_dicom_noise(d)],
+}  # fmt: skip
+"""Kinds of arguments that `prepare` refuses: the folder and what follows it; `--out` is added if it is not there."""

@@ -1,0 +1,23 @@
+"""A JSON file of figures that several benchmarks write, each its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..bundle_runs import BUNDLE_ROOT
+from ..files import write_whole
+
+RELIABILITY = BUNDLE_ROOT / "docs" / "results" / "reliability.json"
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """The figures that a file holds; none without a file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def add_figures(path: Path, figures: Mapping[str, Any]) -> None:
+    """Put figures into a file beside those that others have written there."""
+    write_whole(path, json.dumps({**read_figures(path), **figures}, indent=1, ensure_ascii=False) + "\n")

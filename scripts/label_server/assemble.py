@@ -1,0 +1,103 @@
+"""`python -m scripts label_app`: the folder that MONAI Label's server is started with, this bundle inside."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from monai.bundle import ConfigParser
+
+BUNDLE_ROOT = Path(__file__).resolve().parents[2]
+NAME = "spine_mri_cps4_segmentation"
+PARTS = ("configs", "scripts", "LICENSE", "metadata.json")
+
+
+def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str | Path | None = None) -> Path:
+    """Make the app's folder: MONAI Label's monaibundle app, our additions, and a copy of the bundle.
+
+    MONAI Label reads `configs/train.yaml` alone, so overlays are merged into the copy's. A folder that is there already
+    is brought up to date; the weights and caches in it stay.
+
+    Args:
+        app: the folder; MONAI Label has to be installed in this Python.
+        overlays: overlays on `train`, absolute or relative to `configs/`, in their order.
+        models: folder with a trained network, copied to the bundle's `models/`; None leaves those as they are.
+
+    Returns:
+        The bundle's folder inside.
+
+    Raises:
+        ValueError: MONAI Label is not installed, there is no such overlay, or no network in `models`.
+    """
+    app = Path(app).absolute()
+    files = [BUNDLE_ROOT / "configs" / name for name in ("train.yaml", *overlays)]
+    if missing := [file for file in files if not file.is_file()]:
+        raise ValueError(f"there is no overlay {missing[0]}; configs/ holds those of this bundle")
+    if models is not None and not Path(models, "model.pt").is_file():
+        raise ValueError(f"there is no network {Path(models, 'model.pt')}; name a folder that training wrote")
+    bundle = app / "model" / NAME
+    bundle.mkdir(parents=True, exist_ok=True)
+    _monai_label_app(app / "monaibundle_app.py")
+    shutil.copy(Path(__file__).parent / "app.py", app / "main.py")
+    for part in PARTS:
+        source, target = BUNDLE_ROOT / part, bundle / part
+        if source.is_dir():
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    if overlays:
+        merged = ConfigParser.load_config_files([str(file) for file in files])
+        header = f"# train.yaml with {', '.join(map(str, overlays))}, merged by `python -m scripts label_app`\n"
+        text = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
+        (bundle / "configs" / "train.yaml").write_text(header + text, encoding="utf-8")
+    if models is not None:
+        shutil.copytree(models, bundle / "models", dirs_exist_ok=True)
+    return bundle
+
+
+def server_command(app: Path, studies: Path, port: int, conf: dict[str, str] | None = None) -> list[str]:
+    """The command line that starts the server on this machine alone, without a look at the Model Zoo."""
+    line = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
+    line += ["--host", "127.0.0.1", "--port", str(port)]
+    for name, value in {"models": NAME, "zoo_source": "local", "sam2": "false", **(conf or {})}.items():
+        line += ["--conf", name, value]
+    return line
+
+
+def _monai_label_app(target: Path) -> None:
+    """Copy the code of MONAI Label's own app for bundles."""
+    with tempfile.TemporaryDirectory() as folder:
+        line = [sys.executable, "-m", "monailabel.main", "apps", "--download", "--name", "monaibundle"]
+        done = subprocess.run([*line, "--output", folder], capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or [done.stdout.strip()])[-1]
+            raise ValueError(
+                f"MONAI Label cannot be used by {sys.executable} ({reason}); install requirements-label.txt"
+            )
+        shutil.copy(Path(folder, "monaibundle", "main.py"), target)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("app", type=Path, help="folder to make")
+    parser.add_argument(
+        "--studies", type=Path, default=Path("studies"), help="folder of scans, for the printed command"
+    )
+    parser.add_argument("--overlays", nargs="*", default=[], help="overlays on train.yaml, as narrow.yaml")
+    parser.add_argument("--models", type=Path, help="folder of a trained network (model.pt, model.json)")
+    parser.add_argument("--port", type=int, default=8000, help="port of the server, for the printed command")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the folder and print how to start the server."""
+    bundle = assemble(args.app, args.overlays, args.models)
+    print(f"the bundle's copy is {bundle}; start the server with")
+    print(" ".join(server_command(args.app.absolute(), args.studies.absolute(), args.port)))
+    return 0

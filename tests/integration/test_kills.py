@@ -1,0 +1,115 @@
+"""Runs that die by SIGKILL, on a full disk or before a folder that is taken; the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from scripts.benchmark.figures_file import add_figures
+from scripts.benchmark.kills import FIVE, STAGES, Chain, kill_chains, server, summary
+from scripts.files import lock_folder
+
+
+class TestKillChains:
+    def test_one_of_stage_1(self, tmp_path: Path) -> None:
+        rows = kill_chains(tmp_path, ["stage 1"], 1, seed=3)
+        assert [row for row in rows if not row["survived"]] == []
+        assert set(STAGES["stage 1"][2]) <= {row["phase"] for row in rows}
+
+    @pytest.mark.slow
+    def test_at_least_four_in_each_phase(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        rows = kill_chains(tmp_path, list(STAGES), 4)
+        with capsys.disabled():
+            print(
+                "", *(f"{r['stage']}: {r['moment']}: {'same end' if r['survived'] else 'LOST'}" for r in rows), sep="\n"
+            )
+        assert [row for row in rows if not row["survived"]] == []
+        for stage, (_, _, phases) in STAGES.items():
+            counted = Counter(row["phase"] for row in rows if row["stage"] == stage)
+            assert all(counted[phase] >= 4 for phase in phases if phase in FIVE), counted
+
+
+class TestRecord:
+    def test_leaves_the_figures_of_others(self, tmp_path: Path) -> None:
+        (tmp_path / "r.json").write_text('{"volumes": 7, "kills": []}', encoding="utf-8")
+        rows = [
+            {"stage": "stage 1", "phase": "slices", "survived": True},
+            {"stage": "stage 1", "phase": "slices", "survived": False},
+        ]
+        add_figures(tmp_path / "r.json", summary(rows))
+        made = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+        assert made["kills_survived_by_phase"] == {"stage 1, slices": 1}
+        assert (made["volumes"], made["kills_survived"], made["kills"]) == (7, 1, rows)
+
+
+@pytest.fixture(scope="module")
+def broken_off(datalist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """Stage 1, killed in its second epoch: `chain` goes on with it, `said()` is what it printed last."""
+    work = tmp_path_factory.mktemp("broken_off")
+    with server(work) as serve:
+        chain = Chain(serve, "stage 1", work / "run", datalist, work)
+        assert chain.go_on({"phase": "checkpoint", "occurrence": 1, "call": 0}) == -9
+        log = Path(chain.job["log"])
+
+        def fails(**more: Any) -> str:
+            log.write_text("")
+            assert chain.go_on(may_fail=True, **more) == 1
+            return log.read_text(encoding="utf-8")
+
+        yield SimpleNamespace(chain=chain, fails=fails, checkpoint=chain.folder / "run" / "checkpoint.pt")
+
+
+class TestStorage:
+    def test_file_size_limit_leaves_the_last_checkpoint(self, broken_off: SimpleNamespace) -> None:
+        before = broken_off.checkpoint.read_bytes()
+        said = broken_off.fails(file_size=30_000)
+        assert "Traceback" not in said
+        (sentence,) = [line for line in said.splitlines() if line.startswith("Error: ")]
+        assert "cannot be written: it would be larger than this process may write; raise the limit" in sentence
+        assert broken_off.checkpoint.read_bytes() == before
+        assert not [path for path in broken_off.checkpoint.parent.iterdir() if path.name.startswith(".part-")]
+
+    def test_second_run_into_one_folder_is_refused(self, broken_off: SimpleNamespace) -> None:
+        class Owner:
+            pass
+
+        owner = Owner()
+        lock_folder(broken_off.checkpoint.parent, owner)
+        said = broken_off.fails()
+        del owner
+        assert "Traceback" not in said
+        assert f"is in use: process {os.getpid()} on " in said
+
+    @pytest.mark.skipif(os.geteuid() != 0 or not Path("/usr/bin/mount").exists(), reason="needs root and mount")
+    def test_small_file_system_that_is_full(self, broken_off: SimpleNamespace, tmp_path: Path) -> None:
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True)
+        if made.returncode:
+            pytest.skip(f"no file system can be mounted here: {made.stderr.decode().strip()}")
+        try:
+            job = {"overrides": {**broken_off.chain.job["overrides"], "output_dir": str(disk / "run")}}
+            said = broken_off.fails(**job)
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+        assert "Traceback" not in said
+        assert "cannot be written: the disk is full; free some space" in said
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a read-only folder")
+    def test_read_only_folder(self, broken_off: SimpleNamespace) -> None:
+        folder = broken_off.checkpoint.parent
+        folder.chmod(0o500)
+        try:
+            said = broken_off.fails()
+        finally:
+            folder.chmod(0o700)
+        assert "Traceback" not in said
+        assert "cannot be written: " in said

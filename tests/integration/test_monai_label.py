@@ -1,0 +1,275 @@
+"""A MONAI Label server with this bundle, driven over REST: infer, train, score, and input that it has to refuse.
+
+The server runs in `.venv-label`, which `make test-label` makes; the tests of this file are one story and go in order.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scripts.labels import ClassTable
+from scripts.phantom.write import write_phantoms
+
+pytestmark = pytest.mark.label
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = ROOT / ".venv-label" / "bin" / "python"
+MODEL = "spine_mri_cps4_segmentation"
+LABELLED, UNLABELLED = 4, 3
+TABLE = ClassTable.load()
+
+
+class Server:
+    """A server on this machine, its studies, and its answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.studies, self.app, self.log = folder / "studies", folder / "app", folder / "server.log"
+        self.models = self.app / "model" / MODEL / "models"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        port = self.url.rsplit(":", 1)[1]
+        made = subprocess.run(
+            [
+                *(PYTHON, "-m", "scripts", "label_app", self.app, "--studies", self.studies, "--port", port),
+                *("--overlays", "narrow.yaml", "smoke.yaml"),
+            ],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        line = shlex.split(made.stdout.splitlines()[-1])
+        line += ["--conf", "stage1", "offline_encoders.yaml,smoke.yaml"]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(line, cwd=folder, stdout=log, stderr=log)
+        self.wait(lambda: self.ask("/info/")[0] == 200, "the server to start")
+
+    def ask(
+        self, path: str, body: bytes | None = None, kind: str = "application/json", method: str | None = None
+    ) -> tuple[int, bytes]:
+        """Status and content of an answer; 0 while there is none."""
+        headers = {"Content-Type": kind} if body is not None else {}
+        request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=300) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+        except urllib.error.URLError:
+            return 0, b""
+
+    def json(self, path: str, given: dict[str, Any] | None = None) -> Any:
+        status, content = self.ask(path, None if given is None else json.dumps(given).encode())
+        assert status == 200, content
+        return json.loads(content)
+
+    def infer(self, image: str, output: str = "image") -> tuple[int, bytes]:
+        form = "application/x-www-form-urlencoded"
+        return self.ask(f"/infer/{MODEL}?image={image}&output={output}", b"params=%7B%22device%22%3A%22cpu%22%7D", form)
+
+    def put(self, path: str, field: str, file: Path, params: dict[str, Any] | None = None) -> tuple[int, bytes]:
+        """Upload a file as a viewer does."""
+        mark = b"----part"
+        parts = [(f'name="{field}"; filename="{file.name}"', file.read_bytes())]
+        parts.append(('name="params"', json.dumps(params or {}).encode()))
+        body = b"".join(
+            b"--" + mark + b"\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + content + b"\r\n"
+            for head, content in parts
+        )
+        kind = f"multipart/form-data; boundary={mark.decode()}"
+        return self.ask(path, body + b"--" + mark + b"--\r\n", kind, "PUT")
+
+    def train(self, **settings: Any) -> tuple[str, str]:
+        """Train to the end: the task's status, and what the server logged meanwhile."""
+        begin = self.log.stat().st_size
+        self.json(f"/train/{MODEL}", {"device": "cpu", "max_epochs": 2, **settings})
+        self.wait(lambda: self.json("/train/")["status"] in ("DONE", "ERROR"), "the training to end")
+        return self.json("/train/")["status"], self.log.read_text(encoding="utf-8")[begin:]
+
+    def wait_for_scoring(self) -> None:
+        """Wait until every scoring task that was started has ended."""
+
+        def ended() -> bool:
+            return all(task["status"] in ("DONE", "ERROR") for task in self.json("/scoring/?all=true"))
+
+        self.wait(ended, "the scores")
+
+    def wait(self, ready: Any, what: str, seconds: float = 900) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            tail = self.log.read_text(encoding="utf-8")[-2000:]
+            assert self.process.poll() is None, tail
+            assert time.monotonic() < end, f"waited too long for {what}\n{tail}"
+            time.sleep(1)
+
+    def state(self) -> dict[str, bytes]:
+        """Weights, settings and labels, byte for byte."""
+        files = [*self.models.rglob("*.*"), *(self.studies / "labels").rglob("*.nii.gz")]
+        return {str(file): file.read_bytes() for file in files if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    if not PYTHON.is_file():
+        pytest.skip("there is no .venv-label; `make test-label` makes it")
+    folder = tmp_path_factory.mktemp("label")
+    settings: dict[str, Any] = {"shape_hw": (40, 32), "pixel_mm": 7.0}
+    drawn = write_phantoms(folder / "drawn", labelled=LABELLED, unlabelled=UNLABELLED, validation=0, test=0, **settings)
+    final = folder / "studies" / "labels" / "final"
+    final.mkdir(parents=True)
+    for number, entry in enumerate(json.loads(drawn.read_text(encoding="utf-8"))["training"]):
+        name = f"scan_{number}.nii.gz"
+        shutil.copy(drawn.parent / entry["image"], folder / "studies" / name)
+        shutil.copy(drawn.parent / entry["label"], final / name)
+    for number, entry in enumerate(json.loads(drawn.read_text(encoding="utf-8"))["unlabelled"]):
+        scan = nib.load(drawn.parent / entry["image"])
+        axes = ("LPS", "PIR", "SAL")[number]  # whatever order a scanner or a converter writes
+        turn = nib.orientations.ornt_transform(nib.io_orientation(scan.affine), nib.orientations.axcodes2ornt(axes))
+        nib.save(scan.as_reoriented(turn), folder / "studies" / f"new_{axes}.nii.gz")
+    made = Server(folder)
+    yield made
+    made.process.terminate()
+    assert made.process.wait(60) is not None
+
+
+def labelled(server: Server, name: str, folder: Path) -> nib.Nifti1Image:
+    """The server's label map of a study."""
+    status, content = server.infer(name)
+    assert status == 200, content
+    (folder / "reply.nii.gz").write_bytes(content)
+    return nib.load(folder / "reply.nii.gz")
+
+
+class TestServer:
+    def test_info_of_a_fresh_bundle(self, server: Server) -> None:
+        info = server.json("/info/")
+        assert info["models"] == {}
+        assert list(info["trainers"]) == [MODEL]
+        assert next(iter(info["strategies"])) == "disagreement"
+        assert list(info["scoring"]) == ["disagreement"]
+        counts = info["datastore"]
+        assert (counts["completed"], counts["total"]) == (LABELLED, LABELLED + UNLABELLED)
+
+    def test_infer_before_training(self, server: Server) -> None:
+        status, content = server.infer("new_PIR")
+        assert status >= 400
+        assert f"{MODEL} has no weights yet; train it first" in content.decode()
+
+    def test_train_refuses_a_foreign_label(self, server: Server, tmp_path: Path) -> None:
+        """First of all, so that nothing has been made yet that it could spoil."""
+        before = server.state()
+        scan = nib.load(server.studies / "new_PIR.nii.gz")
+        nib.save(nib.Nifti1Image(np.full(scan.shape, 77, np.uint8), scan.affine), tmp_path / "odd.nii.gz")
+        status, content = server.put("/datastore/label?image=new_PIR", "label", tmp_path / "odd.nii.gz")
+        assert status == 200, content
+        status, log = server.train(val_split=0.25)
+        assert status == "ERROR"
+        assert "new_PIR.nii.gz: holds the label value 77, which the label map 'identity' does not know" in log
+        assert server.ask("/datastore/label?id=new_PIR&tag=final", method="DELETE")[0] == 200
+        server.wait(lambda: server.json("/info/")["datastore"]["completed"] == LABELLED, "the label to go")
+        assert server.state() == before
+
+    def test_train(self, server: Server) -> None:
+        status, log = server.train(val_split=0.25)
+        assert status == "DONE", log[-3000:]
+        assert f"scans: {LABELLED - 1} labelled, {UNLABELLED} unlabelled, 1 for validation" in log
+        assert "no stage-1 checkpoint yet: running stage 1 first" in log
+        assert sorted(p.name for p in server.models.iterdir()) == ["model.json", "model.pt", "prompt"]
+        effective = (server.models.parent / "runs/cps4/metrics.csv").read_text(encoding="utf-8")
+        assert "loss/enhanced" in effective  # unlabelled slices were trained on
+
+    @pytest.mark.parametrize("name", ["scan_0", "new_LPS", "new_PIR", "new_SAL"])
+    def test_infer_after_training(self, server: Server, tmp_path: Path, name: str) -> None:
+        scan, reply = nib.load(server.studies / f"{name}.nii.gz"), labelled(server, name, tmp_path)
+        assert reply.shape == scan.shape
+        np.testing.assert_allclose(reply.affine, scan.affine, atol=1e-3)
+        assert reply.get_data_dtype() == np.uint8
+        assert set(np.unique(np.asarray(reply.dataobj))) <= set(range(TABLE.num_classes))
+
+    def test_reply_tells_about_the_names(self, server: Server) -> None:
+        status, content = server.infer("new_PIR", "json")
+        params = json.loads(content)
+        assert status == 200
+        assert 0 <= params["level_disagreement"] <= 1
+        assert {"structures", "warnings"} <= params.keys()
+        assert params["label_names"] == {c.name.lower(): c.id for c in TABLE.classes if c.id}
+
+    def test_info_lists_the_network_without_a_new_start(self, server: Server) -> None:
+        info = server.json("/info/")
+        assert list(info["models"]) == [MODEL]
+        assert info["models"][MODEL]["type"] == "segmentation"
+        assert info["labels"] == [name.lower() for name in TABLE.names[1:]]
+
+    def test_next_image_is_the_one_with_most_disagreement(self, server: Server) -> None:
+        def scores() -> dict[str, float]:
+            objects = server.json("/datastore/?output=all")["objects"]
+            return {k: v["image"]["info"].get("level_disagreement", -1) for k, v in objects.items() if not v["labels"]}
+
+        server.wait_for_scoring()  # training starts one by itself; the server answers 429 to another one meanwhile
+        found = scores()
+        assert len(found) == UNLABELLED
+        assert min(found.values()) >= 0
+        begin = server.log.stat().st_size
+        server.json("/scoring/disagreement", {"device": "cpu"})
+        server.wait_for_scoring()
+        passed_over = {"scored": 0, "skipped": UNLABELLED, "failed": 0}  # each scan once per network
+        assert f"disagreement: {passed_over}" in server.log.read_text(encoding="utf-8")[begin:]
+        assert scores() == found
+        first = server.json("/activelearning/disagreement", {})["id"]
+        assert found[first] == max(found.values())
+        second = server.json("/activelearning/disagreement", {})["id"]
+        assert second != first  # one that was handed out waits
+
+    def test_unknown_image_and_model(self, server: Server) -> None:
+        before = server.state()
+        status, content = server.infer("nobody")
+        assert status >= 400
+        assert "there is no image 'nobody' in the studies" in content.decode()
+        status, content = server.ask("/infer/nothing?image=new_PIR", b"", "application/x-www-form-urlencoded")
+        assert status >= 400
+        assert "nothing" in content.decode()
+        assert server.state() == before
+
+    def test_what_is_no_scan(self, server: Server, tmp_path: Path) -> None:
+        before = server.state()
+        (tmp_path / "text.nii.gz").write_text("this is no scan", encoding="utf-8")
+        assert server.put("/datastore/image?image=text", "file", tmp_path / "text.nii.gz")[0] == 200
+        status, content = server.infer("text")
+        assert status >= 400
+        assert "the image 'text' cannot be labelled" in content.decode()
+        status, log = server.train(val_split=0.25)
+        assert status == "ERROR"
+        assert "text.nii.gz: cannot be read" in log
+        assert server.ask("/datastore/image?id=text", method="DELETE")[0] == 200
+        assert server.state() == before
+
+    def test_train_again_without_validation(self, server: Server) -> None:
+        """The last weights are where it starts, stage 1 is not repeated, and bad input has left no trace."""
+        status, log = server.train(val_split=0, max_epochs=1)
+        assert status == "DONE", log[-3000:]
+        assert f"scans: {LABELLED} labelled, {UNLABELLED} unlabelled, 0 for validation" in log
+        assert "Add Checkpoint Loader" in log
+        assert "running stage 1 first" not in log
+        assert server.infer("new_PIR")[0] == 200
+
+    def test_train_without_unlabelled_scans(self, server: Server, tmp_path: Path) -> None:
+        for scan in server.studies.glob("new_*.nii.gz"):
+            shutil.move(scan, tmp_path)
+        server.wait(lambda: server.json("/info/")["datastore"]["total"] == LABELLED, "the scans to go")
+        status, log = server.train(val_split=0.25, max_epochs=1)
+        assert status == "DONE", log[-3000:]
+        assert f"scans: {LABELLED - 1} labelled, 0 unlabelled, 1 for validation" in log
+        assert "no unlabelled volumes: training on the labelled ones alone" in log

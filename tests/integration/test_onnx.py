@@ -1,0 +1,110 @@
+"""A trained bundle in ONNX Runtime: exported by MONAI's command, run by the overlay, compared by the benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from scripts.benchmark import onnx as benchmark
+
+OVERLAYS = ["inference.yaml", "inference_onnx.yaml"]
+
+
+@pytest.fixture
+def with_packages() -> None:
+    for name in ("onnxruntime", "onnx", "onnxscript"):
+        pytest.importorskip(name, reason=f"{name} is not installed (requirements-onnx.txt)")
+
+
+@pytest.fixture
+def models(trained: SimpleNamespace, tmp_path: Path) -> Path:
+    """A copy of the smoke-trained bundle's models; exports may lie in it."""
+    shutil.copytree(trained.models, tmp_path / "models")
+    return tmp_path / "models"
+
+
+def sentence(error: BaseException) -> str:
+    while error.__cause__ is not None and type(error).__name__ != "DataError":
+        error = error.__cause__
+    assert type(error).__name__ == "DataError", error
+    return str(error)
+
+
+class TestOverlay:
+    @pytest.mark.filterwarnings("ignore")  # PyTorch's exporter warns of its own inside
+    @pytest.mark.usefixtures("with_packages")
+    def test_same_label_map(
+        self, run_bundle: Callable[..., None], models: Path, datalist: Path, tmp_path: Path
+    ) -> None:
+        settings = json.loads((models / "model.json").read_text(encoding="utf-8"))
+        benchmark.export(models, settings["image_size"], settings["statistics"])
+        scan = datalist.parent / "images/phantom_0002.nii.gz"
+        for name, files in (("torch", OVERLAYS[:1]), ("onnx", OVERLAYS)):
+            run_bundle("inference", files, input_dir=scan, output_dir=tmp_path / name, ckpt_dir=models)
+        ours, reference = (
+            np.asarray(nibabel.load(tmp_path / name / "phantom_0002_seg.nii.gz").dataobj) for name in ("onnx", "torch")
+        )
+        assert (ours == reference).mean() > 0.999
+
+    def test_without_an_export(
+        self, run_bundle: Callable[..., None], models: Path, datalist: Path, tmp_path: Path
+    ) -> None:
+        given: dict[str, Any] = {"input_dir": datalist.parent / "images", "output_dir": tmp_path, "ckpt_dir": models}
+        with pytest.raises(RuntimeError) as caught:  # noqa: PT011 - MONAI's words around ours; ours are compared
+            run_bundle("inference", OVERLAYS, **given)
+        assert sentence(caught.value) == (
+            f"there is no trained network {models}/model.onnx; export one as docs/exports.md says "
+            "or name its folder with --ckpt_dir"
+        )
+
+    def test_without_the_packages(
+        self,
+        run_bundle: Callable[..., None],
+        models: Path,
+        datalist: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        (models / "model.onnx").write_bytes(b"any")
+        given: dict[str, Any] = {"input_dir": datalist.parent / "images", "output_dir": tmp_path, "ckpt_dir": models}
+        with pytest.raises(RuntimeError) as caught:  # noqa: PT011 - as above
+            run_bundle("inference", OVERLAYS, **given)
+        assert sentence(caught.value) == "ONNX Runtime is not installed; pip install -r requirements-onnx.txt"
+
+
+class TestBenchmark:
+    def test_models_of_stage_2_are_needed(self, tmp_path: Path) -> None:
+        parser = argparse.ArgumentParser()
+        benchmark.add_arguments(parser)
+        line = ["--model", str(tmp_path), "--datalist", "D.json", "--out", str(tmp_path / "out")]
+        with pytest.raises(ValueError, match=r"must hold model\.pt and model\.json"):
+            benchmark.run(parser.parse_args(line))
+
+    @pytest.mark.slow
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.usefixtures("with_packages")
+    def test_table(self, models: Path, datalist: Path, tmp_path: Path) -> None:
+        parser = argparse.ArgumentParser()
+        benchmark.add_arguments(parser)
+        out = tmp_path / "out"
+        line = ["--model", str(models), "--datalist", str(datalist), "--out", str(out), "--pairs", "2"]
+        assert benchmark.run(parser.parse_args(line)) == 0
+        rows = json.loads((out / "onnx.json").read_text(encoding="utf-8"))["rows"]
+        assert [(row["network"], row["statistics"]) for row in rows] == [
+            *(("PyTorch", "volume"), ("ONNX Runtime", "volume"), ("PyTorch", "running"), ("ONNX Runtime", "running"))
+        ]
+        same_mode = [abs(b["mdice"] - a["mdice"]) for a, b in (rows[:2], rows[2:])]
+        assert max(same_mode) < 0.002
+        assert rows[0]["mdice_difference"] == 0
+        assert all(row["ratio"] > 0 and row["low"] <= row["ratio"] <= row["high"] for row in rows)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from scripts import faults
+from scripts.data.datalist import DataError
+from scripts.files import StorageError
+
+
+class TestErrors:
+    def show(self, error: BaseException) -> None:
+        start_hook = faults._one_sentence
+        start_hook(type(error), error, error.__traceback__)
+
+    def test_faults_of_the_user_are_one_sentence(self, capsys: pytest.CaptureFixture[str]) -> None:
+        try:
+            try:
+                raise DataError("no scans")
+            except DataError as error:
+                raise RuntimeError("wrapped by MONAI") from error
+        except RuntimeError as error:
+            self.show(error)
+        assert capsys.readouterr().err == "Error: no scans\n"
+
+    def test_full_disk_is_one_sentence(self, capsys: pytest.CaptureFixture[str]) -> None:
+        wrapped = RuntimeError("wrapped by MONAI")
+        wrapped.__cause__ = StorageError("c.pt cannot be written: the disk is full")
+        self.show(wrapped)
+        assert capsys.readouterr().err == "Error: c.pt cannot be written: the disk is full\n"
+
+    def test_faults_of_ours_keep_their_traceback(self, capsys: pytest.CaptureFixture[str]) -> None:
+        try:
+            raise KeyError("bug")
+        except KeyError as error:
+            self.show(error)
+        assert "Traceback" in capsys.readouterr().err
+
+    def test_shown_from_now_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+        faults.show_as_sentences()
+        assert sys.excepthook is faults._one_sentence

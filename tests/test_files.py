@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from scripts import files
+from scripts.files import (
+    FolderInUseError,
+    StorageError,
+    is_unfinished,
+    lock_folder,
+    mark_unfinished,
+    storage_problem,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file of this process may grow beyond 1000 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(autouse=True)
+def not_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_swept", set())
+
+
+def other_process(program: str, *arguments: object) -> subprocess.Popen[str]:
+    root = Path(__file__).resolve().parent.parent
+    line = [sys.executable, "-c", f"import os, sys, time; from scripts.files import *; {program}", *map(str, arguments)]
+    return subprocess.Popen(line, cwd=root, stdout=subprocess.PIPE, text=True)
+
+
+class TestWholeFile:
+    def test_value(self, tmp_path: Path) -> None:
+        path = tmp_path / "new" / "a.txt"
+        for text in ("old", "newer"):
+            write_whole(path, text)
+        assert path.read_text(encoding="utf-8") == "newer"
+        assert list(path.parent.iterdir()) == [path]
+
+    @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+    def test_private_while_it_is_written_then_as_the_user_wants(self, tmp_path: Path, umask: int, mode: int) -> None:
+        before = os.umask(umask)
+        try:
+            with whole_file(tmp_path / "a") as file:
+                (part,) = tmp_path.iterdir()
+                assert part.stat().st_mode & 0o777 == 0o600
+                file.write(b"x")
+        finally:
+            os.umask(before)
+        assert (tmp_path / "a").stat().st_mode & 0o777 == mode
+
+    @pytest.mark.parametrize("kind", ["bytes", "numpy", "torch"])
+    def test_limit_leaves_the_old_file(self, tmp_path: Path, small_files: None, kind: str) -> None:
+        path = tmp_path / "a"
+        write_whole(path, "old")
+
+        def write() -> None:
+            with whole_file(path) as file:
+                if kind == "bytes":
+                    file.write(bytes(100_000))
+                elif kind == "numpy":
+                    np.save(file, np.zeros(100_000))
+                else:
+                    torch.save({"a": torch.zeros(100_000)}, file)
+
+        with pytest.raises(StorageError, match=r"/a cannot be written: (it would be larger|the disk is full)"):
+            write()
+        assert path.read_text(encoding="utf-8") == "old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+    def test_full_disk(self, tmp_path: Path) -> None:
+        write_whole(tmp_path / "a", "old")
+        with pytest.raises(StorageError, match="the disk is full; free some space"):  # noqa: SIM117
+            with whole_file(tmp_path / "a"), Path("/dev/full").open("wb", buffering=0) as full:
+                full.write(b"x")
+        assert (tmp_path / "a").read_text(encoding="utf-8") == "old"
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write into a read-only folder")
+    def test_read_only_folder(self, tmp_path: Path) -> None:
+        write_whole(tmp_path / "a", "old")
+        tmp_path.chmod(0o500)
+        try:
+            with pytest.raises(StorageError, match="this user may not write there"):
+                write_whole(tmp_path / "a", "new")
+        finally:
+            tmp_path.chmod(0o700)
+        assert (tmp_path / "a").read_text(encoding="utf-8") == "old"
+
+    def test_no_folder_can_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(StorageError, match="cannot be written: "):
+            write_whole(tmp_path / "file" / "a", "new")
+
+    def test_faults_of_ours_stay_what_they_are(self, tmp_path: Path) -> None:
+        with pytest.raises(KeyError, match="bug"), whole_file(tmp_path / "a"):
+            raise KeyError("bug")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_killed_writers_left_is_removed_and_what_living_ones_write_is_not(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = (
+            "f = whole_file(sys.argv[1]); f.__enter__().write(b'half'); print('writing', flush=True); time.sleep(60)"
+        )
+        writer = other_process(program, tmp_path / "a")
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        write_whole(tmp_path / "a", "mine")
+        assert len(list(tmp_path.iterdir())) == 2
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        monkeypatch.setattr(files, "_swept", set())  # as a new process
+        write_whole(tmp_path / "a", "again")
+        assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
+class TestWholeFolder:
+    def test_value(self, tmp_path: Path) -> None:
+        for text in ("first", "second"):
+            with whole_folder(tmp_path / "x") as part:
+                assert part.stat().st_mode & 0o777 == 0o700
+                (part / "a").write_text(text)
+        assert (tmp_path / "x" / "a").read_text() == "first"  # who comes second writes the same
+        assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+    def test_limit_leaves_nothing(self, tmp_path: Path, small_files: None) -> None:
+        with pytest.raises(StorageError, match="x cannot be written"), whole_folder(tmp_path / "x") as part:
+            np.save(part / "a.npy", np.zeros(100_000))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_killed_writers_left_is_removed(self, tmp_path: Path) -> None:
+        (tmp_path / ".part-old").mkdir()
+        (tmp_path / ".part-old" / "a.npy").write_bytes(b"half")
+        with whole_folder(tmp_path / "x"):
+            pass
+        assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
+class Owner:
+    """What a lock is held for."""
+
+
+class TestLockFolder:
+    def test_second_process_is_refused_until_the_first_is_killed(self, tmp_path: Path) -> None:
+        program = "lock_folder(sys.argv[1]); child = os.fork(); print(child, flush=True); time.sleep(60)"
+        first = other_process(program, tmp_path)
+        assert first.stdout is not None
+        children = sorted(int(first.stdout.readline()) for _ in range(2))
+        with pytest.raises(FolderInUseError, match=rf"is in use: process {first.pid} on .* is writing into it; wait"):
+            lock_folder(tmp_path)
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        first.stdout.close()
+        owner = Owner()
+        lock_folder(tmp_path, owner)  # although a process that the first had started lives on
+        os.kill(children[-1], signal.SIGKILL)
+
+    def test_runs_of_one_process_follow_each_other(self, tmp_path: Path) -> None:
+        first, second = Owner(), Owner()
+        lock_folder(tmp_path, first)
+        lock_folder(tmp_path, second)
+        program = "lock_folder(sys.argv[1])"
+        del first
+        assert self.refused(program, tmp_path)  # held for the second
+        del second
+        assert not self.refused(program, tmp_path)
+
+    @staticmethod
+    def refused(program: str, folder: Path) -> bool:
+        tried = other_process(f"\ntry: {program}\nexcept FolderInUseError: print('refused')", folder)
+        return "refused" in tried.communicate()[0]
+
+
+class TestStorageProblem:
+    def test_value(self) -> None:
+        wrapped = RuntimeError("wrapped by MONAI")
+        wrapped.__cause__ = OSError(errno.ENOSPC, "No space left", "events.out")
+        assert storage_problem(wrapped) == (
+            "events.out cannot be written: the disk is full; free some space, or name a folder on another disk"
+        )
+        assert storage_problem(StorageError("one sentence")) == "one sentence"
+        assert storage_problem(FileNotFoundError(errno.ENOENT, "no such file")) is None
+        assert storage_problem(None) is None
+
+
+class TestMarkUnfinished:
+    def test_value(self, tmp_path: Path) -> None:
+        folder = tmp_path / "prompt"
+        mark_unfinished(folder, False)
+        assert not is_unfinished(folder)
+        mark_unfinished(folder, True)
+        assert is_unfinished(folder)
+        mark_unfinished(folder, False)
+        assert not is_unfinished(folder)
