@@ -28,15 +28,16 @@ $(READY): requirements.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
 	touch $@
 
-lint: $(READY)  ## ruff: rules and formatting, changes nothing
+lint: $(READY)  ## ruff: rules and formatting; mypy: types; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(READY)  ## ruff: sort imports, mend what can be mended, format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(READY)  ## mypy on scripts/
+types: $(READY)  ## mypy on scripts/, a part of lint
 	$(BIN)/mypy
 
 test: $(READY)  ## all tests but the slow ones and those for a GPU
