@@ -21,7 +21,7 @@ MACHINE = {
 
 
 def show_as_sentences() -> None:
-    """From now on a fault of the data, or a machine at its end (disk, memory), is one sentence; all else its traceback."""
+    """From now on a fault of the data, or a machine at its end, is one sentence, and all else its traceback."""
     sys.excepthook = _one_sentence
 
 
