@@ -13,7 +13,15 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAZY = {"transformers", "matplotlib", "onnx", "onnxruntime", "mlflow"}  # imported by the function that needs them
+LAZY = {
+    "transformers",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "mlflow",
+    "highdicom",
+    "pydicom",
+}  # imported by the function that needs them
 TORCH = "torch numpy"
 MONAI = "torch numpy monai"
 MEASURED = "labels ops losses networks phantom data methods engines evaluation model_file report bundle_runs __main__"
@@ -30,7 +38,7 @@ TABLE = {
     "transforms": ("labels ops", MONAI),
     "networks": ("labels prompts ops", f"{MONAI} transformers onnxruntime"),
     "phantom": ("labels", "numpy scipy nibabel tqdm"),
-    "data": ("labels ops transforms phantom", f"{MONAI} ignite nibabel itk scipy tqdm"),
+    "data": ("labels ops transforms phantom", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
     "methods": ("labels ops losses augmentation", TORCH),
     "parallel": ("", "torch ignite"),
     "engines": ("ops parallel", f"{MONAI} ignite"),
