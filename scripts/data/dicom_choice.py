@@ -50,7 +50,8 @@ def choose_series(found: Sequence[Series], sequence: str = "t2") -> Choice:
     studies: dict[str, list[Series]] = defaultdict(list)
     for series in found:
         studies[series.study or str(series.folder)].append(series)
-    choice, taken = Choice(), set()
+    choice = Choice()
+    taken: set[Series] = set()
     for study in studies.values():
         chosen, left, why = _of_study(study, sequence)
         taken |= chosen
@@ -58,7 +59,7 @@ def choose_series(found: Sequence[Series], sequence: str = "t2") -> Choice:
             choice.notes += [
                 f"{s.place}: {f'taken, {why[s]}' if s in chosen else f'left out, {left[s]}'}" for s in study
             ]
-        guessed = [series.place for series in study if why.get(series) == UNTOLD]
+        guessed = [series.place for series in study if why.get(series) == UNTOLD and sequence != "any"]
         if guessed:
             choice.warnings.append(
                 f"no header tells of a sagittal {_name(sequence)} series; taken: {', '.join(guessed)}"

@@ -139,8 +139,9 @@ def dicom_seg(
         for keyword in MAY_BE_EMPTY:
             if keyword not in source:
                 setattr(source, keyword, "")
-        if "PerFrameFunctionalGroupsSequence" not in source and not source.get("SliceThickness"):
-            source.SliceThickness = round(float(np.linalg.norm(affine[:3, 2])), 4)
+        for measures in _pixel_measures(source):
+            if not measures.get("SliceThickness"):  # highdicom needs it; slices are taken to touch each other
+                measures.SliceThickness = round(float(np.linalg.norm(affine[:3, 2])), 4)
     frames = np.stack(
         [label.reshape(*label.shape[:2], -1)[..., k].T for k in _slice_numbers(label.shape, affine, sources)]
     )
@@ -224,6 +225,14 @@ def _planes(sources: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray, np.nda
         plane(*(group(frame, f"{name}Sequence") for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures")))
         for frame in sources[0].PerFrameFunctionalGroupsSequence
     ]
+
+
+def _pixel_measures(source: Any) -> list[Any]:
+    """What holds the pixel spacing: a single-frame image itself, items of a multi-frame one."""
+    if "PerFrameFunctionalGroupsSequence" not in source:
+        return [source]
+    groups = [*source.SharedFunctionalGroupsSequence, *source.PerFrameFunctionalGroupsSequence]
+    return [group.PixelMeasuresSequence[0] for group in groups if "PixelMeasuresSequence" in group]
 
 
 def import_highdicom() -> ModuleType:

@@ -40,6 +40,7 @@ def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str
     root = Path(folder).expanduser().absolute()
     if not root.exists():
         raise DataError(f"{root}: there is no such folder or file; give the path of a scan or of a folder of scans")
+    warnings: list[str] = []
     if root.is_dir():
         series, warnings = _dicom_series(root, sequence)
         named = {p: case_name(p) for p in image_files(root) if not is_label(p, root)} | series
