@@ -27,7 +27,7 @@ OTHER_SUFFIXES = (
 META_BYTES = 1024
 """In these a file's meta information names its class, if it has any."""
 CLASS_OF_OBJECT = re.compile(
-    rb"\x02\x00\x02\x00UI..1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:9|11|66|88|104|481)[.\0]", re.DOTALL
+    rb"\x02\x00\x02\x00UI..1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:9|11|66|88|104|481)(?![0-9])", re.DOTALL
 )
 """Waveforms, presentation states, segmentations and raw data, reports, documents, radiotherapy: all but images."""
 GAP = 1.5

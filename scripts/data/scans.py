@@ -47,8 +47,8 @@ def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str
     else:
         named = {root: dicom.series_of(root).name if dicom.is_dicom(root) else case_name(root)}
     if not named:
-        kinds = "NIfTI, MHA, NRRD and folders of DICOM files are read"
-        raise DataError("\n".join([f"{root}: there is no scan here; {kinds}", *warnings]))
+        kinds = "there is no scan here; NIfTI, MHA, NRRD and folders of DICOM files are read"
+        raise DataError("\n".join(f"{root}: {reason}" for reason in warnings or [kinds]))
     names = _different_names({path: named[path] for path in sorted(named)}, root if root.is_dir() else root.parent)
     return [{"image": str(path), "case": name} for path, name in names.items()]
 

@@ -75,7 +75,7 @@ class TestSeveral:
         assert choice.warnings == [
             "there is no sagittal T2 series: DICOM series 1 in /in/study is a localiser; DICOM series 3 in /in/study "
             'is sagittal PD by its protocol ("t2"); DICOM series 4 in /in/study is of modality CT; '
-            "ask for another contrast, or give the series that you mean alone"
+            "ask for another contrast (--sequence, in prepare --series), or give the series that you mean alone"
         ]
 
     def test_parts_of_a_series_in_several_folders(self):

@@ -135,10 +135,12 @@ class TestSeveralSeries:
     def test_none_that_fits(self, tmp_path, write_dicom):
         write_dicom(tmp_path / "study", number=2, plane="axial", tags=T2)
         write_dicom(tmp_path / "study", number=3, tags=T1)
-        with pytest.raises(DataError, match="there is no scan here") as error:
+        with pytest.raises(DataError, match="there is no sagittal T2 series") as error:
             find_scans(tmp_path)
-        assert str(error.value).splitlines()[1] == (
-            f"there is no sagittal T2 series: DICOM series 2 in {tmp_path}/study is of axial plane; DICOM series 3 in "
-            f'{tmp_path}/study is sagittal T1 by its times (TE 10 ms, TR 550 ms) and its description ("t1"); '
-            "ask for another contrast, or give the series that you mean alone"
+        where = f"in {tmp_path}/study"
+        assert str(error.value) == (
+            f"{tmp_path}: there is no sagittal T2 series: DICOM series 2 {where} is of axial plane; DICOM series 3 "
+            f"{where} "
+            'is sagittal T1 by its times (TE 10 ms, TR 550 ms) and its description ("t1"); ask for another contrast '
+            "(--sequence, in prepare --series), or give the series that you mean alone"
         )
