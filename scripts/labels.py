@@ -75,7 +75,9 @@ class ClassTable:
     def load(cls, path: str | Path | None = None) -> ClassTable:
         """Read a class table from JSON; without a path the bundle's own, `configs/classes.json`."""
         raw = json.loads(Path(path or CLASS_TABLE_FILE).read_text(encoding="utf-8"))
-        rows = [{key: tuple(v) if isinstance(v, list) else v for key, v in row.items()} for row in raw["classes"]]
+        rows: list[dict[str, Any]] = [
+            {key: tuple(v) if isinstance(v, list) else v for key, v in row.items()} for row in raw["classes"]
+        ]
         return cls(raw["name"], raw["prompt_template"], raw["groups"], tuple(StructureClass(**row) for row in rows))
 
     @cached_property
