@@ -16,6 +16,7 @@ from monai.engines import Evaluator
 
 from .data.check import check_datalist, check_scans
 from .data.datalist import DataError
+from .data.dicom_seg import import_highdicom
 from .data.problems import Problem, errors, raise_problems
 from .faults import as_data_error, show_as_sentences
 from .labels import ClassTable
@@ -37,6 +38,7 @@ def start_inference(
     network: str = "",
     made_by: str = "train one with configs/train.yaml",
     input_dir: str = "",
+    dicom_seg: bool = False,
 ) -> list[Problem]:
     """Refuse faulty overrides and a missing or other network, put faulty scans aside; write the label names.
 
@@ -54,16 +56,19 @@ def start_inference(
         made_by: what to do without `ckpt_path`.
         input_dir: for runs that leave out what is done, or another process's: where scans were looked for. With it, no
             entries are no mistake.
+        dicom_seg: DICOM SEG files are to be written.
 
     Returns:
         What is wrong with the scans that were put aside, for :func:`finish_inference`.
 
     Raises:
-        DataError: an override that does nothing, no weights or weights for other classes, no scans, none without
-            errors, or, to score, any error.
+        DataError: an override that does nothing, no weights or weights for other classes, no package for DICOM SEG, no
+            scans, none without errors, or, to score, any error.
     """
     show_as_sentences()
     check_overrides()
+    if dicom_seg:
+        import_highdicom()
     if not Path(ckpt_path).is_file():
         raise DataError(f"there is no trained network {ckpt_path}; {made_by} or name its folder with --ckpt_dir")
     as_data_error(trained_settings, Path(ckpt_path).parent, class_table)

@@ -26,6 +26,8 @@ class StructureClass:
         group: "background", "sacrum", "vertebra" or "disc" (any word in other class tables).
         chain: place in the chain of structures counted from the lowest, None for background.
         colour: red, green, blue in 0..255.
+        code: what the structure is in a coded terminology: value, scheme, meaning ("11994002", "SCT", "L4 vertebra");
+            None where there is none. DICOM SEG files carry it.
     """
 
     id: int
@@ -34,6 +36,7 @@ class StructureClass:
     group: str
     chain: int | None
     colour: tuple[int, int, int]
+    code: tuple[str, str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,10 @@ class ClassTable:
     def load(cls, path: str | Path | None = None) -> ClassTable:
         """Read a class table from JSON; without a path the bundle's own, `configs/classes.json`."""
         raw = json.loads(Path(path or CLASS_TABLE_FILE).read_text(encoding="utf-8"))
-        classes = tuple(StructureClass(**{**row, "colour": tuple(row["colour"])}) for row in raw["classes"])
-        return cls(raw["name"], raw["prompt_template"], raw["groups"], classes)
+        rows: list[dict[str, Any]] = [
+            {key: tuple(v) if isinstance(v, list) else v for key, v in row.items()} for row in raw["classes"]
+        ]
+        return cls(raw["name"], raw["prompt_template"], raw["groups"], tuple(StructureClass(**row) for row in rows))
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # imported by the function that needs them
-LAZY = {"transformers", "matplotlib", "onnx", "onnxruntime", "mlflow", "nbclient", "nbformat"}
+LAZY = {"transformers", "matplotlib", "onnx", "onnxruntime", "mlflow", "nbclient", "nbformat", "highdicom", "pydicom"}
 TORCH = "torch numpy"
 MONAI = "torch numpy monai"
 MEASURED = (
@@ -34,7 +34,7 @@ TABLE = {
     "transforms": ("labels ops", MONAI),
     "networks": ("labels prompts ops files", f"{MONAI} transformers onnxruntime"),
     "phantom": ("labels", "numpy scipy nibabel tqdm"),
-    "data": ("labels ops transforms phantom files", f"{MONAI} ignite nibabel itk scipy tqdm"),
+    "data": ("labels ops transforms phantom files", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
     "methods": ("labels ops losses augmentation", TORCH),
     "parallel": ("", "torch ignite"),
     "engines": ("ops parallel", f"{MONAI} ignite"),

@@ -18,7 +18,7 @@ import nibabel
 import numpy as np
 
 from ..bundle_runs import BUNDLE_ROOT, command
-from ..data.datalist import find_scans
+from ..data.scans import find_scans
 from ..labels import ClassTable
 from ..model_file import write_model
 from ..networks.resunet import ResUNet2d

@@ -150,22 +150,23 @@ def _no_data_file(d: Draw) -> Path:
 
 
 def _dicom(d: Draw, spoil: str) -> Path:
-    """A DICOM series of which a slice is lost, double or damaged, or that shares its folder."""
+    """A DICOM series of which a slice is lost, double or damaged, or that holds two volumes."""
     import itk
 
     folder = d.folder / "series"
     folder.mkdir()
     io = itk.GDCMImageIO.New()
     io.SetKeepOriginalUID(True)
-    series = 2 if spoil == "two series" else 1
-    for number in range(series):
+    echoes = 2 if spoil == "two echoes" else 1
+    root = f"1.2.826.0.{int(d.random.integers(1, 10**9))}"  # another scan is another study
+    for number in range(echoes):
         for z in range(d.array.shape[2]):
             position = [float(4 * z), 0.0, 0.0]
             image = itk.image_from_array(np.ascontiguousarray(d.array[:, :, z : z + 1].T))
             image.SetSpacing([7.0, 7.0, 4.0])
             header = {
-                **{"0008|0018": f"1.2.826.0.{number}.{z + 1}", "0008|0060": "MR", "0020|000d": "1.2.826.0.1"},
-                **{"0020|000e": f"1.2.826.0.{number + 7}", "0020|0011": str(number), "0020|0013": str(z + 1)},
+                **{"0008|0018": f"{root}.{number}.{z + 1}", "0008|0060": "MR", "0020|000d": root},
+                **{"0020|000e": f"{root}.7", "0020|0011": "7", "0020|0013": str(z + 1)},
                 **{"0020|0032": "\\".join(map(str, position)), "0020|0037": "0\\1\\0\\0\\0\\-1", "0018|0088": "4"},
             }
             image.SetOrigin(position)
@@ -177,7 +178,7 @@ def _dicom(d: Draw, spoil: str) -> Path:
             file = folder / f"{number}_{z:02d}.dcm"
             itk.ImageFileWriter[type(image)].New(Input=image, FileName=str(file), ImageIO=io).Update()
     files = sorted(folder.iterdir())
-    chosen = files[int(d.random.integers(1, len(files) // series - 1))]
+    chosen = files[int(d.random.integers(1, len(files) // echoes - 1))]
     if spoil == "a slice lost":
         chosen.unlink()
     elif spoil == "a slice double":
@@ -244,7 +245,7 @@ REFUSED: dict[str, Writer] = {
     "DICOM: a slice lost": lambda d: _dicom(d, "a slice lost"),
     "DICOM: a slice double": lambda d: _dicom(d, "a slice double"),
     "DICOM: a slice cut off": lambda d: _dicom(d, "a slice cut off"),
-    "DICOM: two series in one folder": lambda d: _dicom(d, "two series"),
+    "DICOM: two echoes in one series": lambda d: _dicom(d, "two echoes"),
     "DICOM: nothing but a preamble": lambda d: _dicom(d, "nothing but a preamble"),
     "name too long for a result": lambda d: d.save(d.array, "n" * 246 + ".nii"),
 }

@@ -129,7 +129,7 @@ def check_scans(paths: Sequence[str | Path], *, progress: bool = True) -> list[l
 
 
 def check_scan(path: str | Path) -> list[Problem]:
-    """All problems of one scan to infer on: a file, also of a single slice, or a folder of one DICOM series."""
+    """All problems of one scan to infer on: a file, also of a single slice, or a DICOM series."""
     try:
         array, affine = read_volume(path, single_slices=True)
     except UnusableError as error:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..labels import ClassTable, LabelMap
-from . import dicom
-from .names import case_name, image_files, is_label
+from .names import case_name
 
 SECTIONS = ("training", "unlabelled", "validation", "test")
 MAY_BE_EMPTY = ("unlabelled", "validation")
@@ -176,53 +174,6 @@ def select_for_scoring(
     if not scored:
         raise DataError(f'{datalist}: no entry of "{section}" has a "{key}", so nothing can be scored; add some')
     return [{k: v for k, v in entry.items() if k != "hidden_label"} for entry in scored]
-
-
-def find_scans(folder: str | Path | None) -> list[dict[str, Any]]:
-    """All scans at or below a folder (or the one file): NIfTI, MetaImage, NRRD, and folders of DICOM files.
-
-    No folder gives no scans, so that a graph builds.
-
-    Labels and earlier results ("x_seg", folders "labels" or "masks") are passed over. Of scans with the same name each
-    is called by its folders too ("visit1_t2"), and by its ending if need be. Whether a scan can be used is the
-    business of `scripts.data.check`.
-
-    Returns:
-        `{"image": path, "case": name}`, sorted by path; the cases differ.
-
-    Raises:
-        DataError: no such folder, or no scan in it.
-    """
-    if not folder:
-        return []
-    root = Path(folder).expanduser().absolute()
-    if not root.exists():
-        raise DataError(f"{root}: there is no such folder or file; give the path of a scan or of a folder of scans")
-    files = [p for p in image_files(root) if not is_label(p, root)] if root.is_dir() else [root]
-    files += dicom.dicom_folders(root)
-    if not files:
-        raise DataError(f"{root}: there is no scan here; NIfTI, MHA, NRRD and folders of DICOM files are read")
-    names = _different_names(sorted(files), root if root.is_dir() else root.parent)
-    return [{"image": str(path), "case": name} for path, name in names.items()]
-
-
-def _different_names(files: Sequence[Path], base: Path) -> dict[Path, str]:
-    """File -> a name of its own: the scan's; with its folders; with its ending; with a number."""
-    names = {path: case_name(path) for path in files}
-    longer: list[Callable[[Path], str]] = [
-        lambda path: "_".join((*path.relative_to(base).parts[:-1], case_name(path))),
-        lambda path: "_".join(path.relative_to(base).parts),
-    ]
-    for name_of in longer:
-        count = Counter(names.values())
-        names = {path: name_of(path) if count[short] > 1 else short for path, short in names.items()}
-    taken: set[str] = set()
-    for path, name in names.items():
-        number = 1
-        while names[path] in taken:  # "a/b.nii" beside "a_b.nii"
-            names[path], number = f"{name}_{number + 1}", number + 1
-        taken.add(names[path])
-    return names
 
 
 def write_datalist(

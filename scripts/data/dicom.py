@@ -1,17 +1,21 @@
 """DICOM series, read by ITK alone: find them, tell them apart, turn them into NIfTI.
 
-Convention: one folder holds one series. Folders that mix series are sorted out by `convert_series`, which
-`python -m scripts prepare --layout dicom` calls. Nothing that names a patient is printed or written.
+Convention: a series is named by its folder; in a folder of several by any file of it, which stands for all its files.
+Nothing that names a patient is printed or written.
 """
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+
+from .dicom_sequence import TAGS, sequence_of
 
 PREAMBLE = 128
 """Bytes before the letters DICM with which a DICOM file begins."""
@@ -20,6 +24,12 @@ OTHER_SUFFIXES = (
     *(".pdf", ".png", ".py", ".raw", ".tif", ".tiff", ".tsv", ".txt", ".xlsx", ".xml", ".yaml", ".yml", ".zip"),
 )
 """Endings of files that are not worth opening."""
+META_BYTES = 1024
+"""In these a file's meta information names its class, if it has any."""
+CLASS_OF_OBJECT = re.compile(
+    rb"\x02\x00\x02\x00UI..1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:9|11|66|88|104|481)(?![0-9])", re.DOTALL
+)
+"""Waveforms, presentation states, segmentations and raw data, reports, documents, radiotherapy: all but images."""
 GAP = 1.5
 """Largest distance of neighbouring slices, as a multiple of the usual one."""
 SAGITTAL_COSINE = 0.7
@@ -39,6 +49,13 @@ class Series:
             "unreadable" (a damaged header).
         localiser: True for a planning scan.
         patient: the header's patient id; for grouping only, never to be shown or stored.
+        alone: the folder holds no other series.
+        study: the header's study, for grouping.
+        number: the series' number, "" if the header has none.
+        modality: "MR", "SEG", ...; "" if the header does not say.
+        sequence: contrast, see `dicom_sequence.sequence_of`.
+        evidence: what told the contrast.
+        first_instance: identifier of the first file's image, to tell copies.
     """
 
     folder: Path
@@ -46,21 +63,42 @@ class Series:
     files: tuple[str, ...]
     name: str
     plane: str
-    localiser: bool
-    patient: str
+    localiser: bool = False
+    patient: str = ""
+    alone: bool = True
+    study: str = ""
+    number: str = ""
+    modality: str = ""
+    sequence: str = "unknown"
+    evidence: str = ""
+    first_instance: str = ""
+
+    @property
+    def path(self) -> Path:
+        """What a reader is given: the folder, or a file of the series if the folder holds others."""
+        return self.folder if self.alone or not self.files else Path(min(self.files))
+
+    @property
+    def place(self) -> str:
+        """The series for a reader of the log, by nothing but its folder and number."""
+        return f"DICOM series {self.number or '?'} in {self.folder}"
 
 
 def is_dicom(path: Path) -> bool:
-    """True for a file that begins as DICOM files do; the index file DICOMDIR does not count."""
+    """True for a file that begins as DICOM images do.
+
+    The index file DICOMDIR does not count, nor do the objects that come with images: reports, segmentations, ...
+    """
     if path.suffix.lower() in OTHER_SUFFIXES or path.name.upper() == "DICOMDIR" or path.name.startswith("."):
         return False
     try:
         if not path.is_file():  # reading from a pipe would wait for ever
             return False
         with path.open("rb") as file:
-            return file.read(PREAMBLE + 4)[PREAMBLE:] == b"DICM"
+            content = file.read(PREAMBLE + META_BYTES)[PREAMBLE:]
     except OSError:
         return False
+    return content.startswith(b"DICM") and not CLASS_OF_OBJECT.search(content)
 
 
 def dicom_folders(folder: Path) -> list[Path]:
@@ -85,28 +123,60 @@ def series_files(folder: Path) -> dict[str, tuple[str, ...]]:
 
     Convention: the same settings as MONAI's `ITKReader`, so that a folder of one series here is one volume there.
     """
-    itk = import_itk()
-    names = itk.GDCMSeriesFileNames.New()
+    return _series_files(str(folder), folder.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _series_files(folder: str, _: int) -> dict[str, tuple[str, ...]]:
+    """Kept until the folder changes, because every series of it is looked up several times."""
+    names = import_itk().GDCMSeriesFileNames.New()
     names.SetUseSeriesDetails(True)
     names.AddSeriesRestriction("0008|0021")
-    names.SetDirectory(str(folder))
+    names.SetDirectory(folder)
     return {uid: tuple(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()}
+
+
+def files_of(path: Path) -> tuple[str, ...]:
+    """The files of a series in the order of the slices.
+
+    Args:
+        path: a folder of one series, or any DICOM file, which stands for the series that it belongs to.
+
+    Returns:
+        () if it is no DICOM, or a folder of several series.
+    """
+    if path.is_dir():
+        groups = series_files(path) if any(is_dicom(file) for file in path.iterdir()) else {}
+        return next(iter(groups.values())) if len(groups) == 1 else ()
+    if not is_dicom(path):
+        return ()
+    groups = series_files(path.parent)
+    return next((files for files in groups.values() if str(path) in files), (str(path),))
 
 
 def list_series(folder: str | Path) -> list[Series]:
     """All DICOM series at or below a folder, whether each has a folder or several share one; sorted by folder."""
+    return [series for path in dicom_folders(Path(folder)) for series in _series_in(path)]
+
+
+def series_of(file: Path) -> Series:
+    """The series that a DICOM file belongs to."""
+    found = _series_in(file.parent)
+    return next((series for series in found if str(file) in series.files), found[0])
+
+
+def _series_in(folder: Path) -> list[Series]:
+    """The series of images directly in a folder of DICOM files."""
+    groups = series_files(folder)
     found: list[Series] = []
-    for path in dicom_folders(Path(folder)):
-        groups = series_files(path)
-        alone = len(groups) == 1
-        for uid, files in sorted(groups.items()):
-            try:
-                found.append(_describe(path, uid, files, alone))
-            except RuntimeError:  # a damaged header; ITK's words about it name the file, not the reason
-                found.append(Series(path, uid, files, path.resolve().name, "unreadable", False, ""))
-        if not groups:
-            found.append(Series(path, "", (), path.resolve().name, "unreadable", False, ""))
-    return found
+    for uid, files in sorted(groups.items()):
+        if not is_dicom(Path(files[0])):  # a segmentation
+            continue
+        try:
+            found.append(_describe(folder, uid, files, len(groups) == 1))
+        except RuntimeError:  # a damaged header; ITK's words about it name the file, not the reason
+            found.append(Series(folder, uid, files, folder.resolve().name, "unreadable", alone=len(groups) == 1))
+    return found or [Series(folder, "", (), folder.resolve().name, "unreadable")]
 
 
 def _describe(folder: Path, uid: str, files: tuple[str, ...], alone: bool) -> Series:
@@ -126,9 +196,24 @@ def _describe(folder: Path, uid: str, files: tuple[str, ...], alone: bool) -> Se
         normal = [abs(component) for component in io.GetDirection(2)]
         if max(normal) >= SAGITTAL_COSINE:
             plane = ("sagittal", "coronal", "axial")[normal.index(max(normal))]
-    name = folder.resolve().name
-    name = name if alone else f"{name}_{tag('0020|0011') or uid[-8:]}"
-    return Series(folder, uid, files, name, plane, "LOCALIZER" in tag("0008|0008").upper(), tag("0010|0020"))
+    name, number = folder.resolve().name, tag("0020|0011")
+    sequence, evidence = sequence_of({key: tag(key) for key in TAGS})
+    return Series(
+        folder=folder,
+        uid=uid,
+        files=files,
+        name=name if alone else f"{name}_{number or uid[-8:]}",
+        plane=plane,
+        localiser="LOCALIZER" in tag("0008|0008").upper(),
+        patient=tag("0010|0020"),
+        alone=alone,
+        study=tag("0020|000d"),
+        number=number,
+        modality=tag("0008|0060"),
+        sequence=sequence,
+        evidence=evidence,
+        first_instance=tag("0008|0018"),
+    )
 
 
 def convert_series(series: Series, out: Path) -> None:

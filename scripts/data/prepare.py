@@ -12,6 +12,7 @@ from tqdm import tqdm
 from ..labels import LABEL_MAP_DIR, ClassTable, LabelMap
 from . import dicom
 from .datalist import SECTIONS, DataError, load_datalist, write_datalist
+from .dicom_choice import choose_series
 from .layouts import LAYOUTS, Found, Volume, read_layout
 from .names import natural
 from .splits import draw_split, keep_labelled, section_of
@@ -50,7 +51,8 @@ def prepare(
         validation_fraction: share of the patients with labels, rounded down.
         test_fraction: share of them, rounded up. From three patients with labels on, no section stays empty unless its
             fraction is 0; one or two are all trained on.
-        series: the series that is taken from SPIDER: t1, t2 or t2_SPACE.
+        series: the series that is taken from SPIDER (t1, t2 or t2_SPACE), the contrast of DICOM series (t2, t1, stir
+            or any).
 
     Returns:
         The absolute path of the datalist.
@@ -71,7 +73,7 @@ def prepare(
     name, found = read_layout(folder, layout, series)
     print(f"{folder}: layout {name}{' (detected)' if layout == 'auto' else ''}")
     if name == "dicom":
-        found = _convert(folder, out.with_name(f"{out.stem}_nifti"))
+        found = _convert(folder, out.with_name(f"{out.stem}_nifti"), series)
     source = _label_map(label_map, out) or found.label_map
     if source is None and any(v.label for v in found.volumes):
         found.notes.append("label values are taken for class ids; name a --label-map where they are not")
@@ -118,17 +120,15 @@ def _label_map(source: str | Path | None, out: Path) -> str | None:
     return source
 
 
-def _convert(folder: Path, target: Path) -> Found:
-    """Write every sagittal series of a folder as NIfTI. Patients are numbered: nothing tells who they are."""
-    found = Found([])
+def _convert(folder: Path, target: Path, sequence: str) -> Found:
+    """Write the series of a folder that are wanted as NIfTI. Patients are numbered: nothing tells who they are."""
+    choice = choose_series(dicom.list_series(folder), sequence)
+    found = Found([], notes=[*choice.notes, *choice.warnings])
     numbers: dict[str, int] = {}
     names: set[str] = set()
-    for series in tqdm(dicom.list_series(folder), desc="converting DICOM", disable=None):
-        if series.localiser or series.plane != "sagittal":
-            kind = "damaged" if series.plane == "unreadable" else f"of {series.plane} plane"
-            kind = "a localiser" if series.localiser else kind
-            found.notes.append(f"series {series.name}: left out, it is {kind}")
-            continue
+    damaged = [series for series in choice.taken if series.plane == "unreadable"]
+    found.notes += [f"{series.place}: left out, it is damaged" for series in damaged]
+    for series in tqdm([s for s in choice.taken if s not in damaged], desc="converting DICOM", disable=None):
         name, copy = series.name, 2
         while name in names:
             name, copy = f"{series.name}_{copy}", copy + 1
@@ -137,14 +137,12 @@ def _convert(folder: Path, target: Path) -> Found:
         try:
             dicom.convert_series(series, image)
         except RuntimeError as error:
-            found.notes.append(f"series {name}: left out, it cannot be read ({str(error).strip().splitlines()[-1]})")
+            found.notes.append(f"{series.place}: left out, it cannot be read ({str(error).strip().splitlines()[-1]})")
             continue
         number = numbers.setdefault(series.patient or f"series {name}", len(numbers) + 1)
         found.volumes.append(Volume(name, f"patient_{number:03d}", image))
     if not found.volumes:
-        raise DataError(
-            "\n".join([f"{folder}: there is no readable sagittal DICOM series; give another folder", *found.notes])
-        )
+        raise DataError("\n".join([f"{folder}: there is no DICOM series to take; give another folder", *found.notes]))
     return found
 
 
@@ -195,7 +193,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="draws the split, or the block of spider_space")
     parser.add_argument("--validation-fraction", type=float, default=VALIDATION_FRACTION)
     parser.add_argument("--test-fraction", type=float, default=TEST_FRACTION)
-    parser.add_argument("--series", default="t2", choices=("t1", "t2", "t2_SPACE"), help="which series of SPIDER")
+    parser.add_argument(
+        "--series",
+        default="t2",
+        choices=("t1", "t2", "t2_SPACE", "stir", "any"),
+        help="which series of SPIDER (t1, t2, t2_SPACE) or of a DICOM study (t2, t1, stir, any)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

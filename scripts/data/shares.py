@@ -10,7 +10,7 @@ import ignite.distributed as idist
 from torch.utils.data import Sampler
 
 from ..transforms import label_map_path
-from .datalist import find_scans
+from .scans import find_scans
 
 Item = TypeVar("Item")
 
@@ -46,20 +46,21 @@ def own_share_first(items: Sequence[Item]) -> list[Item]:
 
 
 def scans_to_label(
-    folder: str | Path | None, output_dir: str | Path, rank: int = 0, ranks: int = 1
+    folder: str | Path | None, output_dir: str | Path, rank: int = 0, ranks: int = 1, sequence: str = "t2"
 ) -> list[dict[str, Any]]:
     """One process's share of the scans below a folder, without those that have a label map already.
 
     Scans are shared before the finished ones are left out, so that processes agree whenever each of them looks.
 
     Args:
-        folder: see `scripts.data.datalist.find_scans`.
+        folder: see `scripts.data.scans.find_scans`.
         output_dir: where the label maps are.
         rank: of this process.
         ranks: number of processes.
+        sequence: of DICOM series, see `scripts.data.scans.find_scans`.
 
     Raises:
-        DataError: see `scripts.data.datalist.find_scans`.
+        DataError: see `scripts.data.scans.find_scans`.
     """
-    own = find_scans(folder)[rank::ranks]
+    own = find_scans(folder, sequence)[rank::ranks]
     return [scan for scan in own if not label_map_path(output_dir, scan["case"]).is_file()]

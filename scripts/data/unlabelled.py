@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .datalist import DataError, find_scans, select
+from .datalist import DataError, select
 from .names import case_name, is_image, is_label
+from .scans import find_scans
 
 
 def unlabelled_scans(

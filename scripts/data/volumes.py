@@ -7,8 +7,9 @@ import gzip
 import threading
 import zlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel
 import numpy as np
@@ -16,6 +17,9 @@ import numpy as np
 from ..labels import IGNORE, LabelMap
 from . import dicom
 from .grid import grid_of
+
+if TYPE_CHECKING:
+    from monai.transforms import LoadImage
 
 GRID_TOLERANCE = 0.5
 """How far, in sides of the smallest voxel, the corners of a label may lie from its image's."""
@@ -37,10 +41,10 @@ class UnusableError(Exception):
 
 
 def read_volume(path: str | Path, *, single_slices: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Read a NIfTI, MHA or NRRD file, or a folder of one DICOM series.
+    """Read a NIfTI, MHA or NRRD file, or a DICOM series.
 
     Args:
-        path: the file or folder.
+        path: the file, or a folder of one DICOM series; a DICOM file stands for its series.
         single_slices: take a file of one slice (X, Y) too, as a volume (X, Y, 1).
 
     Returns:
@@ -51,8 +55,6 @@ def read_volume(path: str | Path, *, single_slices: bool = False) -> tuple[np.nd
     """
     path = Path(path)
     _refuse_file(path)
-    from monai.transforms import LoadImage
-
     nifti = path.name.lower().endswith((".nii", ".nii.gz"))
     with contextlib.nullcontext() if nifti else _ITK:
         if not nifti:
@@ -60,7 +62,7 @@ def read_volume(path: str | Path, *, single_slices: bool = False) -> tuple[np.nd
         try:
             if nifti:
                 _refuse_nifti(path)
-            load = LoadImage(reader="NibabelReader" if nifti else "ITKReader", dtype=None, ensure_channel_first=True)
+            load = _loader(nifti)
             # the reader is called by itself: LoadImage would try all others after it and bury its message
             volume = load(str(path), reader=load.readers[-1])
             array, affine = np.asarray(volume.numpy()), np.asarray(volume.affine, dtype=np.float64)
@@ -73,6 +75,16 @@ def read_volume(path: str | Path, *, single_slices: bool = False) -> tuple[np.nd
             reason = f"{type(error).__name__}: {lines[-1].strip()}".replace(str(path), path.name)[:200]
             raise UnusableError(f"cannot be read ({reason}); write or copy it again") from error
     return _one_channel(array[..., None] if single_slices and array.ndim == 3 else array), affine
+
+
+@cache
+def _loader(nifti: bool) -> LoadImage:
+    """MONAI's loader, the wanted reader at the end; kept, because MONAI warns of others when it is made."""
+    from monai.transforms import LoadImage
+
+    from .dicom_reader import SeriesReader
+
+    return LoadImage(reader="NibabelReader" if nifti else SeriesReader, dtype=None, ensure_channel_first=True)
 
 
 def _refuse_file(path: Path) -> None:
@@ -121,9 +133,9 @@ def _refuse_for_itk(path: Path) -> None:
     if not count:
         raise UnusableError("is a folder of DICOM files that cannot be read; copy or export them again")
     if count != 1:
-        mend = "give each a folder of its own, or convert them with `python -m scripts prepare --layout dicom`"
-        raise UnusableError(f"the folder mixes {count} DICOM series; {mend}")
-    if path.is_dir() and (gap := dicom.slice_gap(next(iter(dicom.series_files(path).values())))):
+        mend = "give each a folder of its own, name a file of the one you mean, or convert them with `python -m scripts"
+        raise UnusableError(f"the folder mixes {count} DICOM series; {mend} prepare --layout dicom`")
+    if gap := dicom.slice_gap(dicom.files_of(path)):
         raise UnusableError(f"{gap}; export the series again, whole and by itself")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nibabel
@@ -37,16 +37,27 @@ def write_volume() -> WriteVolume:
 
 @pytest.fixture
 def write_dicom() -> Callable[..., np.ndarray]:
-    """Write a DICOM series, its files named against the order of the slices; give back its voxels (z, y, x)."""
+    """Write a DICOM series, its files named against the order of the slices; give back its voxels (z, y, x).
+
+    `tags` add to the header or replace what is in it; `direction` holds the directions of columns, rows and slices as
+    columns, in place of a plane's; `backwards` turns the order of the file names.
+    """
     itk = pytest.importorskip("itk", reason="DICOM is read with itk")
 
     def write(
-        folder: Path, *, number: int = 7, plane: str = "sagittal", kind: str = "ORIGINAL\\PRIMARY\\M"
+        folder: Path,
+        *,
+        number: int = 7,
+        plane: str = "sagittal",
+        kind: str = "ORIGINAL\\PRIMARY\\M",
+        tags: Mapping[str, str] | None = None,
+        direction: np.ndarray | None = None,
+        backwards: bool = True,
     ) -> np.ndarray:
         folder.mkdir(parents=True, exist_ok=True)
         voxels = np.random.default_rng(number).integers(0, 500, (5, 16, 12)).astype(np.int16)
         rows = {"sagittal": [[0, 0, -1.0], [1, 0, 0], [0, -1, 0]], "axial": np.eye(3).tolist()}[plane]
-        direction = np.array(rows)
+        direction = np.array(rows) if direction is None else direction
         io = itk.GDCMImageIO.New()
         io.SetKeepOriginalUID(True)
         for z in range(len(voxels)):
@@ -62,8 +73,9 @@ def write_dicom() -> Callable[..., np.ndarray]:
                 "0020|0011": str(number),
                 "0020|0013": str(z + 1),
                 "0020|0032": "\\".join(f"{p:.6f}" for p in position),
-                "0020|0037": "\\".join(f"{d:g}" for d in (*direction[:, 0], *direction[:, 1])),
+                "0020|0037": "\\".join(f"{d:.9g}" for d in (*direction[:, 0], *direction[:, 1])),
                 "0018|0088": "4.0",
+                **(tags or {}),
             }
             image = itk.image_from_array(voxels[z : z + 1])
             image.SetSpacing([0.9, 0.8, 4.0])
@@ -73,7 +85,7 @@ def write_dicom() -> Callable[..., np.ndarray]:
             for key, value in header.items():
                 dictionary[key] = value
             image.SetMetaDataDictionary(dictionary)
-            file = folder / f"{number}_{9 - z}.dcm"
+            file = folder / f"{number}_{9 - z if backwards else z}.dcm"
             itk.ImageFileWriter[type(image)].New(Input=image, FileName=str(file), ImageIO=io).Update()
         return voxels
 

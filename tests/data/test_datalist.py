@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from scripts.data.datalist import DataError, find_scans, load_datalist, select, select_for_scoring, write_datalist
+from scripts.data.datalist import DataError, load_datalist, select, select_for_scoring, write_datalist
 from scripts.labels import IGNORE
 
 
@@ -145,74 +145,6 @@ class TestWriteDatalist:
         assert entry["image"] == str(tmp_path / "two/images/a.nii")
         assert entry["label"] == "/far/a.nii"
         assert entry["unlabelled_classes"] == (1,)
-
-
-class TestFindScans:
-    def test_value(self, tmp_path):
-        for name in (
-            "b/x.nii.gz",
-            "a.mha",
-            "c.nrrd",
-            "a_seg.nii.gz",
-            "labels/a.nii.gz",
-            ".d/e.nii",
-            "n.txt",
-            "._b.nii",
-        ):
-            (tmp_path / name).parent.mkdir(exist_ok=True)
-            (tmp_path / name).write_bytes(b"")
-        assert find_scans(tmp_path) == [
-            {"image": str(tmp_path / "a.mha"), "case": "a"},
-            {"image": str(tmp_path / "b/x.nii.gz"), "case": "x"},
-            {"image": str(tmp_path / "c.nrrd"), "case": "c"},
-        ]
-
-    def test_one_file(self, tmp_path):
-        (tmp_path / "labels").mkdir()
-        (tmp_path / "labels/x.nii").write_bytes(b"")
-        assert find_scans(tmp_path / "labels/x.nii") == [{"image": str(tmp_path / "labels/x.nii"), "case": "x"}]
-
-    def test_same_names(self, tmp_path):
-        for visit in ("v1", "v2"):
-            (tmp_path / visit).mkdir()
-            (tmp_path / visit / "t2.nii").write_bytes(b"")
-        assert [scan["case"] for scan in find_scans(tmp_path)] == ["v1_t2", "v2_t2"]
-
-    def test_dicom(self, tmp_path, write_dicom):
-        write_dicom(tmp_path / "study/T2 sag")
-        (tmp_path / "study/x.nii").write_bytes(b"")
-        cases = [(scan["case"], scan["image"]) for scan in find_scans(tmp_path)]
-        assert cases == [("T2 sag", str(tmp_path / "study/T2 sag")), ("x", str(tmp_path / "study/x.nii"))]
-        assert [scan["case"] for scan in find_scans(tmp_path / "study/T2 sag")] == ["T2 sag"]
-
-    def test_bad_ones_are_found_too(self, tmp_path, write_dicom):
-        # the check names them; left out here they would be left out in silence
-        write_dicom(tmp_path / "study", number=1)
-        write_dicom(tmp_path / "study", number=2)
-        (tmp_path / "lost.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
-        assert [scan["case"] for scan in find_scans(tmp_path)] == ["lost", "study"]
-
-    def test_every_scan_has_a_name_of_its_own(self, tmp_path):
-        (tmp_path / "a").mkdir()
-        for name in ("t2.nii", "t2.nii.gz", "a_b.nii", "a/b.nii", "b.nii"):
-            (tmp_path / name).write_bytes(b"")
-        cases = [scan["case"] for scan in find_scans(tmp_path)]
-        assert len(set(cases)) == 5
-        assert {"t2.nii", "t2.nii.gz"} < set(cases)
-
-    def test_linked_folders(self, tmp_path):
-        (tmp_path / "archive").mkdir()
-        (tmp_path / "archive/x.nii").write_bytes(b"")
-        (tmp_path / "scans").mkdir()
-        (tmp_path / "scans/link").symlink_to(tmp_path / "archive")
-        (tmp_path / "archive/circle").symlink_to(tmp_path / "scans")
-        assert [scan["image"] for scan in find_scans(tmp_path / "scans")] == [str(tmp_path / "scans/link/x.nii")]
-
-    def test_exception(self, tmp_path):
-        with pytest.raises(DataError, match="there is no scan here"):
-            find_scans(tmp_path)
-        with pytest.raises(DataError, match="there is no such folder or file"):
-            find_scans(tmp_path / "none")
 
 
 class TestImports:

@@ -18,6 +18,18 @@ class TestIsDicom:
         (tmp_path / name).write_bytes(content)
         assert not dicom.is_dicom(tmp_path / name)
 
+    @pytest.mark.parametrize(
+        ("kind", "wanted"),
+        [("4", True), ("4.1", True), ("7", True), ("66.4", False), ("66", False), ("88.33", False), ("11.1", False)],
+    )
+    def test_objects_beside_images(self, tmp_path, kind, wanted):
+        uid = f"1.2.840.10008.5.1.4.1.1.{kind}".encode()
+        uid += b"\0" * (len(uid) % 2)
+        length = len(uid).to_bytes(2, "little")
+        meta = b"\2\0\0\0UL\4\0\x90\0\0\0" + b"\2\0\1\0OB\0\0\2\0\0\0\0\1" + b"\2\0\2\0UI" + length + uid
+        (tmp_path / "x").write_bytes(b"\0" * 128 + b"DICM" + meta + b"\2\0\3\0UI\4\x001.2\0")
+        assert dicom.is_dicom(tmp_path / "x") is wanted
+
 
 class TestListSeries:
     def test_one_folder_each(self, tmp_path, write_dicom):

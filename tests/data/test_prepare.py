@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from scripts.data import prepare as prepare_module
-from scripts.data.datalist import DataError, find_scans, load_datalist
+from scripts.data.datalist import DataError, load_datalist
 from scripts.data.prepare import prepare
+from scripts.data.scans import find_scans
 
 
 def touch(folder, *names):
@@ -99,7 +100,8 @@ class TestLayouts:
         assert len(find_scans(tmp_path / "d_nifti")) == 3
         captured = capsys.readouterr()
         assert "layout dicom (detected)" in captured.out
-        assert "series ax: left out, it is of axial plane" in captured.out
+        assert f"DICOM series 5 in {tmp_path}/in/ax: left out, of axial plane" in captured.out
+        assert "no header tells of a sagittal T2 series; taken: DICOM series 2 in" in captured.out
         assert "Doe" not in path.read_text() + captured.out + captured.err
 
     def test_exception(self, tmp_path):

@@ -161,6 +161,45 @@ class TestFormats:
         np.testing.assert_allclose(turned.affine, affine, atol=1e-3)
         assert np.mean(values == check_grid(made["same"], array.shape, affine)) > 0.99
 
+    def test_dicom_study(self, scan, scans, label_folder, caplog) -> None:
+        itk = pytest.importorskip("itk", reason="DICOM is read with itk")
+        array, affine = scan
+        write_dicom(itk, array, affine, scans / "study", number=6, description="t1_tse_sag")
+        write_dicom(itk, array, affine, scans / "study", number=7, description="t2_tse_sag")
+        assert set(label_folder(scans)) == {"study_7"}
+        assert f'DICOM series 7 in {scans}/study: taken, sagittal T2 by its description ("t2")' in caplog.text
+        assert "Doe" not in caplog.text
+
+    def test_dicom_seg(self, scan, scans, run_bundle, trained) -> None:
+        itk = pytest.importorskip("itk", reason="DICOM is read with itk")
+        highdicom = pytest.importorskip("highdicom", reason="highdicom is not installed (requirements-dicom.txt)")
+        array, affine = scan
+        write_dicom(itk, array, affine, scans / "series")
+        save(array, affine, scans / "other.nii.gz")
+        out = scans.parent / "out"
+        run_bundle(
+            "inference", ["inference.yaml"], input_dir=scans, output_dir=out, ckpt_dir=trained.models, dicom_seg=True
+        )
+        assert sorted(path.name for path in out.glob("*_seg.*")) == [
+            "other_seg.nii.gz",
+            "series_seg.dcm",
+            "series_seg.nii.gz",
+        ]
+        seg, table = highdicom.seg.segread(out / "series_seg.dcm"), ClassTable.load()
+        image = nib.load(out / "series_seg.nii.gz")
+        label = np.asarray(image.dataobj)
+        found = [c.name for c in table.foreground if (label == c.id).any()]
+        assert [segment.SegmentLabel for segment in seg.SegmentSequence] == found
+        volume = seg.get_volume(combine_segments=True)
+        to_label = np.linalg.inv(image.affine) @ np.diag([-1.0, -1, 1, 1]) @ volume.affine
+        places = np.argwhere(volume.array)
+        voxels = places @ to_label[:3, :3].T + to_label[:3, 3]
+        np.testing.assert_allclose(voxels, voxels.round(), atol=1e-3)
+        ids = np.array([0, *(table.id_of(name) for name in found)])
+        back = np.zeros_like(label)
+        back[tuple(voxels.round().astype(int).T)] = ids[volume.array[tuple(places.T)]]
+        np.testing.assert_array_equal(back, label)
+
 
 def lps(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Direction (3, 3), spacing (3,) and origin (3,) of an affine as ITK and DICOM have them."""
@@ -179,9 +218,11 @@ def itk_image(itk, array: np.ndarray, affine: np.ndarray):
     return image
 
 
-def write_dicom(itk, array: np.ndarray, affine: np.ndarray, folder: Path) -> None:
+def write_dicom(
+    itk, array: np.ndarray, affine: np.ndarray, folder: Path, *, number: int = 7, description: str = ""
+) -> None:
     """A DICOM series with a file for each slice of the third axis."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     direction, spacing, origin = lps(affine)
     io = itk.GDCMImageIO.New()
     io.SetKeepOriginalUID(True)
@@ -190,8 +231,10 @@ def write_dicom(itk, array: np.ndarray, affine: np.ndarray, folder: Path) -> Non
         image = itk_image(itk, array[:, :, z : z + 1], affine)
         image.SetOrigin(position.tolist())
         header = {
-            **{"0008|0008": "ORIGINAL\\PRIMARY\\M", "0008|0018": f"1.2.826.0.1.7.{z + 1}", "0008|0060": "MR"},
-            **{"0020|000d": "1.2.826.0.1", "0020|000e": "1.2.826.0.1.7", "0020|0013": str(z + 1)},
+            **{"0008|0008": "ORIGINAL\\PRIMARY\\M", "0008|0018": f"1.2.826.0.1.{number}.{z + 1}", "0008|0060": "MR"},
+            **{"0020|000d": "1.2.826.0.1", "0020|000e": f"1.2.826.0.1.{number}", "0020|0013": str(z + 1)},
+            **{"0008|103e": description, "0020|0011": str(number), "0020|0052": "1.2.826.0.1.99"},
+            **{"0010|0010": "Doe^Jane", "0010|0020": "MRN4711"},
             "0020|0032": "\\".join(f"{p:.6f}" for p in position),
             "0020|0037": "\\".join(f"{d:g}" for d in (*direction[:, 0], *direction[:, 1])),
             "0018|0088": f"{spacing[2]:g}",
@@ -200,4 +243,6 @@ def write_dicom(itk, array: np.ndarray, affine: np.ndarray, folder: Path) -> Non
         for key, value in header.items():
             dictionary[key] = value
         image.SetMetaDataDictionary(dictionary)
-        itk.ImageFileWriter[type(image)].New(Input=image, FileName=str(folder / f"{z}.dcm"), ImageIO=io).Update()
+        itk.ImageFileWriter[type(image)].New(
+            Input=image, FileName=str(folder / f"{number}_{z}.dcm"), ImageIO=io
+        ).Update()

@@ -1,0 +1,86 @@
+"""The scans below a folder: files of volumes, and the DICOM series that are wanted of those that lie there."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import dicom
+from .datalist import DataError
+from .dicom_choice import choose_series
+from .names import case_name, image_files, is_label
+
+
+def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str, Any]]:
+    """All scans at or below a folder (or the one file): NIfTI, MetaImage, NRRD, and DICOM series.
+
+    No folder gives no scans, so that a graph builds.
+
+    Labels and earlier results ("x_seg", folders "labels" or "masks") are passed over. Of the DICOM series of a study
+    the sagittal ones of one contrast are taken; the choice is logged. Of scans with the same name each is called by its
+    folders too ("visit1_t2"), and by its ending if need be. Whether a scan can be used is the business of
+    `scripts.data.check`.
+
+    Args:
+        folder: the folder, or one scan; a DICOM file stands for its whole series.
+        sequence: contrast of the DICOM series to take, see `dicom_choice.SEQUENCES`.
+
+    Returns:
+        `{"image": path, "case": name}`, sorted by path; the cases differ. The path of a DICOM series is its folder, or
+        a file of it where the folder holds several.
+
+    Raises:
+        DataError: no such folder, no scan in it, or an unknown sequence.
+    """
+    if not folder:
+        return []
+    root = Path(folder).expanduser().absolute()
+    if not root.exists():
+        raise DataError(f"{root}: there is no such folder or file; give the path of a scan or of a folder of scans")
+    warnings: list[str] = []
+    if root.is_dir():
+        series, warnings = _dicom_series(root, sequence)
+        named = {p: case_name(p) for p in image_files(root) if not is_label(p, root)} | series
+    else:
+        named = {root: dicom.series_of(root).name if dicom.is_dicom(root) else case_name(root)}
+    if not named:
+        kinds = "there is no scan here; NIfTI, MHA, NRRD and folders of DICOM files are read"
+        raise DataError("\n".join(f"{root}: {reason}" for reason in warnings or [kinds]))
+    names = _different_names({path: named[path] for path in sorted(named)}, root if root.is_dir() else root.parent)
+    return [{"image": str(path), "case": name} for path, name in names.items()]
+
+
+def _dicom_series(root: Path, sequence: str) -> tuple[dict[Path, str], list[str]]:
+    """Path -> name of the DICOM series that are taken; and the warnings about the choice, which is logged."""
+    try:
+        choice = choose_series(dicom.list_series(root), sequence)
+    except ModuleNotFoundError as error:
+        raise DataError(str(error)) from error
+    log = logging.getLogger(__name__)
+    for note in choice.notes:
+        log.info("%s", note)
+    for warning in choice.warnings:
+        log.warning("%s", warning)
+    return {series.path: series.name for series in choice.taken}, choice.warnings
+
+
+def _different_names(named: Mapping[Path, str], base: Path) -> dict[Path, str]:
+    """File -> a name of its own: the scan's; with its folders; with its ending; with a number."""
+    names = dict(named)
+    longer: list[Callable[[Path], str]] = [
+        lambda path: "_".join((*path.relative_to(base).parts[:-1], named[path])),
+        lambda path: "_".join(path.relative_to(base).parts),
+    ]
+    for name_of in longer:
+        count = Counter(names.values())
+        names = {path: name_of(path) if count[short] > 1 else short for path, short in names.items()}
+    taken: set[str] = set()
+    for path, name in names.items():
+        number = 1
+        while names[path] in taken:  # "a/b.nii" beside "a_b.nii"
+            names[path], number = f"{name}_{number + 1}", number + 1
+        taken.add(names[path])
+    return names
