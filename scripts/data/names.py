@@ -11,7 +11,7 @@ _LABEL = r"(?:masks?|msk|labels?|seg|segmentations?)"
 _IMAGE = r"(?:0000|images?|img)"
 _IS_LABEL = re.compile(rf"^{_LABEL}[-_]|[-_]{_LABEL}$|^{_LABEL}$", re.IGNORECASE)
 _WORDS = re.compile(rf"^(?:{_LABEL}|{_IMAGE})[-_]|[-_](?:{_LABEL}|{_IMAGE})$", re.IGNORECASE)
-_LABEL_FOLDER = re.compile(r"^(?:labels?|masks?|segmentations?)", re.IGNORECASE)
+_LABEL_FOLDER = re.compile(r"^(?:labels?|masks?|segmentations?)(?!l?ed)", re.IGNORECASE)  # not "labelled"
 _IMAGE_FOLDER = re.compile(r"^(?:images?|mr)", re.IGNORECASE)
 
 
