@@ -66,6 +66,8 @@ def read_volume(path: str | Path, *, single_slices: bool = False) -> tuple[np.nd
             # the reader is called by itself: LoadImage would try all others after it and bury its message
             volume = load(str(path), reader=load.readers[-1])
             array, affine = np.asarray(volume.numpy()), np.asarray(volume.affine, dtype=np.float64)
+            if nifti:
+                _refuse_elsewhere(path, affine)
         except UnusableError:
             raise
         except Exception as error:  # readers raise what they like; the user needs the path and the reason
@@ -119,6 +121,19 @@ def _refuse_nifti(path: Path) -> None:
     shape = nibabel.load(path).shape
     if np.prod(shape, dtype=np.float64) > MAX_VOXELS:
         raise UnusableError(f"has a header that says {' x '.join(map(str, shape))} voxels; write or copy it again")
+
+
+def _refuse_elsewhere(path: Path, affine: np.ndarray) -> None:
+    """Refuse a header that MONAI mends: its place would be another than the one that other programs show."""
+    header = nibabel.load(path)
+    corners = np.array([[x, y, z, 1.0] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    corners[:, :3] *= np.array([*header.shape, 1, 1][:3]) - 1
+    far = np.abs((corners @ (header.affine - affine).T)[:, :3]).max()
+    if not far <= np.linalg.norm(affine[:3, :3], axis=0).min():  # NaN, too
+        raise UnusableError(
+            "has an affine (sform) that gives voxels no size, or another than its pixel sizes; correct the header's "
+            "orientation and spacing"
+        )
 
 
 def _refuse_for_itk(path: Path) -> None:
