@@ -25,8 +25,9 @@ class CPS4(MeanTeacher):
       + `enhanced` · ramp(progress) · CE(student, fuse(teacher, S))             eq. (7)
 
     with S the prompt-guided map, eq. (3). Where the batch holds a `pseudo_label`, which teacher and prompts gave the
-    slice within its whole volume (`scripts.rounds`), it takes the place of fuse(teacher, S). Without attention maps in
-    the batch only the supervised term is left (`when_no_prompt_model: supervised`).
+    slice within its whole volume (`scripts.rounds`), it takes the place of fuse(teacher, S), and attention maps are asked
+    for only if the prompt term counts. Where they are needed and missing, only the supervised term is left
+    (`when_no_prompt_model: supervised`).
 
     Args:
         student: see `MeanTeacher`.
@@ -67,17 +68,16 @@ class CPS4(MeanTeacher):
         }
         if batch["unlabelled"] is None or not any(weights.values()):
             return losses
-        evidence = self.evidence(batch["unlabelled"])
-        if evidence is None:
-            return losses
-        image = batch["unlabelled"]["image"]
+        image, given = batch["unlabelled"]["image"], batch["unlabelled"].get("pseudo_label")
         targets = {}
-        if weights["prompt"]:
-            targets["prompt"] = evidence.label
+        if weights["prompt"] or given is None:
+            evidence = self.evidence(batch["unlabelled"])
+            if evidence is None:
+                return losses
+            if weights["prompt"]:
+                targets["prompt"] = evidence.label
         if weights["enhanced"]:
-            given = batch["unlabelled"].get("pseudo_label")
-            fused = self.fuse(self.teach(image), evidence) if given is None else given.squeeze(1).long()
-            targets["enhanced"] = fused
+            targets["enhanced"] = self.fuse(self.teach(image), evidence) if given is None else given.squeeze(1).long()
         logits = self.student(image).float()
         for name, target in targets.items():
             losses[name] = _cross_entropy(logits, target)
