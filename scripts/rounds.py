@@ -35,8 +35,8 @@ class PseudoLabelRounds:
         epochs: epochs, from 1, at whose beginning a round starts; before the first one batches stay as they are.
         inferer: (volume (S, 1, H, W), teacher) -> logits (S, N, H, W), see `scripts.engines`.
         device: where the teacher runs.
-        keep_maps: whether a slice that has a pseudo-label comes with its attention maps, too. False where no term of the
-            objective reads them: they need not be read from disk, moved to the device and warped.
+        keep_maps: whether a slice that has a pseudo-label comes with its attention maps, too. False where no term of
+            the objective reads them: they need not be read from disk, moved to the device and warped.
     """
 
     def __init__(

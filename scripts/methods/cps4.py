@@ -25,8 +25,8 @@ class CPS4(MeanTeacher):
       + `enhanced` · ramp(progress) · CE(student, fuse(teacher, S))             eq. (7)
 
     with S the prompt-guided map, eq. (3). Where the batch holds a `pseudo_label`, which teacher and prompts gave the
-    slice within its whole volume (`scripts.rounds`), it takes the place of fuse(teacher, S), and attention maps are asked
-    for only if the prompt term counts. Where they are needed and missing, only the supervised term is left
+    slice within its whole volume (`scripts.rounds`), it takes the place of fuse(teacher, S), and attention maps are
+    asked for only if the prompt term counts. Where they are needed and missing, only the supervised term is left
     (`when_no_prompt_model: supervised`).
 
     Args:
