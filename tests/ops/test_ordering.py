@@ -303,10 +303,8 @@ class TestOrderProbabilities:
         assert torch.allclose(ordered.sum(1), torch.ones(2, 96, 48), atol=1e-5)
 
     @pytest.mark.parametrize("chain", [CHAIN, WITHOUT_SACRUM])
-    def test_resampled_as_if_levels_were_sought_everywhere(
-        self, chain: Tensor, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        probs = noisy(5).softmax(1)
+    def test_resampled_as_if_sought_everywhere(self, chain: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+        probs = noisy(5, 1.0).softmax(1)
         resampled = []
         for everywhere in (False, True):
             if everywhere:
