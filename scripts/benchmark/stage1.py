@@ -34,7 +34,7 @@ def stage1_row(sizes: Sizes, pairs: int) -> dict[str, Any]:
     if reason := missing(sizes.device):
         return goal.not_measured(reason)
     loop = sizes.graph(ENCODERS, base="pretrain.yaml")
-    batch = {"labelled": drawn_batch(loop)["labelled"], "unlabelled": None}
+    batch = {"labelled": drawn_batch(loop, unlabelled=1)["labelled"], "unlabelled": None}
     reference = bare_step(loop)
     mixed = sizes.device == "cuda"
     how = {"tolerance": 0.05 if mixed else 1e-3, "amp": mixed}
