@@ -14,7 +14,7 @@ test test-all test-label test-zoo: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lint format types test test-all test-label test-zoo demo label-demo metadata zoo clean
+.PHONY: help setup lint format types test test-all test-label test-zoo demo label-demo notebook metadata zoo clean
 
 help:  ## list these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -28,15 +28,16 @@ $(READY): requirements.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
 	touch $@
 
-lint: $(READY)  ## ruff: rules and formatting, changes nothing
+lint: $(READY)  ## ruff: rules and formatting; mypy: types; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(READY)  ## ruff: sort imports, mend what can be mended, format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(READY)  ## mypy on scripts/
+types: $(READY)  ## mypy on scripts/, a part of lint
 	$(BIN)/mypy
 
 test: $(READY)  ## all tests but the slow ones and those for a GPU
@@ -64,6 +65,9 @@ test-zoo: $(READY)  ## what the Model Zoo verifies, on a folder assembled with s
 
 demo: $(READY)  ## phantom data, both stages, a table and pictures; minutes on a CPU
 	$(BIN)/python -m scripts demo
+
+notebook: $(READY)  ## run docs/tutorial.ipynb from top to bottom, in place; minutes on a CPU
+	$(BIN)/python -m scripts tutorial
 
 zoo: $(READY)  ## the folder for MONAI's Model Zoo: make zoo WEIGHTS=models/model.pt URL=https://... TRAINED_ON="sentence"
 	$(BIN)/python -m scripts zoo --weights "$(WEIGHTS)" --url "$(URL)" --trained-on "$(TRAINED_ON)"

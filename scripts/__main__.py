@@ -16,6 +16,7 @@ COMMANDS = {
     "benchmark": ("scripts.benchmark.commands", "measure accuracy or speed"),
     "label_app": ("scripts.label_server.assemble", "make the folder that a MONAI Label server is started with"),
     "label_demo": ("scripts.label_server.demo", "start a MONAI Label server with phantoms"),
+    "tutorial": ("scripts.tutorial", "run docs/tutorial.ipynb and keep it with its outputs"),
     "report": ("scripts.results", "make tables, pictures and pages of what a benchmark wrote"),
     "zoo": ("scripts.zoo", "assemble the folder that MONAI's Model Zoo would take"),
 }

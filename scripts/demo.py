@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
     warm = demo.folder / "warm_start" / "models" / "model.pt"
     for method, configs in METHODS.items():
         demo.train(method, "training", ["train.yaml", *configs, *overlays], warm_start=warm, **AFTER_WARM_START)
-        demo.phase(f"{method} scores", lambda method=method: demo.score(method))
+        demo.phase(f"{method} scores", partial(demo.score, method))
     settings = {**phantoms, "phantom_seed": phantoms["seed"], "seed": args.seed, "python": platform.python_version()}
     summary = demo.summary(settings)
     page = demo.page(summary)

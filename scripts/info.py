@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from .labels import CONFIG_DIR, LABEL_MAP_DIR, ClassTable
 
@@ -16,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the classes, the label maps and the methods."""
     table = ClassTable.load()
-    found = {
+    found: dict[str, Any] = {
         "classes": {c.id: {"name": c.name, "group": c.group, "prompt": c.long_name} for c in table.classes},
         "label_maps": sorted(p.stem for p in LABEL_MAP_DIR.glob("*.json")),
         "methods": ["cps4", *sorted(p.stem for p in (CONFIG_DIR / "methods").glob("*.yaml"))],

@@ -177,6 +177,21 @@ def masked_dice_loss(logits: Tensor, label: Tensor, ignore: int = IGNORE, *, eps
         return 1 - ((2 * overlap + eps) / (size + eps)).mean()
 
 
+def pseudo_label_loss(logits: Tensor, label: Tensor, *, dice: float = 0.0) -> Tensor:
+    """(1 - dice) · cross-entropy + dice · Dice loss against hard pseudo-labels.
+
+    Args:
+        logits: (B, N, H, W) before softmax.
+        label: (B, H, W) int64 class indices, 255 for pixels that are left out.
+        dice: share of :func:`masked_dice_loss`, in [0, 1].
+
+    Returns:
+        () loss ≥ 0; 0 if all pixels are left out.
+    """
+    loss = partial_label_cross_entropy(logits, label)
+    return loss if dice == 0 else (1 - dice) * loss + dice * masked_dice_loss(logits, label)
+
+
 def correlation_clustering_loss(similarity: Tensor, assignment: Tensor, alpha: float = 2.0) -> Tensor:
     """Joins nodes that are more alike than the largest similarity divided by `alpha`, and parts the others.
 

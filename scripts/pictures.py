@@ -96,8 +96,9 @@ def draw_targets(
     guided = prompt_map(upsample(maps, image.shape[-2:]), thresholds)
     with normalised_by(teacher.eval(), "volume"):
         pseudo_label = teacher(image).argmax(1).cpu()
-    pictures = [a[chosen].cpu().numpy() for a in (image[:, 0], guided, pseudo_label, label)]
-    prompt_map_panel(*pictures, path=folder / "targets.png", table=table)
+    slices = (image[:, 0], guided, pseudo_label, label)
+    picture, by_prompts, by_teacher, truth = (a[chosen].cpu().numpy() for a in slices)
+    prompt_map_panel(picture, by_prompts, by_teacher, truth, folder / "targets.png", table)
 
 
 class CaseOverlays:

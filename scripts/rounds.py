@@ -163,7 +163,10 @@ def _write(path: Path, images: Sequence[np.ndarray], cases: Iterable[int], label
 
 
 def round_epochs(max_epochs: int, ramp: Callable[[float], float], rounds: int) -> list[int]:
-    """Epochs at which rounds start: as many, at equal distances, over the epochs in which the ramp is not 0.
+    """Epochs at which rounds start: as many, at equal distances, after as long a time without, while the ramp is not 0.
+
+    One round begins in the middle of the epochs in which the ramp is not 0, two after each third of them: a teacher
+    that has not seen unlabelled slices yet gives whole spines wrong names, to be learned for the rest of the run.
 
     Args:
         max_epochs: of the training.
@@ -171,7 +174,7 @@ def round_epochs(max_epochs: int, ramp: Callable[[float], float], rounds: int) -
         rounds: number of rounds, ≥ 1.
     """
     active = [epoch for epoch in range(1, max_epochs + 1) if ramp(epoch / max_epochs - 1e-9) > 0]
-    return sorted({active[len(active) * k // rounds] for k in range(rounds)}) if active else []
+    return sorted({active[len(active) * k // (rounds + 1)] for k in range(1, rounds + 1)}) if active else []
 
 
 def ordered_label(

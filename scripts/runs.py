@@ -58,10 +58,10 @@ def start(
     check_overrides()
     for name in data.values():
         refuse_expressions(name)
-    how = {"cache_folder": cache_dir, "class_table": class_table}
     if datalist:
         if idist.get_rank() == 0:
-            raise_problems(check_datalist(datalist, sections=tuple(data), **how))
+            sections = tuple(data)
+            raise_problems(check_datalist(datalist, sections=sections, cache_folder=cache_dir, class_table=class_table))
         idist.barrier()
     entries = {section: entries_of(name) for section, name in data.items()}
     if not datalist:
@@ -70,7 +70,7 @@ def start(
                 "no datalist was given; add --datalist D.json (python -m scripts prepare FOLDER --out D.json makes "
                 "one). In MONAI Label: save the labels of a few scans first; of one or two, train with val_split 0"
             )
-        raise_problems(check_entries(entries, **how))
+        raise_problems(check_entries(entries, cache_folder=cache_dir, class_table=class_table))
     log = logging.getLogger(__name__)
     log.info("scans: %s", ", ".join(f"{len(found)} {SECTION_WORDS[name]}" for name, found in entries.items()))
     workflow = running_workflow()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,12 +194,12 @@ def _entries(results: Results, labelled: int, seed: int, section: str) -> list[d
     return entries
 
 
-def _read_case(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _read_case(entry: Mapping[str, Any]) -> Mapping[Hashable, Any]:
     """Image and label of a scan in its own grid, labels as class ids."""
     load = LoadImage(ensure_channel_first=True, image_only=True)
-    item = {k: entry[k] for k in ("label_map",) if k in entry}
+    item: dict[Hashable, Any] = {k: entry[k] for k in ("label_map",) if k in entry}
     item |= {key: load(entry[key]) for key in ("image", "label")}
-    return dict(MapLabelValuesd("label")(item))
+    return MapLabelValuesd("label")(item)
 
 
 def _network_item(folder: Path, entry: Mapping[str, Any]) -> Mapping[str, Any]:

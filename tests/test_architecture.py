@@ -13,7 +13,8 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LAZY = {"transformers", "matplotlib", "onnx", "onnxruntime", "mlflow"}  # imported by the function that needs them
+# imported by the function that needs them
+LAZY = {"transformers", "matplotlib", "onnx", "onnxruntime", "mlflow", "nbclient", "nbformat"}
 TORCH = "torch numpy"
 MONAI = "torch numpy monai"
 MEASURED = (
@@ -57,6 +58,7 @@ TABLE = {
     "benchmark": (MEASURED, f"{MONAI} ignite nibabel itk scipy skimage tqdm yaml"),
     "label_server": ("data phantom", "monai yaml fastapi monailabel monaibundle_app"),
     "demo": ("labels phantom report bundle_runs benchmark", ""),
+    "tutorial": ("bundle_runs", "nbclient nbformat"),
     "zoo": ("model_file bundle_runs", "monai yaml"),
     "__main__": ("", ""),  # imports the one command that is asked for by its name
 }

@@ -174,7 +174,14 @@ class TestPseudoLabelRounds:
 class TestRoundEpochs:
     @pytest.mark.parametrize(
         ("epochs", "start", "number", "expected"),
-        [(6, 0.0, 2, [1, 4]), (60, 0.5, 2, [31, 46]), (4, 0.5, 3, [3, 4]), (5, 0.0, 0, []), (3, 1.0, 2, [])],
+        [
+            (6, 0.0, 1, [4]),
+            (6, 0.0, 2, [3, 5]),
+            (60, 0.5, 2, [41, 51]),
+            (4, 0.5, 3, [3, 4]),
+            (5, 0.0, 0, []),
+            (3, 1.0, 2, []),
+        ],
     )
     def test_value(self, epochs: int, start: float, number: int, expected: list[int]) -> None:
         assert round_epochs(epochs, partial(sigmoid_ramp, start=start, length=0.15), number) == expected

@@ -42,7 +42,7 @@ class Draw:
         nibabel.save(nibabel.Nifti1Image(array, self.affine if affine is None else affine, dtype=array.dtype), path)
         return path
 
-    def bytes(self, name: str = "scan.nii.gz", **header: tuple[int, str, Any]) -> tuple[Path, bytearray]:
+    def unpacked(self, name: str = "scan.nii.gz", **header: tuple[int, str, Any]) -> tuple[Path, bytearray]:
         """A good scan's bytes, unpacked, with fields of the header set as (offset, struct format, value)."""
         path = self.save(self.array, "whole.nii")
         content = bytearray(path.read_bytes())
@@ -64,7 +64,7 @@ class Draw:
     def set(self, **header: tuple[int, str, Any]) -> Path:
         """A scan with fields of the header set, packed or not."""
         name = str(self.random.choice(["scan.nii", "scan.nii.gz"]))
-        path, content = self.bytes(name, **header)
+        path, content = self.unpacked(name, **header)
         return self.packed(bytes(content), path)
 
     def spoilt(self, value: float, share: float) -> Path:
@@ -204,7 +204,7 @@ REFUSED: dict[str, Writer] = {
     ),
     "header of another length": lambda d: d.set(sizeof=(0, "<i", int(d.random.integers(349, 10**6)))),
     "header without its mark": lambda d: d.set(magic=(344, "4s", bytes(d.random.integers(65, 90, 4, dtype=np.uint8)))),
-    "header alone": lambda d: d.packed(bytes(d.bytes()[1][:352]), d.folder / "scan.nii.gz"),
+    "header alone": lambda d: d.packed(bytes(d.unpacked()[1][:352]), d.folder / "scan.nii.gz"),
     "header of 0 axes": lambda d: d.set(ndim=(40, "<h", 0)),
     "header of too many axes": lambda d: d.set(ndim=(40, "<h", int(d.random.integers(8, 30000)))),
     "header of negative sizes": lambda d: d.set(size=(42, "<h", -int(d.random.integers(1, 30000)))),
@@ -254,7 +254,7 @@ if hasattr(os, "geteuid") and os.geteuid() != 0:  # root reads everything
 
 ODD: dict[str, Writer] = {
     "big-endian": lambda d: d.save(d.array.astype(d.random.choice([">i2", ">f4", ">f8"]))),
-    "64-bit whole numbers": lambda d: d.save(d.array.astype(d.random.choice([np.int64, np.uint64]))),
+    "64-bit whole numbers": lambda d: d.save(d.array.astype(d.random.choice(["i8", "u8"]))),
     "64-bit fractions": lambda d: d.save(d.array.astype(np.float64) * 1e-3),
     "negative values": lambda d: d.save(d.array - np.int16(2000)),
     "oblique": lambda d: _turned(d, *d.random.uniform(-30, 30, 3)),
@@ -270,9 +270,9 @@ ODD: dict[str, Writer] = {
     "blanks and signs in the path": lambda d: d.save(d.array, "a b/-c 'd' \"e\" $HOME %x @y #1;&.nii.gz"),
     "line break in the path": lambda d: d.save(d.array, "first\nsecond.nii.gz"),
     "link to a scan": lambda d: _linked(d, d.save(d.array, "elsewhere.nii.gz").rename(d.folder / "elsewhere")),
-    "bytes behind the data": lambda d: d.packed(bytes(d.bytes()[1]) + d.random.bytes(999), d.folder / "scan.nii"),
+    "bytes behind the data": lambda d: d.packed(bytes(d.unpacked()[1]) + d.random.bytes(999), d.folder / "scan.nii"),
     "MetaImage": lambda d: d.itk("scan.mha"),
-    "packed in two parts": lambda d: d.raw(gzip.compress((b := bytes(d.bytes()[1]))[:999]) + gzip.compress(b[999:])),
+    "packed in two parts": lambda d: d.raw(gzip.compress((b := bytes(d.unpacked()[1]))[:999]) + gzip.compress(b[999:])),
 }
 """Kinds that are odd, some with a warning, and have to be labelled."""
 EITHER: dict[str, Writer] = {
@@ -283,7 +283,7 @@ EITHER: dict[str, Writer] = {
 
 
 def _header_noise(d: Draw) -> bytearray:
-    _, content = d.bytes()
+    _, content = d.unpacked()
     for place in d.random.integers(0, 348, int(d.random.integers(1, 12))):
         content[place] = int(d.random.integers(0, 256))
     return content

@@ -1,4 +1,4 @@
-"""`python -m scripts benchmark accuracy|nnunet|prompts|transfer|bad_input|kills|speed|onnx`."""
+"""`python -m scripts benchmark accuracy|nnunet|prompts|transfer|bad_input|kills|growth|speed|onnx`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ KINDS = {
     "bad_input": "give every command bad and odd input, and write down what it said",
     "speed": "time steps, maps and thresholds against stated references",
     "onnx": "time and score a trained network in ONNX Runtime against PyTorch",
+    "growth": "time and memory of every step of the work against the number of volumes",
     "kills": "kill both stages at random moments, go on, and compare the ends bit for bit",
 }
 

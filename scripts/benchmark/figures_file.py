@@ -19,5 +19,13 @@ def read_figures(path: Path) -> dict[str, Any]:
 
 
 def add_figures(path: Path, figures: Mapping[str, Any]) -> None:
-    """Put figures into a file beside those that others have written there."""
-    write_whole(path, json.dumps({**read_figures(path), **figures}, indent=1, ensure_ascii=False) + "\n")
+    """Put figures into a file beside those that others have written there, each row of a list on a line of its own."""
+    content = {**read_figures(path), **figures}
+    entries = [f"{json.dumps(name)}: {_text(value)}" for name, value in content.items()]
+    write_whole(path, "{\n" + ",\n".join(entries) + "\n}\n")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(f" {json.dumps(row, ensure_ascii=False)}" for row in value) + "\n]"
+    return json.dumps(value, ensure_ascii=False)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
+from nibabel.affines import apply_affine
 from scipy.spatial.transform import Rotation
 
 from ..bundle_runs import BUNDLE_ROOT
@@ -75,7 +76,7 @@ def follow(
     found = np.argwhere(np.asarray(label.dataobj) == 1)
     if not len(found):
         raise ValueError(f"nothing was marked for the affine {affine.tolist()}")
-    return path, nibabel.affines.apply_affine(label.affine, found.mean(0))
+    return path, apply_affine(label.affine, found.mean(0))
 
 
 def transforms(out: Path, pixel_mm: float) -> tuple[Compose, Compose]:
@@ -100,7 +101,7 @@ def check_orientations(work: Path, pixel_mm: float = 1.5, seed: int = 0, whole: 
         path, landed = follow(work, affine, marked, steps)
         label = nibabel.load(path)
         same = label.shape == SHAPE and bool(np.allclose(label.affine, affine, atol=1e-3))
-        voxel = nibabel.affines.apply_affine(np.linalg.inv(affine), landed)
+        voxel = apply_affine(np.linalg.inv(affine), landed)
         rows.append(
             {
                 "axes": "".join(nibabel.aff2axcodes(affine)),

@@ -60,8 +60,9 @@ def systems(configs: Path = CONFIGS) -> dict[str, System]:
     methods = {path.stem: path for path in sorted((configs / "methods").glob("*.yaml"))}
     follower = methods.get(STAGE2_OF_COMPARED)
     for name, path in methods.items():
-        alone = "train" in bases(path) or not follower
-        system = System(name) if alone else _with_file(System(name), follower, configs)
+        system = System(name)
+        if "train" not in bases(path) and follower:
+            system = _with_file(system, follower, configs)
         _add(found, _with_file(system, path, configs), name)
     for path in sorted((configs / "ablations").glob("*.yaml")):
         _add(found, _with_file(System(path.stem), path, configs), path.stem)

@@ -79,7 +79,7 @@ class SliceCache:
         return [self.folder / self.key(entry) for entry in entries]
 
 
-class SliceDataset(Dataset):
+class SliceDataset(Dataset[dict[str, Any]]):
     """All slices of a list of volumes, read from a `SliceCache`.
 
     Args:
@@ -163,7 +163,7 @@ class SliceDataset(Dataset):
         return item
 
 
-class ImageDataset(Dataset):
+class ImageDataset(Dataset[dict[str, torch.Tensor]]):
     """The slices of several `SliceDataset`s, one after another, as images alone: an item is `image` (1, H, W)."""
 
     def __init__(self, parts: Sequence[SliceDataset]) -> None:
@@ -182,7 +182,7 @@ class ImageDataset(Dataset):
         return {"image": part[index]["image"]}
 
 
-class VolumeDataset(Dataset):
+class VolumeDataset(Dataset[dict[str, Any]]):
     """Whole volumes out of a `SliceDataset`: `image`, `label` (S, 1, H, W), `is_unlabelled` (N,) and `index`."""
 
     def __init__(self, data: Sequence[Mapping[str, Any]], cache: SliceCache, num_classes: int) -> None:

@@ -79,7 +79,9 @@ def check_entries(
         progress: show a bar on a terminal.
     """
     table = ClassTable.load(class_table)
-    problems, jobs, digests = [], [], []
+    problems: list[Problem] = []
+    jobs: list[dict[str, Any]] = []
+    digests: list[str] = []
     by_map: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for section, entries in sections.items():
         for entry in entries:
@@ -105,7 +107,7 @@ def _check_jobs(
     found: list[list[Problem]] = [[] for _ in jobs]
     for number in set(range(len(jobs))) - set(todo):
         warnings = (looks[number] or {})["warnings"]
-        found[number] = [Problem(*warning, jobs[number]["section"], "warning") for warning in warnings]
+        found[number] = [Problem(path, text, jobs[number]["section"], "warning") for path, text in warnings]
     for done, (problems, digest) in _in_parallel(
         lambda job: _check_pair(job, label_map, table), [jobs[number] for number in todo], "checking data", progress
     ):
@@ -178,7 +180,7 @@ def _check_pair(job: dict[str, Any], label_map: LabelMap, table: ClassTable) -> 
         wrong = image_mistakes(array, affine) if key == "image" else label_mistakes(array, label_map)
         odd: list[str] = []
         if key == "image":
-            digest = hashlib.sha1(np.ascontiguousarray(array), usedforsecurity=False).hexdigest()
+            digest = hashlib.sha1(np.ascontiguousarray(array).data, usedforsecurity=False).hexdigest()
             odd = [*header_warnings(job[key]), *image_warnings(array, affine)] if not wrong else []
         elif not wrong:
             wrong = direction_mistakes(array, affine, label_map, table)

@@ -213,9 +213,9 @@ def _different_names(files: Sequence[Path], base: Path) -> dict[Path, str]:
         lambda path: "_".join((*path.relative_to(base).parts[:-1], case_name(path))),
         lambda path: "_".join(path.relative_to(base).parts),
     ]
-    for name in longer:
+    for name_of in longer:
         count = Counter(names.values())
-        names = {path: name(path) if count[short] > 1 else short for path, short in names.items()}
+        names = {path: name_of(path) if count[short] > 1 else short for path, short in names.items()}
     taken: set[str] = set()
     for path, name in names.items():
         number = 1

@@ -73,8 +73,8 @@ class TwoStreamLoader:
 
     def __init__(
         self,
-        labelled: Dataset,
-        unlabelled: Dataset | None,
+        labelled: Dataset[Any],
+        unlabelled: Dataset[Any] | None,
         batch_size: int,
         unlabelled_batch_size: int,
         seed: int = 0,

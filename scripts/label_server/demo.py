@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from ..data.datalist import load_datalist
 from ..phantom.write import write_phantoms
@@ -14,7 +15,7 @@ from .assemble import NAME, assemble, server_command
 
 OVERLAYS = ["narrow.yaml", "datasets/phantom.yaml"]
 CONF = {"stage1": "offline_encoders.yaml,datasets/phantom.yaml"}
-DRAWING = {"shape_hw": (128, 80), "pixel_mm": 2.35}
+DRAWING: dict[str, Any] = {"shape_hw": (128, 80), "pixel_mm": 2.35}
 
 
 def write_studies(folder: Path, phantoms: Path) -> Path:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..labels import IGNORE
-from ..losses import masked_dice_loss, partial_label_cross_entropy
+from ..losses import pseudo_label_loss
+from ..ops.copy_paste import check_share, copy_paste, random_box
 from .base import Losses
 from .mean_teacher import MeanTeacher
 from .supervised import Supervised
@@ -18,15 +19,14 @@ from .supervised import Supervised
 class BCP(MeanTeacher):
     """Bidirectional copy-paste (Bai et al., CVPR 2023).
 
-    Every mixed slice is one labelled and one unlabelled slice with a common box between them: in every other one the
-    unlabelled slice fills the box (inward), in the rest the labelled slice does (outward).
+    Every mixed slice is one labelled and one unlabelled slice with a common box between them, see
+    `scripts.ops.copy_paste`.
 
     L = `supervised` · supervised_loss(student, label) on the pixels of labelled slices
       + `pseudo` · ramp(progress) · (CE + Dice)/2 (student, arg max of the teacher) on those of unlabelled slices
 
-    Streams of unequal length: the shorter one is gone through again, so that every slice of both is mixed at least
-    once. While the ramp is 0, and without an unlabelled stream, only the labelled slices are learned: as they are, or
-    with `mix_labelled` pasted into each other, which is how the original pretrains its networks.
+    While the ramp is 0, and without an unlabelled stream, only the labelled slices are learned: as they are, or with
+    `mix_labelled` pasted into each other, which is how the original pretrains its networks.
 
     Differences from the original: labelled pixels have the bundle's shared cross-entropy in place of (CE + Dice)/2, so
     that partial labels are honoured; both directions pass the student as one batch, and a mean runs over the pixels of
@@ -39,8 +39,7 @@ class BCP(MeanTeacher):
         supervised_loss: see `Supervised`.
         loss_weights: has the keys `supervised` and `pseudo`.
         ramp: see `MeanTeacher`.
-        box: sides of the box as a share of the slice's, in (0, 1). Its place is drawn from torch's generator of the
-            CPU, which a checkpoint keeps.
+        box: sides of the box as a share of the slice's, in (0, 1).
         refine: pseudo-label of one slice (1, H, W) -> the same, cleaned; None leaves it.
         mix_labelled: paste labelled slices into each other while they are alone.
         teacher_mode: see `MeanTeacher`.
@@ -62,9 +61,7 @@ class BCP(MeanTeacher):
         teacher_mode: str = "batch",
     ) -> None:
         super().__init__(student, teacher, supervised_loss, loss_weights, ramp, teacher_mode=teacher_mode)
-        if not 0 < box < 1:
-            raise ValueError(f"box must be a share of the slice's sides in (0, 1), got {box}")
-        self.box, self.refine, self.mix_labelled = box, refine, mix_labelled
+        self.box, self.refine, self.mix_labelled = check_share(box), refine, mix_labelled
 
     def __call__(self, batch: dict[str, Any], progress: float) -> Losses:
         """Return `loss` and its parts `supervised` and `pseudo`."""
@@ -73,16 +70,11 @@ class BCP(MeanTeacher):
         if unlabelled is None or ramp == 0:
             return Supervised.__call__(self, batch, progress)
         pseudo = self.pseudo_label(unlabelled["image"])
-        pairs = torch.arange(max(len(labelled["image"]), len(pseudo)), device=pseudo.device)
-        one, other = pairs % len(labelled["image"]), pairs % len(pseudo)
-        outward = pairs % 2 == 1
-        pasted = self.box_mask(pseudo) ^ outward[:, None, None]  # (P, H, W), true where the slice is unlabelled
-        image = torch.where(pasted[:, None], unlabelled["image"][other], labelled["image"][one])
-        logits, terms = self.predict(image)
-        label = labelled["label"].squeeze(1).long()[one].masked_fill(pasted, IGNORE)
-        supervised = self.supervised_loss(logits, label, labelled["is_unlabelled"][one])
-        target = pseudo[other].masked_fill(~pasted, IGNORE)
-        terms["pseudo"] = (partial_label_cross_entropy(logits, target) + masked_dice_loss(logits, target)) / 2
+        mixed = copy_paste(labelled["image"], unlabelled["image"], random_box(pseudo, self.box))
+        logits, terms = self.predict(mixed.image)
+        label = mixed.label(labelled["label"].squeeze(1))
+        supervised = self.supervised_loss(logits, label, labelled["is_unlabelled"][mixed.one])
+        terms["pseudo"] = pseudo_label_loss(logits, mixed.target(pseudo), dice=0.5)
         unsupervised = sum(self.loss_weights[name] * term for name, term in terms.items())
         total = self.loss_weights["supervised"] * supervised + ramp * unsupervised
         return {"loss": total, "supervised": supervised, **terms}
@@ -101,16 +93,8 @@ class BCP(MeanTeacher):
         if not self.mix_labelled:
             return super().supervised_term(labelled)
         image, label, unknown = labelled["image"], labelled["label"].squeeze(1).long(), labelled["is_unlabelled"]
-        box = self.box_mask(label)
+        box = random_box(label, self.box)
         logits = self.student(torch.where(box, image.roll(1, 0), image))
         outside = self.supervised_loss(logits, label.masked_fill(box, IGNORE), unknown)
         inside = self.supervised_loss(logits, label.roll(1, 0).masked_fill(~box, IGNORE), unknown.roll(1, 0))
         return (outside + inside) / 2
-
-    def box_mask(self, label: Tensor) -> Tensor:
-        """A box at a random place, (H, W) bool, for slices of the shape (..., H, W)."""
-        mask = torch.zeros(label.shape[-2:], dtype=torch.bool, device=label.device)
-        height, width = (max(1, int(side * self.box)) for side in mask.shape)
-        top, left = (int(torch.randint(a - b + 1, ())) for a, b in zip(mask.shape, (height, width), strict=True))
-        mask[top : top + height, left : left + width] = True
-        return mask

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from ..ops.contrast import cosines, matched_contrast
 from .base import Losses
 from .text_guided import logit_scale, read_slices, same_caption
@@ -25,7 +23,7 @@ class CLIP:
     Deviation: equal captions of a batch share the target (`same_caption`), where CLIP takes each pair as the only one.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
 
     def __call__(self, batch: dict[str, Any], progress: float) -> Losses:

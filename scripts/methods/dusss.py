@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ops.contrast import cosines, matched_contrast, soft_cross_entropy
 from ..ops.prompt_map import upsample
@@ -40,8 +40,8 @@ class DuSSS:
 
     def __init__(
         self,
-        model: nn.Module,
-        momentum: nn.Module,
+        model: Any,
+        momentum: Any,
         loss_weights: dict[str, float],
         view: Callable[[Tensor, torch.Generator], Tensor],
     ) -> None:

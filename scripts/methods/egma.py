@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ops.attention import cosine_similarity, region_targets, valid_area
 from ..ops.contrast import multi_label_cross_entropy, soft_cross_entropy
@@ -43,7 +43,7 @@ class EGMA:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         loss_weights: dict[str, float],
         region_signal: str = "mask",
         target: str = "bilinear_gt0",

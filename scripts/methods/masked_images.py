@@ -32,5 +32,5 @@ class MaskedImages:
     def __call__(self, batch: dict[str, Any], progress: float) -> Losses:
         """Return `loss`; every image of the batch counts, labels are not looked at."""
         image = torch.cat([stream["image"] for stream in batch.values() if stream is not None])  # (B, 1, H, W)
-        masked = random_blocks(len(image), tuple(image.shape[2:]), self.block_px, self.share, image.device)
+        masked = random_blocks(len(image), image.shape[2:], self.block_px, self.share, image.device)
         return {"loss": masked_pixel_loss(self.model(image.masked_fill(masked, 0.0)), image, masked)}

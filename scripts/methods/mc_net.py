@@ -40,9 +40,11 @@ class MCNet(Supervised):
         ValueError: a temperature outside (0, 1], or no further decoder.
     """
 
+    student: Any  # an nn.Module with the parts that Args names
+
     def __init__(
         self,
-        student: nn.Module,
+        student: Any,
         decoders: Sequence[nn.Module] | nn.ModuleList,
         supervised_loss: Callable[..., Tensor],
         loss_weights: dict[str, float],

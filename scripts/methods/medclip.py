@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from ..ops.contrast import cosines, soft_cross_entropy
 from .base import Losses
 from .text_guided import logit_scale, read_slices
@@ -26,7 +24,7 @@ class MedCLIP:
     class that a slice's data set does not label is in neither softmax.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
 
     def __call__(self, batch: dict[str, Any], progress: float) -> Losses:

@@ -40,9 +40,7 @@ class MGCA:
     equal captions of a batch share the target of ITA (`same_caption`); fewer prototypes, for a hundred slices.
     """
 
-    def __init__(
-        self, model: nn.Module, prototypes: nn.Module, loss_weights: dict[str, float], frozen: float = 0.02
-    ) -> None:
+    def __init__(self, model: Any, prototypes: nn.Module, loss_weights: dict[str, float], frozen: float = 0.02) -> None:
         self.model, self.prototypes, self.loss_weights, self.frozen = model, prototypes, loss_weights, frozen
 
     def __call__(self, batch: dict[str, Any], progress: float) -> Losses:

@@ -50,7 +50,7 @@ class PromptPretraining:
 
 
 def parameter_groups(
-    model: nn.Module, learning_rate: float, head_lr_mult: float, heads: Sequence[nn.Module] = ()
+    model: Any, learning_rate: float, head_lr_mult: float, heads: Sequence[nn.Module] = ()
 ) -> list[dict[str, Any]]:
     """Optimiser groups: the encoders at `learning_rate`, projections, scale and bias at `head_lr_mult` times that.
 

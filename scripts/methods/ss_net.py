@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..labels import IGNORE
 from ..ops.statistics import normalised_by
@@ -49,10 +49,12 @@ class SSNet(Supervised):
         ValueError: `pixels` or `prototypes` below 1.
     """
 
+    student: Any  # an nn.Module with the parts that Args names
+
     def __init__(
         self,
-        student: nn.Module,
-        heads: nn.Module,
+        student: Any,
+        heads: Any,
         supervised_loss: Callable[..., Tensor],
         loss_weights: dict[str, float],
         ramp: Callable[[float], float],

@@ -117,7 +117,8 @@ class UCMT(MeanTeacher):
         """
         unsure = [cell_entropy(z, taught, self.cells) for z in logits]  # (B, cells²)
         swapped = min(self.swapped, unsure[0].shape[1])
-        images, maps = [], [[] for _ in labels]
+        images = []
+        maps: list[list[Tensor]] = [[] for _ in labels]
         for own, other in ((0, 1), (1, 0)):
             worst = unsure[own].topk(swapped).indices
             best = unsure[other].topk(swapped, largest=False).indices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,8 @@ def start_as(network: ResUNet2d, decoders: Iterable[ExtraDecoder]) -> None:
     """
     for decoder in decoders:
         decoder.head.load_state_dict(network.head.state_dict())
-        for own, source in zip(decoder.decoder.stages, network.decoder.stages, strict=True):
+        stages: Iterable[tuple[Any, Any]] = zip(decoder.decoder.stages, network.decoder.stages, strict=True)
+        for own, source in stages:
             own.block.load_state_dict(source.block.state_dict())
             if isinstance(own.up, nn.ConvTranspose2d):
                 own.up.load_state_dict(source.up.state_dict())

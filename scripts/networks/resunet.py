@@ -200,5 +200,5 @@ def redraw(parts: Iterable[nn.Module], seed: int) -> None:
         torch.manual_seed(seed)
         for part in parts:
             for module in part.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+                if reset := getattr(module, "reset_parameters", None):
+                    reset()

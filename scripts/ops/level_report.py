@@ -61,7 +61,8 @@ def level_report(
     levels = level_probability(probs, groups)
     own = top_class(levels.masked_fill(groups[:, None, None] != groups[label][:, None], -1.0))  # own name of the type
     place = {c: k for k, c in enumerate(chain)}
-    structures, offsets, given = [], [], {}
+    structures, offsets = [], []
+    given: dict[int, list[str]] = {}
     for c in chain:
         inside = label == c
         if not inside.any():

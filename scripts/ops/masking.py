@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
 def random_blocks(
-    batch: int, size: tuple[int, int], block: int, share: float, device: torch.device | str = "cpu"
+    batch: int, size: Sequence[int], block: int, share: float, device: torch.device | str = "cpu"
 ) -> Tensor:
     """Masks of square blocks on a fixed grid, the same number of them in every image.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +14,7 @@ from .shapes import check_shape
 INTEGRATIONS = ("otsu_per_class", "foreground_by_background", "argmax")
 
 
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Bring attention maps to the size of the image, bilinear with pixel centres aligned.
 
     Args:

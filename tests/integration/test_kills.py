@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,7 @@ import pytest
 
 from scripts.benchmark.figures_file import add_figures
 from scripts.benchmark.kills import FIVE, STAGES, Chain, kill_chains, server, summary
+from scripts.bundle_runs import BUNDLE_ROOT, command
 from scripts.files import lock_folder
 
 
@@ -65,6 +69,29 @@ def broken_off(datalist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             return log.read_text(encoding="utf-8")
 
         yield SimpleNamespace(chain=chain, fails=fails, checkpoint=chain.folder / "run" / "checkpoint.pt")
+
+
+def test_death_of_a_loader_process_is_one_sentence(broken_off: SimpleNamespace, tmp_path: Path) -> None:
+    """The system kills the largest process when memory runs out, and that may be one that reads."""
+    overrides = {**broken_off.chain.job["overrides"], "num_workers": 1, "max_epochs": 1000, "resume": False}
+    overrides |= {"output_dir": tmp_path / "run", "prompt_model_dir": tmp_path / "models"}
+    line = command("pretraining", ["pretrain.yaml", "offline_encoders.yaml", "smoke.yaml"], overrides)
+    run = subprocess.Popen(line, cwd=BUNDLE_ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    children, end = Path(f"/proc/{run.pid}/task/{run.pid}/children"), time.monotonic() + 120
+    try:
+        while not (tmp_path / "run" / "checkpoint.pt").is_file() or not children.read_text():
+            assert run.poll() is None, run.communicate()[1]
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        for reader in children.read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(reader), signal.SIGKILL)
+        said = run.communicate(timeout=60)[1]
+    finally:
+        run.kill()
+    assert run.returncode == 1
+    assert "Traceback" not in said
+    assert "Error: a process that reads data was killed" in said
 
 
 class TestStorage:

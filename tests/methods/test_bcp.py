@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scripts.labels import IGNORE
 from scripts.losses import PartialLabelCrossEntropy
 from scripts.methods.bcp import BCP
+from scripts.ops.copy_paste import random_box
 from scripts.ops.schedules import sigmoid_ramp
 from tests.tiny import CLASSES, SIZE, network, stream, train
 from tests.tiny import batch as pair_of_streams
@@ -32,7 +33,7 @@ def batch(labelled: int = 2, unlabelled: int = 2) -> dict[str, Any]:
 def drawn_box(method: BCP) -> Tensor:
     """The box of the next step, which stays the next step's."""
     state = torch.get_rng_state()
-    box = method.box_mask(torch.zeros(SIZE, SIZE))
+    box = random_box(torch.zeros(SIZE, SIZE), method.box)
     torch.set_rng_state(state)
     return box
 
@@ -154,25 +155,6 @@ class TestBCP:
         for box in (0.0, 1.0):
             with pytest.raises(ValueError, match=rf"box must be a share .* got {box}"):
                 objective(box=box)
-
-
-class TestBox:
-    def test_size_and_place(self) -> None:
-        """Two thirds of each side, at every place where it fits."""
-        method, corners = objective(), set()
-        for _ in range(300):
-            rows, columns = method.box_mask(torch.zeros(12, 6)).nonzero().T
-            assert (len(rows), rows.max() - rows.min(), columns.max() - columns.min()) == (8 * 4, 7, 3)
-            corners.add((int(rows.min()), int(columns.min())))
-        assert corners == {(top, left) for top in range(5) for left in range(3)}
-
-    def test_follows_the_generator(self) -> None:
-        """Which a checkpoint keeps, so that a resumed run draws the boxes of the whole run."""
-        method = objective()
-        state = torch.get_rng_state()
-        first = [method.box_mask(torch.zeros(SIZE, SIZE)) for _ in range(4)]
-        torch.set_rng_state(state)
-        assert all(torch.equal(mask, method.box_mask(torch.zeros(SIZE, SIZE))) for mask in first)
 
 
 class TestRefine:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from scripts.augmentation import BatchAugmentation
 from scripts.labels import IGNORE
-from scripts.losses import PartialLabelCrossEntropy
+from scripts.losses import PartialLabelCrossEntropy, masked_dice_loss
 from scripts.methods.cps4 import CPS4, kept_maps
+from scripts.ops.copy_paste import copy_paste, random_box
 from scripts.ops.fusion import PromptEvidence, fuse
 from scripts.ops.prompt_map import prompt_guided_map
 from tests.tiny import CLASSES, SIZE, network, stream, train
@@ -74,6 +75,35 @@ class TestCPS4:
         total = 0.7 * parts["supervised"] + 0.4 * 0.25 * parts["prompt"] + 1.3 * 0.5 * parts["enhanced"]
         torch.testing.assert_close(losses["loss"], total)
 
+    def test_twin_of_pasted_slices(self) -> None:
+        """Pixel by pixel: each term over the pixels of its own stream, Dice and cross-entropy of the pseudo-labels."""
+        method, data, progress = objective(box=0.5, dice=0.25), batch(), 0.5
+        labelled, unlabelled = data["labelled"], data["unlabelled"]
+        state = torch.get_rng_state()
+        losses = method(data, progress)
+        torch.set_rng_state(state)
+        mixed = copy_paste(labelled["image"], unlabelled["image"], random_box(unlabelled["image"], 0.5))
+        guided = GUIDED(unlabelled["attention_maps"], unlabelled["thresholds"])
+        evidence = PromptEvidence(unlabelled["attention_maps"], guided)
+        enhanced = fuse(method.teacher(unlabelled["image"]), evidence, kind="level_evidence", groups=GROUPS)
+        logits = method.student(mixed.image)
+        supervised = naive_cross_entropy(logits, labelled["label"][:, 0].long().masked_fill(mixed.foreign, IGNORE))
+        parts = {}
+        for name, target in {"prompt": guided, "enhanced": enhanced}.items():
+            target = target.masked_fill(~mixed.foreign, IGNORE)
+            parts[name] = 0.75 * naive_cross_entropy(logits, target) + 0.25 * masked_dice_loss(logits, target)
+            torch.testing.assert_close(losses[name], parts[name])
+        torch.testing.assert_close(losses["supervised"], supervised)
+        total = 0.7 * supervised + 0.4 * 0.25 * parts["prompt"] + 1.3 * 0.5 * parts["enhanced"]
+        torch.testing.assert_close(losses["loss"], total)
+
+    def test_pasted_slices_cost_one_pass(self) -> None:
+        calls: list[int] = []
+        method = objective(box=0.5)
+        method.student.register_forward_hook(lambda *_: calls.append(1))
+        method(batch(), 1.0)
+        assert len(calls) == 1
+
     def test_overfits(self) -> None:
         data, teacher = batch(), network(seed=1)
         train(objective(network(), student=teacher, ramp=lambda p: 0.0), teacher.parameters(), data)
@@ -89,11 +119,15 @@ class TestCPS4:
         assert data["unlabelled"]["attention_maps"].grad is None
         assert all(p.grad is not None for p in method.student.parameters())
 
-    def test_labels_of_unlabelled_images_cannot_matter(self) -> None:
-        data = batch()
-        clean = objective()(data, 1.0)
-        data["unlabelled"]["label"] = torch.full((2, 1, SIZE, SIZE), 99)
-        assert torch.equal(objective()(data, 1.0)["loss"], clean["loss"])
+    @pytest.mark.parametrize("box", [None, 0.5])
+    def test_labels_of_unlabelled_images_cannot_matter(self, box: float | None) -> None:
+        found, data = [], batch()
+        for label in (None, torch.full((2, 1, SIZE, SIZE), 99)):
+            if label is not None:
+                data["unlabelled"]["label"] = label
+            torch.manual_seed(3)
+            found.append(objective(box=box, dice=0.5)(data, 1.0)["loss"])
+        assert torch.equal(*found)
 
     def test_unlabelled_images_never_touch_the_supervised_term(self) -> None:
         data = batch()
