@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .data.cache import SliceDataset
+from .data.cache import MAPS, SliceDataset
 from .files import whole_file
 from .ops.ordering import decode_order
 from .ops.prompt_map import upsample
@@ -35,6 +35,8 @@ class PseudoLabelRounds:
         epochs: epochs, from 1, at whose beginning a round starts; before the first one batches stay as they are.
         inferer: (volume (S, 1, H, W), teacher) -> logits (S, N, H, W), see `scripts.engines`.
         device: where the teacher runs.
+        keep_maps: whether a slice that has a pseudo-label comes with its attention maps, too. False where no term of
+            the objective reads them: they need not be read from disk, moved to the device and warped.
     """
 
     def __init__(
@@ -46,17 +48,19 @@ class PseudoLabelRounds:
         epochs: Sequence[int],
         inferer: Callable[[Tensor, nn.Module], Tensor],
         device: torch.device | str = "cpu",
+        keep_maps: bool = True,
     ) -> None:
         self.teacher, self.dataset, self.label = teacher, dataset, label
         self.folder, self.epochs, self.device = Path(folder), frozenset(epochs), device
-        self.inferer = inferer
+        self.inferer, self.keep_maps = inferer, keep_maps
         self.epoch = 0
         """Epoch of the latest round; 0 before the first."""
         self._labels: np.ndarray | None = None
 
     def start(self, epoch: int) -> None:
-        """Label all volumes if a round begins with this epoch."""
-        if epoch not in self.epochs or len(self.dataset) == 0:
+        """Label all volumes if a round begins with this epoch, but for a run that goes on without its class prompts."""
+        prompts = self.dataset.prompt_maps
+        if epoch not in self.epochs or len(self.dataset) == 0 or (prompts is not None and not prompts.available):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self._label_share()
@@ -101,7 +105,7 @@ class PseudoLabelRounds:
         volume = torch.from_numpy(image.astype(np.float32))[:, None].to(self.device)
         logits = self.inferer(volume, self.teacher).float()
         prompts, maps = self.dataset.prompt_maps, None
-        if prompts is not None and prompts.available:
+        if prompts is not None:
             slices = [prompts.read(self.dataset, case, number)[0] for number in range(len(image))]
             maps = upsample(torch.stack(slices).to(self.device), image.shape[1:])
         return self.label(logits, maps).to(torch.uint8).cpu().numpy()
@@ -112,7 +116,9 @@ class PseudoLabelRounds:
         if self._labels is None or stream is None:
             return batch
         labels = torch.from_numpy(self._labels[stream["index"].numpy()])[:, None]
-        return {**batch, "unlabelled": {**stream, "pseudo_label": labels}}
+        # also here: a loader's own processes do not see that the data set has been told to leave the maps out
+        kept = {name: value for name, value in stream.items() if self.keep_maps or name not in MAPS}
+        return {**batch, "unlabelled": {**kept, "pseudo_label": labels}}
 
     def state_dict(self) -> dict[str, Any]:
         """Which round it is; its label maps stay in their file."""
@@ -133,6 +139,7 @@ class PseudoLabelRounds:
 
     def _use(self, epoch: int) -> None:
         self.epoch, self._labels = epoch, np.load(self._file(epoch), mmap_mode="r")
+        self.dataset.with_maps = self.keep_maps
         logging.getLogger(__name__).info("pseudo-labels of epoch %d: %s", epoch, self._file(epoch))
 
     def _share(self, rank: int) -> Path:

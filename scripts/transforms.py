@@ -11,9 +11,13 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor, NibabelWriter
 from monai.transforms import InvertibleTransform, MapTransform, SaveImaged, Spacingd, Transform
-from monai.utils import convert_to_tensor
+from monai.utils import TraceKeys, convert_to_tensor
 
 from .labels import ClassTable, LabelMap
+from .ops.resampling import resampled_top_class
+
+STRAIGHT = 1e-4
+"""Deviation below which the axes of two grids are taken for parallel: a twentieth of a pixel along 512 of them."""
 
 
 class EnsureVolumed(MapTransform, InvertibleTransform):
@@ -76,6 +80,28 @@ class InPlaneSpacingd(Spacingd):
         }
         visible = {k: v for k, v in data.items() if k not in hidden}
         return {**super().__call__(visible, lazy=lazy), **hidden}
+
+    def inverse_top_class(self, scores: MetaTensor) -> MetaTensor:
+        """Scores (N, H, W, S) to the grid before this transform, and there the class of the largest one.
+
+        Returns:
+            (1, H', W', S) uint8 with the meta data of the inverse; see `scripts.ops.resampling.resampled_top_class`.
+        """
+        resample = self.spacing_transform.sp_resample
+        info = resample.get_most_recent_transform(scores)
+        target = torch.as_tensor(info[TraceKeys.EXTRA_INFO]["src_affine"], dtype=torch.float64)
+        step = torch.linalg.solve(scores.affine.to(target), target).cpu()  # pixel of the scan -> pixel of the scores
+        scale, shift = step.diagonal()[:3], step[:3, 3]
+        other = torch.cat([(step[:3, :3] - scale.diag()).flatten(), scale[2:] - 1, shift[2:]])
+        if other.abs().max() > STRAIGHT:  # a sheared scan: its axes are not those of the slices
+            back = self.spacing_transform.inverse(scores)
+            return MetaTensor(back.max(0, keepdim=True).indices.to(torch.uint8), meta=back.meta).copy_meta_from(back)
+        resample.pop_transform(scores)
+        size = tuple(info[TraceKeys.ORIG_SIZE][:2])
+        label = resampled_top_class(scores.as_tensor(), tuple(scale[:2].tolist()), tuple(shift[:2].tolist()), size)
+        made = MetaTensor(label[None]).copy_meta_from(scores)
+        made.affine = target
+        return made
 
 
 class MapLabelValuesd(MapTransform):

@@ -5,14 +5,18 @@ import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Flipd, Invertd, SaveImaged
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from scripts.bundle_runs import BUNDLE_ROOT
 from scripts.labels import ClassTable
 from scripts.ops.ordering import chain_index
 from scripts.predictions import ChooseLevelsd, CompareWithTrainingd, InvertedTopClassd, LevelReportd, SaveLevelReportd
@@ -60,6 +64,40 @@ class TestInvertedTopClass:
         assert torch.equal(label.as_tensor(), scores.as_tensor().argmax(0, keepdim=True).flip(1).to(torch.uint8))
         assert torch.equal(label.affine, scan.affine)
         assert label.dtype == torch.uint8
+
+    @pytest.mark.parametrize("kind", ["straight", "oblique", "sheared", "one_slice"])
+    def test_twin_of_resampling(self, kind: str, tmp_path: Path) -> None:
+        """As MONAI's inverse of all scores, but where two are equal to within its rounding."""
+        affine = np.diag([4.0, 0.7, 0.7, 1.0])
+        if kind != "straight":
+            affine[:3, :3] = Rotation.from_euler("xyz", [4, 7, -5], degrees=True).as_matrix() @ affine[:3, :3]
+        if kind == "sheared":
+            affine[:3, 1] += 0.1 * affine[:3, 2]
+        affine[:3, 3] = -10, 20, 5
+        shape = (30, 40, 1) if kind == "one_slice" else (3, 30, 40)
+        affine = affine[:, [1, 2, 0, 3]] if kind == "one_slice" else affine
+        nib.save(
+            nib.Nifti1Image(np.random.default_rng(0).normal(size=shape).astype(np.float32), affine), tmp_path / "a.nii"
+        )
+        parser = ConfigParser(ConfigParser.load_config_files(str(BUNDLE_ROOT / "configs/inference.yaml")))
+        parser.update({"image_size": [32, 14], "pixel_mm": 1.2})
+        preprocessing = parser.get_parsed_content("preprocessing")
+        image = preprocessing({"image": str(tmp_path / "a.nii")})["image"]
+        generator = torch.Generator().manual_seed(0)
+        coarse = torch.randn(1, 5, *(max(1, n // 4) for n in image.shape[1:]), generator=generator)
+        scores = F.interpolate(coarse, size=image.shape[1:], mode="trilinear")[0].softmax(0)
+        data = {"image": image, "pred": MetaTensor(scores, affine=image.affine)}
+        options = {"keys": "pred", "transform": preprocessing, "orig_keys": "image", "nearest_interp": False}
+        theirs = Invertd(**options)(data)["pred"]
+        ours = InvertedTopClassd(**options)({**data, "pred": MetaTensor(scores, affine=image.affine)})["pred"]
+        assert tuple(ours.shape) == (1, *shape)
+        torch.testing.assert_close(ours.affine, theirs.affine)
+        assert not ours.applied_operations
+        first, second = theirs.as_tensor().topk(2, 0).values
+        plain = (first - second > 1e-4) | (first == 0)  # 0: cropped away
+        assert plain.float().mean() > 0.95
+        assert ours.as_tensor().unique().numel() == 5
+        assert torch.equal(ours.as_tensor()[0][plain], theirs.as_tensor().max(0).indices[plain].to(torch.uint8))
 
     def test_monai_label_leaves_it_out(self) -> None:
         # its scoring by dropout filters these two classes, and takes the last step's scores for probabilities

@@ -27,7 +27,7 @@ class Slices:
     def __init__(self, prompt_maps: Any = None) -> None:
         generator = np.random.default_rng(0)
         self.images = [generator.normal(size=(count, 8, 4)).astype(np.float16) for count in (3, 2)]
-        self.prompt_maps = prompt_maps
+        self.prompt_maps, self.with_maps = prompt_maps, True
 
     def __len__(self) -> int:
         return 5
@@ -90,6 +90,25 @@ class TestPseudoLabelRounds:
         rounds(tmp_path, teacher).start(2)
         assert teacher.training
         assert teacher.level.grad is None
+
+    @pytest.mark.parametrize("keep", [True, False])
+    def test_maps_beside_a_pseudo_label(self, tmp_path: Path, keep: bool) -> None:
+        made, data = rounds(tmp_path, keep_maps=keep), batch(1, 3)
+        data["unlabelled"].update(attention_maps=torch.rand(2, 2, 4, 2), thresholds=torch.rand(2, 2))
+        assert made(data) is data
+        assert made.dataset.with_maps
+        made.start(2)
+        assert ("attention_maps" in made(data)["unlabelled"]) == ("thresholds" in made(data)["unlabelled"]) == keep
+        assert made.dataset.with_maps == keep  # not even read from the disk
+        again = rounds(tmp_path, keep_maps=keep)
+        again.load_state_dict(made.state_dict())
+        assert again.dataset.with_maps == keep
+
+    def test_without_the_prompts_that_it_was_meant_to_have(self, tmp_path: Path) -> None:
+        """`when_no_prompt_model: supervised`: nothing of the unlabelled slices is used."""
+        made, data = rounds(tmp_path, dataset=Slices(SimpleNamespace(available=False))), batch(1)
+        made.start(2)
+        assert made(data) is data
 
     def test_resumed(self, tmp_path: Path) -> None:
         made = rounds(tmp_path)

@@ -168,16 +168,17 @@ class Labelling:
         statistics: of batch normalisation.
         folder: its files.
         scan: a volume.
+        more: overrides of the config.
     """
 
-    def __init__(self, network: str, statistics: str, folder: Path, scan: str) -> None:
+    def __init__(self, network: str, statistics: str, folder: Path, scan: str, **more: Any) -> None:
         from monai.bundle import ConfigParser
 
         self.parser = ConfigParser()
         self.parser.read_config([str(BUNDLE_ROOT / "configs" / file) for file in configs(network)])
         self.parser.update({
             "bundle_root": str(BUNDLE_ROOT), "ckpt_dir": str(folder), "input_dir": scan, "statistics": statistics,
-            "device": "$torch.device('cpu')", "save_labels": False, "handlers": [],
+            "device": "$torch.device('cpu')", "save_labels": False, "handlers": [], **more,
         })  # fmt: skip
         get = self.parser.get_parsed_content
         self.evaluator, self.net = get("evaluator"), get("network").eval()

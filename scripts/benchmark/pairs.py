@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,15 +21,19 @@ class Goal:
 
     Attributes:
         name: what is measured.
-        goal: largest ratio that meets the goal.
+        goal: largest ratio that meets the goal; None for what is only reported.
         reference: what ours is compared with.
         unit: of the pairs, "ms" or "MB".
     """
 
     name: str
-    goal: float
+    goal: float | None
     reference: str
     unit: str = "ms"
+
+    def on(self, device: str, goal: float | None = None) -> Goal:
+        """The same on another device: a GPU is named, and may have a goal of its own."""
+        return replace(self, name=f"{self.name}, GPU", goal=goal or self.goal) if device == "cuda" else self
 
     def row(self, pairs: Pairs, **more: Any) -> dict[str, Any]:
         """The row of `speed.json`: the goal is met if the median ratio does not exceed it.
@@ -42,9 +46,10 @@ class Goal:
         ratio, (low, high) = statistics.median(ratios), median_interval(ratios)
         factor = 1000 if self.unit == "ms" else 1
         ours, reference = (round(factor * statistics.median(side), 3) for side in zip(*pairs, strict=True))
+        met = None if self.goal is None else ratio <= self.goal
         return {
             "name": self.name, "ratio": round(ratio, 4), "low": round(low, 4), "high": round(high, 4),
-            "goal": self.goal, "met": ratio <= self.goal, "reference": self.reference, "pairs": len(pairs),
+            "goal": self.goal, "met": met, "reference": self.reference, "pairs": len(pairs),
             f"ours_{self.unit}": ours, f"reference_{self.unit}": reference, **more,
         }  # fmt: skip
 
@@ -52,6 +57,11 @@ class Goal:
         """The row where this machine cannot tell."""
         empty = {"ratio": None, "low": None, "high": None, "goal": self.goal, "met": None}
         return {"name": self.name, **empty, "reference": self.reference, "pairs": 0, "reason": reason}
+
+
+def missing(device: str) -> str | None:
+    """Why nothing can be measured on a device ("cpu" or "cuda"); None if it is there."""
+    return "this machine has no CUDA device" if device == "cuda" and not torch.cuda.is_available() else None
 
 
 def in_turns(

@@ -22,6 +22,8 @@ from .checked import stamps
 from .shares import own_share_first
 
 IMAGE, LABEL = "image.npy", "label.npy"
+MAPS = ("attention_maps", "thresholds")
+"""Entries of an item that `prompt_maps` adds."""
 
 
 class SliceCache:
@@ -88,6 +90,9 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
     An item holds `image` (1, H, W) float32, `is_unlabelled` (N,) bool, its `index`, `label` (1, H, W) uint8 where the
     entry has one, and with `prompt_maps` also `attention_maps` (N, h, w) float32 and `thresholds` (N,) float32.
+
+    Attributes:
+        with_maps: whether items hold these two; whoever needs them no longer may say so.
     """
 
     def __init__(
@@ -96,7 +101,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self.data = list(data)
         self.cache = cache
         self.num_classes = num_classes
-        self.prompt_maps = prompt_maps
+        self.prompt_maps, self.with_maps = prompt_maps, True
         self._images: list[np.ndarray] | None = None
         self._labels: list[np.ndarray | None] = []
         self._first: np.ndarray = np.zeros(1, dtype=np.int64)
@@ -153,9 +158,8 @@ class SliceDataset(Dataset[dict[str, Any]]):
         label = self._labels[case]
         if label is not None:
             item["label"] = torch.from_numpy(label[number].copy())[None]
-        if self.prompt_maps is not None and self.prompt_maps.available:
-            maps, thresholds = self.prompt_maps.read(self, case, number)
-            item.update(attention_maps=maps, thresholds=thresholds)
+        if self.with_maps and self.prompt_maps is not None and self.prompt_maps.available:
+            item.update(zip(MAPS, self.prompt_maps.read(self, case, number), strict=True))
         return item
 
 

@@ -25,8 +25,9 @@ class CPS4(MeanTeacher):
       + `enhanced` · ramp(progress) · CE(student, fuse(teacher, S))             eq. (7)
 
     with S the prompt-guided map, eq. (3). Where the batch holds a `pseudo_label`, which teacher and prompts gave the
-    slice within its whole volume (`scripts.rounds`), it takes the place of fuse(teacher, S). Without attention maps in
-    the batch only the supervised term is left (`when_no_prompt_model: supervised`).
+    slice within its whole volume (`scripts.rounds`), it takes the place of fuse(teacher, S), and attention maps are
+    asked for only if the prompt term counts. Where they are needed and missing, only the supervised term is left
+    (`when_no_prompt_model: supervised`).
 
     Ours, beside the paper: `dice` mixes a Dice loss into the cross-entropies of (6) and (7), and with `box` all three
     terms are taken of labelled and unlabelled slices that were pasted into each other (`scripts.ops.copy_paste`), each
@@ -78,10 +79,9 @@ class CPS4(MeanTeacher):
         }
         if batch["unlabelled"] is None or not any(weights.values()):
             return Supervised.__call__(self, batch, progress)
-        evidence = self.evidence(batch["unlabelled"])
-        if evidence is None:
+        targets = self.targets(batch["unlabelled"], weights)
+        if targets is None:
             return Supervised.__call__(self, batch, progress)
-        targets = self.targets(batch["unlabelled"], evidence, weights)
         if self.box is None:
             losses, logits = Supervised.__call__(self, batch, progress), self.student(batch["unlabelled"]["image"])
         else:
@@ -91,17 +91,22 @@ class CPS4(MeanTeacher):
             losses["loss"] = losses["loss"] + weights[name] * losses[name]
         return losses
 
-    def targets(
-        self, unlabelled: dict[str, Tensor], evidence: PromptEvidence, weights: dict[str, float]
-    ) -> dict[str, Tensor]:
-        """What the student is to say of the unlabelled slices, (U, H, W) for each term that has a weight."""
-        targets = {}
-        if weights["prompt"]:
-            targets["prompt"] = evidence.label
-        if weights["enhanced"]:
-            given = unlabelled.get("pseudo_label")
-            fused = self.fuse(self.teach(unlabelled["image"]), evidence) if given is None else given.squeeze(1).long()
-            targets["enhanced"] = fused
+    def targets(self, unlabelled: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor] | None:
+        """What the student is to say of the unlabelled slices, (U, H, W) for each term that has a weight.
+
+        None where that takes attention maps and there are none.
+        """
+        given, targets = unlabelled.get("pseudo_label"), {}
+        if weights["prompt"] or given is None:
+            evidence = self.evidence(unlabelled)
+            if evidence is None:
+                return None
+            if weights["prompt"]:
+                targets["prompt"] = evidence.label
+            if weights["enhanced"] and given is None:
+                targets["enhanced"] = self.fuse(self.teach(unlabelled["image"]), evidence)
+        if weights["enhanced"] and given is not None:
+            targets["enhanced"] = given.squeeze(1).long()
         return targets
 
     def mixed(

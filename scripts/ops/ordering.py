@@ -133,17 +133,22 @@ def order_probabilities(
         pooled: whether the slices are those of one volume.
 
     Returns:
-        (B, N, H, W) probabilities that sum to 1, whose arg max is the label map of :func:`decode_order`.
+        (B, N, H, W) probabilities that sum to 1, whose arg max is the label map of :func:`decode_order`, also after a
+        bilinear resampling: more than a pixel away from all structures the levels within a type mean nothing.
     """
     spine = _Spine(probs, level_score, groups, chain)
     path = spine.path(level_weight, pooled)
-    place = path.gather(1, spine.rows.flatten(1)).flatten()  # every pixel's, also outside the spine
-    everywhere = spine.level_at(*(index.flatten() for index in _grid(spine.rows)))
+    # Levels matter in the spine and beside it, where a resampled pixel may have a share of it. Elsewhere background
+    # wins whatever level a type's probability goes to.
+    at = (F.max_pool2d((spine.tissue > 0).float(), 3, 1, 1) > 0).nonzero(as_tuple=True)
+    place, level = path[at[0], spine.rows[at]], spine.level_at(*at)
     ordered = torch.zeros_like(spine.types[:, :1]).repeat(1, probs.shape[1], 1, 1)
     ordered[:, 0] = spine.types[:, 0]
     for kind in spine.type_of.unique().tolist():
-        name = spine.names(torch.full_like(place, kind), place, everywhere).view_as(spine.rows)
-        ordered.scatter_add_(1, spine.chain[name][:, None], spine.types[:, kind : kind + 1])
+        some = int(spine.chain[spine.type_of == kind][-1])
+        label = torch.full_like(spine.tissue, some)
+        label[at] = spine.chain[spine.names(torch.full_like(place, kind), place, level)]
+        ordered.scatter_add_(1, label[:, None], spine.types[:, kind : kind + 1])
     return ordered
 
 
@@ -233,10 +238,3 @@ class _Spine:
         choice = near.gather(0, score.masked_fill_(~fits, -torch.inf).max(0, keepdim=True).indices)[0]
         alone = level.masked_fill(~could_be, -torch.inf).max(0).indices
         return torch.where(fits.any(0), choice, alone)
-
-
-def _grid(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, row and column (B, H, W) of every pixel."""
-    axes = (torch.arange(size, device=like.device) for size in like.shape)
-    image, y, x = torch.meshgrid(*axes, indexing="ij")
-    return image, y, x

@@ -4,6 +4,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from scripts.benchmark import memory, speed, steps, thresholds
+from scripts.benchmark import (
+    ceilings,
+    field_trainer,
+    folders,
+    inference,
+    memory,
+    prompt_guides,
+    speed,
+    stage1,
+    starts,
+    steps,
+    thresholds,
+)
+from scripts.benchmark.inference import Setting
+from scripts.benchmark.pairs import Goal
 from scripts.benchmark.steps import WARM_UP, Sizes, TakingTurns
+from scripts.data.cache import MAPS
 
-TINY = {"image_size": [32, 16], "channels": [4, 8], "batch_size": 2, "unlabelled_batch_size": 3, "device": "cpu"}
+TINY = {"image_size": [32, 16], "channels": [4, 8], "batch_size": 2, "unlabelled_batch_size": 3}
 ROW = {"name", "ratio", "low", "high", "goal", "met", "reference", "pairs"}
 MEASURED = {
     "name": "a",
@@ -36,13 +52,21 @@ def parse(*line: str) -> argparse.Namespace:
 
 @pytest.fixture
 def sizes(tmp_path: Path) -> Sizes:
-    return Sizes((), {**TINY, "device": "$torch.device('cpu')"}, tmp_path)
+    return Sizes((), TINY, tmp_path)
+
+
+@pytest.fixture
+def setting() -> Setting:
+    network = {"image_size": [32, 16], "pixel_mm": 8.0, "channels": [4, 8]}
+    return Setting((40, 32), 7.0, model=None, steps=2, overrides=network)
 
 
 @pytest.fixture
 def report() -> dict[str, Any]:
-    rows = [{**MEASURED, "ours_ms": 50.0, "reference_ms": 40.0}, thresholds_without_gpu()]
-    return {"rows": rows, **speed.conditions(parse())}
+    rows = [{**MEASURED, "ours_ms": 50.0, "reference_ms": 40.0, "profile": {"a_ms": 3.0}}, thresholds_without_gpu()]
+    reported = {**MEASURED, "goal": None, "met": None, "ours_MB": 5.0, "reference_MB": 4.0}
+    conditions = speed.conditions(parse())
+    return {"rows": [*rows, reported], "conditions": {"engine": conditions, "otsu": conditions}}
 
 
 def thresholds_without_gpu() -> dict[str, Any]:
@@ -111,11 +135,11 @@ class TestEngineRow:
             steps.engine_row(sizes, pairs=1)
 
 
-class TestMethodRow:
+class TestMethodRows:
     def test_smoke(self, sizes: Sizes) -> None:
-        row = steps.method_row(sizes, pairs=3)
-        assert row.keys() >= ROW
-        assert row["ratio"] > 0
+        rows = list(steps.method_rows(sizes, pairs=3))
+        assert all(row.keys() >= ROW and row["ratio"] > 0 for row in rows)
+        assert [row["goal"] for row in rows] == [1.05, 1.05, None]
 
     def test_who_gets_the_maps(self, sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[set[str]] = []
@@ -124,9 +148,95 @@ class TestMethodRow:
             return lambda batch: seen.append(set(batch["unlabelled"]))
 
         monkeypatch.setattr(steps, "bare_step", recording)
-        steps.method_row(sizes, pairs=1)
-        plain = {"image", "is_unlabelled"}
-        assert seen == [plain | set(steps.MAPS), plain] * (WARM_UP + 1)
+        kept, fused, _ = steps.method_rows(sizes, pairs=1)
+        assert kept["pairs"] == fused["pairs"] == 1
+        plain, each = {"image", "is_unlabelled"}, 2 * (WARM_UP + 1)
+        assert seen[:each] == [plain | {"pseudo_label"}, plain] * (WARM_UP + 1)
+        assert seen[each : 2 * each] == [plain | set(MAPS), plain] * (WARM_UP + 1)
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_without_gpu(self, sizes: Sizes) -> None:
+        rows = [
+            *steps.method_rows(replace(sizes, device="cuda"), pairs=3),
+            steps.engine_row(replace(sizes, device="cuda"), pairs=3),
+            stage1.stage1_row(replace(sizes, device="cuda"), pairs=3),
+            *ceilings.ceiling_rows(replace(sizes, device="cuda"), pairs=3),
+            *prompt_guides.prompt_guide_rows(replace(sizes, device="cuda"), slices=1, side=64, pairs=3),
+        ]
+        assert all(row["met"] is None and "GPU" in row["name"] and "CUDA" in row["reason"] for row in rows)
+        assert rows[4]["goal"] == pytest.approx(1 / 1.5)
+
+
+class TestStage1Row:
+    def test_smoke(self, sizes: Sizes) -> None:
+        """The bare loop computes what the objective does, which `through_engine` checks."""
+        row = stage1.stage1_row(sizes, pairs=2)
+        assert row["pairs"] == 2
+        assert "unlabelled_batch_size" not in row
+
+
+class TestCeilingRows:
+    def test_smoke(self, sizes: Sizes) -> None:
+        (row,) = ceilings.ceiling_rows(sizes, pairs=2)
+        assert 0 < row["ratio"] < 1
+        assert row["gflop_of_a_step"] > 0
+
+
+class TestFieldRows:
+    def test_smoke(self, sizes: Sizes, tmp_path: Path) -> None:
+        trained, waited = field_trainer.field_rows(sizes, tmp_path, 2, (40, 32), 7.0)
+        assert trained["ours_slices_per_s"] > trained["reference_slices_per_s"]
+        assert 0 < waited["ratio"] < 1
+        assert waited["reference_ms"] == trained["ours_ms"]
+
+
+class TestPromptGuideRows:
+    def test_twin(self) -> None:
+        maps = (3 * torch.randn(2, 20, 6, 6, generator=torch.Generator().manual_seed(0))).softmax(1)
+        ours, theirs = prompt_guides.at_once(maps, 48), prompt_guides.class_by_class(maps.numpy(), 48)
+        assert (ours.numpy() == theirs).mean() > 0.999
+        assert ours.unique().numel() > 10
+
+    def test_smoke(self, sizes: Sizes) -> None:
+        rows = list(prompt_guides.prompt_guide_rows(sizes, slices=1, side=64, pairs=2))
+        assert [row["goal"] for row in rows] == [0.5, None]
+
+    def test_different_maps_are_refused(self, sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(prompt_guides, "class_by_class", lambda maps, side: 0 * maps[:, 0, :1, :1])
+        with pytest.raises(RuntimeError, match="the two must give the same maps"):
+            next(prompt_guides.prompt_guide_rows(sizes, slices=1, side=64, pairs=1))
+
+
+class TestInferenceRows:
+    def test_smoke(self, sizes: Sizes, setting: Setting, tmp_path: Path) -> None:
+        whole, decoded, decoding = inference.inference_rows(sizes, setting, tmp_path, pairs=2)
+        assert whole["labels_differ"] < 1e-4
+        assert whole["profile"]["network_ms"] > 0
+        assert (decoded["goal"], decoding["goal"]) == (None, 0.1)
+        assert "40x32" in whole["name"]
+
+    def test_other_labels_are_refused(
+        self, sizes: Sizes, setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        label = inference.PlainLabelling.label
+        monkeypatch.setattr(inference.PlainLabelling, "label", lambda self: label(self) + 1)
+        with pytest.raises(RuntimeError, match="the two must give the same labels"):
+            next(inference.inference_rows(sizes, setting, tmp_path, pairs=1))
+
+
+class TestFolderRow:
+    @pytest.mark.slow
+    def test_smoke(self, sizes: Sizes, setting: Setting, tmp_path: Path) -> None:
+        row = folders.folder_row(sizes, setting, tmp_path, volumes=3, pairs=1)
+        assert (row["volumes"], row["pairs"]) == (3, 1)
+
+
+class TestStartRows:
+    @pytest.mark.slow
+    def test_smoke(self, tmp_path: Path) -> None:
+        training, words = starts.start_rows(tmp_path, pairs=1, help_pairs=2, seed=0)
+        assert training["ratio"] > 0.5
+        assert words["ours_ms"] > words["reference_ms"]
 
 
 class TestOtsuRows:
@@ -174,16 +284,32 @@ class TestRun:
         out = tmp_path / "results/speed.json"
         sizes = ["image_size=[32,16]", "channels=[4,8]", "batch_size=2", "unlabelled_batch_size=2"]
         threads = torch.get_num_threads()
-        args = parse("--rows", "method", "--pairs", "2", "--overlays", "--set", *sizes, "--out", str(out))
+        args = parse("--parts", "engine", "--pairs", "2", "--overlays", "--set", *sizes, "--out", str(out))
         assert speed.run(args) == 0
         assert torch.get_num_threads() == threads
         report = json.loads(out.read_text(encoding="utf-8"))
-        (row,) = report["rows"]
+        row = report["rows"][0]
         assert row.keys() >= ROW
         assert row["channels"] == [4, 8]
-        assert {"machine", "torch", "threads", "date", "seed"} <= report.keys()
+        assert {"machine", "torch", "threads", "date", "seed"} <= report["conditions"]["engine"].keys()
         assert f"{row['ratio']:.3f}" in capsys.readouterr().out
         assert f"{row['ratio']:.3f}" in out.with_suffix(".md").read_text(encoding="utf-8")
+
+    def test_every_part_has_its_measurement(self, tmp_path: Path) -> None:
+        assert list(speed.kinds(parse(), tmp_path)) == list(speed.PARTS)
+
+    def test_rows_of_other_parts_stay(self, tmp_path: Path) -> None:
+        out, row, conditions = tmp_path / "speed.json", Goal("a", 1.0, "b").row([(1.0, 2.0)]), speed.conditions(parse())
+        speed.write(out, {"memory": [row], "otsu": [row]}, {**conditions, "seed": 3})
+        speed.write(out, {"engine": [row], "otsu": [{**row, "name": "c"}, row]}, conditions)
+        report = json.loads(out.read_text(encoding="utf-8"))
+        parts = [(row["part"], row["name"]) for row in report["rows"]]
+        assert parts == [("engine", "a"), ("otsu", "c"), ("otsu", "a"), ("memory", "a")]
+        assert {part: made["seed"] for part, made in report["conditions"].items()} == {
+            "engine": 0,
+            "otsu": 0,
+            "memory": 3,
+        }
 
 
 class TestPage:
@@ -193,4 +319,6 @@ class TestPage:
         assert cells[0] == list(speed.HEAD)
         assert cells[2] == ["a", "1.250", "1.000 to 1.500", "1.10", "no", "50.0 ms", "40.0 ms", "20", "b"]
         assert cells[3][1:] == ["–", "–", "1.00", "–", "–", "–", "0", "d (not measured: no GPU)"]
-        assert any(torch.__version__ in line for line in lines)
+        assert cells[4][3:6] == ["–", "reported", "5.0 MB"]
+        assert sum(line.startswith("engine, otsu: ") and torch.__version__ in line for line in lines) == 1
+        assert "- a: a_ms 3.0" in lines

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scripts.augmentation import BatchAugmentation
 from scripts.labels import IGNORE
 from scripts.losses import PartialLabelCrossEntropy, masked_dice_loss
 from scripts.methods.cps4 import CPS4, kept_maps
@@ -175,6 +176,19 @@ class TestCPS4:
         losses = method(data, 0.5)
         logits = method.student(data["unlabelled"]["image"])
         torch.testing.assert_close(losses["enhanced"], naive_cross_entropy(logits, given[:, 0]))
+
+    def test_maps_beside_a_pseudo_label_change_no_bit(self) -> None:
+        """What `PseudoLabelRounds(keep_maps=False)` leaves out is neither drawn for nor read."""
+        augment, losses, weights = BatchAugmentation(), [], {"supervised": 0.7, "prompt": 0.0, "enhanced": 1.3}
+        for maps in (True, False):
+            data, method = batch(), objective(loss_weights=weights)
+            data["unlabelled"]["pseudo_label"] = stream(seed=5)["label"]
+            if not maps:
+                del data["unlabelled"]["attention_maps"], data["unlabelled"]["thresholds"]
+            loss = method(augment(data, 3), 0.5)["loss"]
+            loss.backward()
+            losses.append([loss, *(p.grad for p in method.student.parameters())])
+        assert all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
 
     def test_before_the_ramps(self) -> None:
         assert set(objective()(batch(), 0.0)) == {"loss", "supervised"}

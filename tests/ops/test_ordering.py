@@ -302,6 +302,18 @@ class TestOrderProbabilities:
         assert torch.equal(ordered.argmax(1), decode(logits, pooled=pooled))
         assert torch.allclose(ordered.sum(1), torch.ones(2, 96, 48), atol=1e-5)
 
+    @pytest.mark.parametrize("chain", [CHAIN, WITHOUT_SACRUM])
+    def test_resampled_as_if_sought_everywhere(self, chain: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+        probs = noisy(5, 1.0).softmax(1)
+        resampled = []
+        for everywhere in (False, True):
+            if everywhere:
+                monkeypatch.setattr(F, "max_pool2d", lambda tissue, *_: torch.ones_like(tissue))
+            ordered = order_predictions(probs, groups=GROUPS, chain=chain)
+            resampled.append(F.interpolate(ordered, (250, 130), mode="bilinear").argmax(1))
+        assert torch.equal(*resampled)
+        assert resampled[0].unique().numel() > 10
+
     def test_types_keep_their_probability(self) -> None:
         probs = noisy(4).softmax(1)
         ordered = order_predictions(probs, groups=GROUPS, chain=CHAIN)
