@@ -28,7 +28,7 @@ FIELD = Goal(
 WAIT = Goal("waiting for data after the first epoch", 0.02, "the whole step")
 
 
-class FileSlices(Dataset):
+class FileSlices(Dataset[dict[str, Any]]):
     """Slices of volume files, read anew for each, as a trainer without a cache has them.
 
     Args:
@@ -123,7 +123,7 @@ def field_loader(parser: ConfigParser) -> TwoStreamLoader:
         RandGaussianNoised("image", prob=1.0, std=0.1),
     ])  # fmt: skip
     transform, classes = get("slice_cache").transform, get("num_classes")
-    streams = [
+    labelled, unlabelled = (
         FileSlices(get(f"train#{name}#data"), transform, augment, classes) for name in ("dataset", "unlabelled_dataset")
-    ]
-    return TwoStreamLoader(*streams, get("batch_size"), get("unlabelled_batch_size"), get("seed"))
+    )
+    return TwoStreamLoader(labelled, unlabelled, get("batch_size"), get("unlabelled_batch_size"), get("seed"))

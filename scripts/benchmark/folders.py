@@ -37,9 +37,10 @@ def folder_row(sizes: Sizes, setting: Setting, work: Path, volumes: int, pairs: 
         1 / 1.7,
         "one process of one thread, one volume after another",
     )
-    counts = {"labelled": 1, "unlabelled": DRAWN - 1, "validation": 0, "test": 0}
-    drawing = {"shape_hw": setting.shape, "pixel_mm": setting.pixel_mm}
-    datalist = write_phantoms(work / "drawn", **counts, seed=sizes.seed, **drawing)
+    drawing: dict[str, Any] = {"shape_hw": setting.shape, "pixel_mm": setting.pixel_mm}
+    datalist = write_phantoms(
+        work / "drawn", labelled=1, unlabelled=DRAWN - 1, validation=0, test=0, seed=sizes.seed, **drawing
+    )
     folder = setting.network(sizes, datalist, work)
     scans = work / "many"
     scans.mkdir(parents=True, exist_ok=True)

@@ -81,9 +81,8 @@ def inference_rows(sizes: Sizes, setting: Setting, work: Path, pairs: int) -> It
     if reason := missing(sizes.device):
         yield from (goal.not_measured(reason) for goal in goals)
         return
-    drawing = {"shape_hw": setting.shape, "pixel_mm": setting.pixel_mm}
-    counts = {"labelled": 1, "unlabelled": 0, "validation": 0, "test": 1}
-    datalist = write_phantoms(work / "scan", **counts, seed=sizes.seed, **drawing)
+    drawing: dict[str, Any] = {"shape_hw": setting.shape, "pixel_mm": setting.pixel_mm}
+    datalist = write_phantoms(work / "scan", labelled=1, unlabelled=0, validation=0, test=1, seed=sizes.seed, **drawing)
     scan, folder = str(datalist.parent / "images" / "phantom_0001.nii.gz"), setting.network(sizes, datalist, work)
     device = f"$torch.device({sizes.device!r})"
     how = {"device": device, "amp": False}
@@ -128,7 +127,7 @@ class PlainLabelling:
         return self.preprocessing(self.scan)
 
     @torch.no_grad()
-    def network(self, image: Tensor) -> Tensor:
+    def network(self, image: MetaTensor) -> Tensor:
         """Logits (N, H, W, S)."""
         return self.inferer(image[None].as_tensor().to(self.device), self.net)[0]
 
