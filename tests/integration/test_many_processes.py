@@ -29,10 +29,13 @@ STEPS: dict[str, Any] = {
     "ramp#length": 0.3,
 }
 # Equal but for rounding only where nothing couples the slices of a batch but the mean over them: groups of channels are
-# normalised slice by slice, and without a warp every slice has the same number of labelled pixels.
+# normalised slice by slice, without a warp or another slice's box in it every slice has the same number of labelled
+# pixels, and Dice sums over the slices of a process.
 UNCOUPLED: dict[str, Any] = {
+    "copy_paste": None,
+    "pseudo_label_dice": 0.0,
     "norm": "group",
-    **{f"augmentation#{name}": 0.0 for name in ("rotate_degrees", "scale", "shift", "early_shift", "bend_px")},
+    **{f"augmentation#{name}": 0.0 for name in ("rotate_degrees", "scale", "shift", "bend_px")},
 }
 TOLERANCE = 1e-4
 """Relative, of the losses of the first four steps: rounding alone, which Adam's first steps enlarge."""
