@@ -62,7 +62,7 @@ def load_weights(path: str | Path | None, networks: Sequence[torch.nn.Module]) -
         return
     if not Path(path).is_file():
         raise ValueError(f"there are no weights {path}; correct --warm_start or leave it out")
-    state = load_tensors(Path(path), "correct --warm_start")
+    state = load_tensors(Path(path), "name the weights that training wrote")
     for network in networks:
         try:
             network.load_state_dict(state)

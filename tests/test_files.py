@@ -162,7 +162,7 @@ class Owner:
 
 class TestLockFolder:
     def test_second_process_is_refused_until_the_first_is_killed(self, tmp_path: Path) -> None:
-        program = "lock_folder(sys.argv[1]); child = os.fork(); print(child, flush=True); time.sleep(60)"
+        program = "lock_folder(sys.argv[1]); child = os.fork(); os.write(1, b'%d\\n' % child); time.sleep(60)"
         first = other_process(program, tmp_path)
         assert first.stdout is not None
         children = sorted(int(first.stdout.readline()) for _ in range(2))

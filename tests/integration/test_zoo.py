@@ -291,7 +291,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("damage", "words"),
         [
-            (lambda path: path.write_bytes(b"nothing"), "not a state dict"),
+            (lambda path: path.write_bytes(b"nothing"), "is damaged or holds more than weights"),
             (lambda path: torch.save({"student": torch.load(path, weights_only=True)}, path), "of another network"),
         ],
         ids=["damaged", "nested"],
