@@ -23,7 +23,7 @@ from .steps import Sizes, bare_step
 
 METHOD = "methods/supervised.yaml"
 WHOLE = Goal(
-    "inference of a volume of {slices} slices of {shape}, from its file to the label map in its grid, model loaded",
+    "inference of a volume with slices of {shape}, from its file to the label map in its grid, model loaded",
     1 / 3,
     "the same transforms, MONAI's SliceInferer with batch 1, float32, default layout, Invertd and AsDiscreted",
 )
@@ -77,7 +77,8 @@ def inference_rows(sizes: Sizes, setting: Setting, work: Path, pairs: int) -> It
     Raises:
         RuntimeError: the labels of the two differ in more than a pixel of 10,000.
     """
-    goals = [goal.on(sizes.device) for goal in (WHOLE, DECODED, DECODING)]
+    whole = replace(WHOLE, name=WHOLE.name.format(shape="x".join(map(str, setting.shape))))
+    goals = [goal.on(sizes.device) for goal in (whole, DECODED, DECODING)]
     if reason := missing(sizes.device):
         yield from (goal.not_measured(reason) for goal in goals)
         return
@@ -94,11 +95,12 @@ def inference_rows(sizes: Sizes, setting: Setting, work: Path, pairs: int) -> It
     differs = (label != reference).float().mean().item()
     if differs > 1e-4:
         raise RuntimeError(f"the two must give the same labels, {differs:.3%} of the pixels differ")
-    name = goals[0].name.format(slices=ours.slices.shape[-1], shape="x".join(map(str, setting.shape)))
-    whole = replace(goals[0], name=name)
-    rest = {"device": sizes.device, "channels": ours.parser.get_parsed_content("channels"), "labels_differ": differs}
+    rest = {
+        "device": sizes.device, "channels": ours.parser.get_parsed_content("channels"),
+        "slices": ours.slices.shape[-1], "labels_differ": differs,
+    }  # fmt: skip
     times = in_turns(ours.label, plain.label, pairs, 1, sizes.device)
-    yield whole.row(times, **rest, profile=profile(ours, plain, sizes.device))
+    yield goals[0].row(times, **rest, profile=profile(ours, plain, sizes.device))
     yield goals[1].row(in_turns(decoded.label, plain.label, pairs, 1, sizes.device), **rest)
     probs = ours.network()[0].softmax(0).movedim(-1, 0)
     order = decoded.inferer.order
