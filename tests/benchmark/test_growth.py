@@ -53,9 +53,9 @@ def test_numbers_that_show_nothing_are_refused(given: list[str], capsys: pytest.
 
 @pytest.mark.slow
 def test_every_phase_is_measured(tmp_path: Path) -> None:
-    assert main(["benchmark", "growth", "--volumes", "3", "6", "--out", str(tmp_path / "r.json")]) == 0
+    assert main(["benchmark", "growth", "--volumes", "5", "8", "--out", str(tmp_path / "r.json")]) == 0
     found = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
-    assert {(row["phase"], row["volumes"]) for row in found["growth"]} == {(p, n) for p in PHASES for n in (3, 6)}
-    assert found["volumes"] == 6
+    assert {(row["phase"], row["volumes"]) for row in found["growth"]} == {(p, n) for p in PHASES for n in (5, 8)}
+    assert found["volumes"] == 8
     assert all(row["seconds"] > 0 and row["peak_mb"] > 50 for row in found["growth"])
     assert (tmp_path / "growth.md").is_file()
