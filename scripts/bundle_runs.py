@@ -48,6 +48,14 @@ def bundle_runs(runs: Sequence[Run], log: Path) -> None:
     _process(line, " and ".join(dict.fromkeys(run_id for run_id, _, _ in runs)), log, show=False)
 
 
+def runs_here(*runs: Run) -> None:
+    """Several runs, one after the other, in this very process; overrides are Python values."""
+    from monai.bundle import run
+
+    for run_id, configs, overrides in runs:
+        run(run_id, config_file=_files(configs), bundle_root=str(BUNDLE_ROOT), **_plain(overrides))
+
+
 def _files(configs: Sequence[str | Path]) -> list[str]:
     return [str(BUNDLE_ROOT / "configs" / c) for c in configs]
 
@@ -72,13 +80,5 @@ def _process(line: list[str], what: str, log: Path, show: bool) -> None:
         raise RuntimeError(f"{what} failed, see {log}\n{tail}")
 
 
-def _run_all(runs: Sequence[Run]) -> None:
-    """The other end of `bundle_runs`."""
-    from monai.bundle import run
-
-    for run_id, configs, overrides in runs:
-        run(run_id, config_file=configs, bundle_root=str(BUNDLE_ROOT), **overrides)
-
-
 if __name__ == "__main__":
-    _run_all(json.loads(sys.argv[1]))
+    runs_here(*json.loads(sys.argv[1]))

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -16,6 +15,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch.distributed
 
+from .files import write_whole
 from .labels import ClassTable
 from .metrics import LabelArray, confusion_matrix, level_agnostic_dice, missed, per_class_scores, spurious, wrong_level
 
@@ -122,8 +122,8 @@ class CaseScores:
         folder.mkdir(parents=True, exist_ok=True)
         for variant, cases in self.scores.items():
             name = "per_case.csv" if variant == "raw" else f"per_case_{variant}.csv"
-            _replace(folder / name, _as_csv(cases))
-        _replace(folder / "summary.json", json.dumps(_without_nan(summary), indent=1) + "\n")
+            write_whole(folder / name, _as_csv(cases))
+        write_whole(folder / "summary.json", json.dumps(_without_nan(summary), indent=1) + "\n")
         return folder / "summary.json"
 
     def _summary_of(self, cases: list[CaseScore]) -> dict[str, Any]:
@@ -170,10 +170,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that an interrupted run leaves the old one or the new one, never a half."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)

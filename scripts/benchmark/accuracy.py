@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..files import write_whole
 from .locks import Locks
 from .queue import POLL_S, Job, run_jobs, share, with_needs
 from .subsets import Cell, Source, cell, full_cell
@@ -150,13 +152,12 @@ def collect(out: Path) -> Path:
     rows = [read(p) for p in sorted(out.glob("*/row.json"))]
     rows.sort(key=lambda r: (r["labelled"], r["method"], r["seed"]))
     path = out / "results.csv"
-    part = path.with_name(f".results.csv.{os.getpid()}")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
-    part.replace(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
+    write_whole(path, text.getvalue())
     return path
 
 

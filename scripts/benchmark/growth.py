@@ -7,21 +7,18 @@ import contextlib
 import datetime
 import itertools
 import logging
-import multiprocessing
 import os
 import platform
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..bundle_runs import BUNDLE_ROOT
+from ..bundle_runs import runs_here
 from ..phantom.write import write_phantoms
 from ..report.tables import format_table
 from .figures_file import RELIABILITY, add_figures
-from .memory import OVERLAYS, STAGE1, peak_mb
+from .memory import OVERLAYS, STAGE1, in_new_process
 from .training import device_name
 
 SMALL = {"shape_hw": (40, 32), "pixel_mm": 7.0}
@@ -98,9 +95,9 @@ def _jobs(folder: Path, datalist: Path, number: int, seed: int) -> dict[str, tup
     return {
         "prepare": (_command, prepare),
         "check": (_command, ["check", datalist]),
-        "cache": (_bundle_runs, ("pretraining", STAGE1, stage1), ("training", train, {**stage2, "rounds": 0})),
-        "epoch": (_bundle_runs, ("training", train, {**stage2, "rounds": 1, "iters_per_epoch": number})),
-        "labelling": (_bundle_runs, ("inference", ("inference.yaml",), inference)),
+        "cache": (runs_here, ("pretraining", STAGE1, stage1), ("training", train, {**stage2, "rounds": 0})),
+        "epoch": (runs_here, ("training", train, {**stage2, "rounds": 1, "iters_per_epoch": number})),
+        "labelling": (runs_here, ("inference", ("inference.yaml",), inference)),
     }
 
 
@@ -112,38 +109,11 @@ def _link(source: Path, target: Path, number: int) -> None:
             os.link(file, target / file.name)
 
 
-def in_new_process(log: Path, do: Callable[..., None], *given: Any) -> tuple[float, float]:
-    """Call a function of a module in a process of its own; what it prints goes to a file.
-
-    Returns:
-        Seconds of the call, and the process's peak memory in MB.
-    """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_measured, log, do, *given).result()
-
-
-def _measured(log: Path, do: Callable[..., None], *given: Any) -> tuple[float, float]:
-    with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        begin = time.perf_counter()
-        do(*given)
-        return time.perf_counter() - begin, peak_mb()
-
-
 def _command(words: Sequence[Any]) -> None:
     from ..__main__ import main
 
     if main([str(word) for word in words]) != 0:
         raise RuntimeError(f"{words[0]} failed")
-
-
-def _bundle_runs(*runs: tuple[str, Sequence[str], dict[str, Any]]) -> None:
-    """Runs of the bundle in this process, one after the other."""
-    from monai.bundle import run as run_bundle
-
-    for run_id, configs, overrides in runs:
-        files = [str(BUNDLE_ROOT / "configs" / config) for config in configs]
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in overrides.items()}
-        run_bundle(run_id, config_file=files, bundle_root=str(BUNDLE_ROOT), logging_file=False, **plain)
 
 
 def memory_ratio(rows: Sequence[dict[str, Any]]) -> float:

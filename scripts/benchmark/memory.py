@@ -7,11 +7,13 @@ import multiprocessing
 import resource
 import shutil
 import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..bundle_runs import BUNDLE_ROOT
+from ..bundle_runs import runs_here
 from ..phantom.write import write_phantoms
 from .pairs import Goal
 
@@ -52,29 +54,36 @@ def peak_of_run(datalist: Path, folder: Path, steps: int, seed: int) -> float:
     """Peak resident memory in MB of one run in a fresh process; its folder is emptied before."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_run, datalist, folder, steps, seed).result()
+    return in_new_process(folder / "log.txt", _run, datalist, folder, steps, seed)[1]
 
 
-def _run(datalist: Path, folder: Path, steps: int, seed: int) -> float:
-    """Train both stages in this process, what it prints goes to a file, and return the peak in MB."""
-    from monai.bundle import ConfigWorkflow
-
+def _run(datalist: Path, folder: Path, steps: int, seed: int) -> None:
+    """Train both stages in this process."""
     one_epoch = {"max_epochs": 1, "iters_per_epoch": steps}
     stage1 = {"configs": list(STAGE1), "output_dir": str(folder / "stage1"), **one_epoch}
-    log = (folder / "log.txt").open("w", encoding="utf-8")
-    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        workflow = ConfigWorkflow(
-            config_file=[str(BUNDLE_ROOT / "configs" / file) for file in ("train.yaml", *OVERLAYS)],
-            run_id="run", logging_file=False, bundle_root=str(BUNDLE_ROOT), datalist=str(datalist), seed=seed,
-            output_dir=str(folder / "stage2"), ckpt_dir=str(folder / "models"), cache_dir=str(folder / "cache"),
-            **one_epoch, **{"ramp#start": 0.0, "ramp#length": 0.0},
-            **{f"pretraining_settings#{key}": value for key, value in stage1.items()},
-        )  # fmt: skip
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-    return peak_mb()
+    overrides = {
+        "datalist": datalist, "seed": seed, "output_dir": folder / "stage2", "ckpt_dir": folder / "models",
+        "cache_dir": folder / "cache", **one_epoch, "ramp#start": 0.0, "ramp#length": 0.0,
+        **{f"pretraining_settings#{key}": value for key, value in stage1.items()},
+    }  # fmt: skip
+    runs_here(("run", ("train.yaml", *OVERLAYS), overrides))
+
+
+def in_new_process(log: Path, do: Callable[..., None], *given: Any) -> tuple[float, float]:
+    """Call a function of a module in a process of its own; what it prints goes to a file.
+
+    Returns:
+        Seconds of the call, and the process's peak memory in MB.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measured, log, do, *given).result()
+
+
+def _measured(log: Path, do: Callable[..., None], *given: Any) -> tuple[float, float]:
+    with log.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        begin = time.perf_counter()
+        do(*given)
+        return time.perf_counter() - begin, peak_mb()
 
 
 def peak_mb() -> float:

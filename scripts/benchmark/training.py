@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle_runs import Run, bundle_run, bundle_runs
+from ..files import write_whole
 from .queue import Job
 from .subsets import Cell
 from .systems import System
@@ -205,9 +206,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=1, default=str) + "\n")
 
 
 def _marked(folder: Path, epochs: int, kept: str = "models") -> str:

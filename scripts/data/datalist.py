@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import write_whole
 from ..labels import ClassTable, LabelMap
 from .names import case_name
 
@@ -207,10 +208,7 @@ def write_datalist(
             {k: _relative(v, path.parent) if k in ("image", "label", "hidden_label") else v for k, v in row.items()}
             for row in sections.get(section, [])
         ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

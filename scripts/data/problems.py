@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import write_whole
 from .datalist import DataError
 
 
@@ -61,11 +62,7 @@ def problem_table(problems: Sequence[Problem]) -> list[str]:
 
 def write_json(path: str | Path, datalist: str | Path, problems: Sequence[Problem], **counts: Any) -> None:
     """Write all problems for programs to read, whole or not at all."""
-    path = Path(path)
     wrong = len(errors(problems))
     content = {"datalist": str(datalist), "errors": wrong, "warnings": len(problems) - wrong, **counts}
     content["problems"] = [asdict(problem) for problem in problems]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=1) + "\n")

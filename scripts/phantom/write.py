@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..files import write_whole
 from .volume import check_drawing, make_phantom
 
 DRAWING_VERSION = 2
@@ -65,7 +66,7 @@ def write_phantoms(
     total = sum(counts.values())
     _draw_missing(folder, range(1, total + 1), settings, seed, drawing)
     datalist = {"label_map": None, "unlabelled_classes": [], **_sections(counts)}
-    _write_json(folder / "datalist.json", datalist)
+    write_whole(folder / "datalist.json", json.dumps(datalist, indent=1) + "\n")
     return folder / "datalist.json"
 
 
@@ -79,7 +80,7 @@ def _draw_missing(folder: Path, numbers: range, settings: dict[str, Any], seed: 
         # a left-over file beyond today's count would pass for one of these settings tomorrow
         for stale in [*folder.glob("images/phantom_[0-9]*.nii.gz"), *folder.glob("labels/phantom_[0-9]*.nii.gz")]:
             stale.unlink()
-        _write_json(settings_file, settings)
+        write_whole(settings_file, json.dumps(settings, indent=1) + "\n")
     missing = [n for n in numbers if not all((folder / part / _file(n)).is_file() for part in ("images", "labels"))]
     if len(missing) < len(numbers):
         logger.info("%s: reusing %d phantoms drawn earlier", folder, len(numbers) - len(missing))
@@ -117,11 +118,4 @@ def _save(array: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
     volume.header.set_xyzt_units("mm")
     part = path.with_name(f"part_{path.name}")
     nib.save(volume, part)
-    os.replace(part, path)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that a reader never finds half of it."""
-    part = path.with_name(f"part_{path.name}")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(part, path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..files import write_whole
 from .layout import Table
 from .names import METHODS
 from .tables import percent
@@ -88,12 +88,8 @@ def write_page(path: str | Path, sections: Iterable[Section], *, title: str = "C
         f"<header>\n<h1>{escape(title)}</h1>\n{_markup(lead) if lead else ''}\n</header>\n"
         f"{body}\n</main>\n</body>\n</html>\n"
     )
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, target)
-    return target
+    write_whole(path, text)
+    return Path(path)
 
 
 def demo_page(

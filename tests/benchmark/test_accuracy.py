@@ -42,9 +42,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
     def run(run_id: str, configs: Any, overrides: dict[str, Any], log: Path | None = None, show: bool = False) -> None:
         seen.append((run_id, Path(overrides["output_dir"]).name))
-        plain = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
-        files = [str(bundle_runs.BUNDLE_ROOT / "configs" / c) for c in configs]
-        bundle_runs._run_all([(run_id, files, {**plain, "logging_file": False})])
+        bundle_runs.runs_here((run_id, configs, {**overrides, "logging_file": False}))
 
     monkeypatch.setattr(training, "bundle_run", run)
     monkeypatch.setattr(training, "bundle_runs", lambda given, log: [run(*one) for one in given])

@@ -73,9 +73,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Any], Path], N
 
     def run(runs: list[Any], log: Path) -> None:
         for run_id, configs, overrides in runs:
-            files = [str(bundle_runs.BUNDLE_ROOT / "configs" / c) for c in configs]
-            given = {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
-            bundle_runs._run_all([(run_id, files, {**given, "logging_file": False})])
+            bundle_runs.runs_here((run_id, configs, {**overrides, "logging_file": False}))
 
     return run
 
