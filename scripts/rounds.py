@@ -55,7 +55,6 @@ class PseudoLabelRounds:
         self.inferer, self.keep_maps = inferer, keep_maps
         self.epoch = 0
         """Epoch of the latest round; 0 before the first."""
-        self._labels: np.ndarray | None = None
 
     def start(self, epoch: int) -> None:
         """Label all volumes if a round begins with this epoch, but for a run that goes on without its class prompts."""
@@ -76,27 +75,28 @@ class PseudoLabelRounds:
 
     def _label_share(self) -> None:
         """Label this process's volumes, every `world size`-th, into a file of its own."""
-        rank, ranks, images = idist.get_rank(), idist.get_world_size(), self.dataset.images
+        rank, ranks = idist.get_rank(), idist.get_world_size()
         mode = self.teacher.training
         self.teacher.eval()
-        cases = range(rank, len(images), ranks)
+        cases = range(rank, len(self.dataset.data), ranks)
         bar = tqdm(cases, desc="pseudo-labels", leave=False, disable=rank > 0)
-        _write(self._share(rank), images, cases, (self._label(case, images[case]) for case in bar))
+        self._write(self._share(rank), cases, (self._label(case, self.dataset.image(case)) for case in bar))
         self.teacher.train(mode)
 
     def _join_shares(self, file: Path) -> None:
         """Put the volumes of all processes in their order."""
-        ranks, images = idist.get_world_size(), self.dataset.images
+        ranks, cases = idist.get_world_size(), range(len(self.dataset.data))
         shares = [self._share(rank) for rank in range(ranks)]
         labels = [np.load(share, mmap_mode="r") for share in shares]
-        firsts = [np.cumsum([0] + [len(image) for image in images[rank::ranks]]) for rank in range(ranks)]
+        ends = [0] * ranks
 
         def volumes() -> Iterator[np.ndarray]:
-            for case in range(len(images)):
-                number, rank = divmod(case, ranks)
-                yield labels[rank][firsts[rank][number] : firsts[rank][number + 1]]
+            for case in cases:
+                rank = case % ranks
+                first, ends[rank] = ends[rank], ends[rank] + len(self.dataset.image(case))
+                yield labels[rank][first : ends[rank]]
 
-        _write(file, images, range(len(images)), volumes())
+        self._write(file, cases, volumes())
         for share in shares:
             share.unlink()
 
@@ -110,12 +110,27 @@ class PseudoLabelRounds:
             maps = upsample(torch.stack(slices).to(self.device), image.shape[1:])
         return self.label(logits, maps).to(torch.uint8).cpu().numpy()
 
+    def _write(self, path: Path, cases: Sequence[int], label_maps: Iterable[np.ndarray]) -> None:
+        """A file of the label maps of some volumes' slices, written as they come: memory does not grow with them.
+
+        No memory map: to one on a full disk the system answers by ending the process.
+        """
+        image = self.dataset.image
+        shape = (sum(len(image(case)) for case in cases), *image(0).shape[1:])
+        with whole_file(path) as file:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for labels in label_maps:
+                file.write(labels.tobytes())
+
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add `pseudo_label` (B, 1, H, W) uint8 to the unlabelled stream of a batch on the CPU, by its `index`."""
         stream = batch["unlabelled"]
-        if self._labels is None or stream is None:
+        if not self.epoch or stream is None:
             return batch
-        labels = torch.from_numpy(self._labels[stream["index"].numpy()])[:, None]
+        # opened for one batch: what was read of a memory map counts as the run's memory as long as it is open
+        label_maps = np.load(self._file(self.epoch), mmap_mode="r")
+        labels = torch.from_numpy(label_maps[stream["index"].numpy()])[:, None]
         # also here: a loader's own processes do not see that the data set has been told to leave the maps out
         kept = {name: value for name, value in stream.items() if self.keep_maps or name not in MAPS}
         return {**batch, "unlabelled": {**kept, "pseudo_label": labels}}
@@ -138,7 +153,7 @@ class PseudoLabelRounds:
             self._use(state["epoch"])
 
     def _use(self, epoch: int) -> None:
-        self.epoch, self._labels = epoch, np.load(self._file(epoch), mmap_mode="r")
+        self.epoch = epoch
         self.dataset.with_maps = self.keep_maps
         logging.getLogger(__name__).info("pseudo-labels of epoch %d: %s", epoch, self._file(epoch))
 
@@ -147,19 +162,6 @@ class PseudoLabelRounds:
 
     def _file(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:06d}.npy"
-
-
-def _write(path: Path, images: Sequence[np.ndarray], cases: Iterable[int], label_maps: Iterable[np.ndarray]) -> None:
-    """A file of the label maps of some volumes' slices, written as they come: memory does not grow with them.
-
-    No memory map: to one on a full disk the system answers by ending the process.
-    """
-    shape = (sum(len(images[case]) for case in cases), *images[0].shape[1:])
-    with whole_file(path) as file:
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for labels in label_maps:
-            file.write(labels.tobytes())
 
 
 def round_epochs(max_epochs: int, ramp: Callable[[float], float], rounds: int) -> list[int]:

@@ -27,7 +27,11 @@ class Slices:
     def __init__(self, prompt_maps: Any = None) -> None:
         generator = np.random.default_rng(0)
         self.images = [generator.normal(size=(count, 8, 4)).astype(np.float16) for count in (3, 2)]
+        self.data = [{"image": "a.nii.gz"}, {"image": "b.nii.gz"}]
         self.prompt_maps, self.with_maps = prompt_maps, True
+
+    def image(self, case: int) -> np.ndarray:
+        return self.images[case]
 
     def __len__(self) -> int:
         return 5

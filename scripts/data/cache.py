@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,9 @@ from .shares import own_share_first
 IMAGE, LABEL = "image.npy", "label.npy"
 MAPS = ("attention_maps", "thresholds")
 """Entries of an item that `prompt_maps` adds."""
+OPEN_ARRAYS = 128
+"""Memory maps that stay open: with all of them the memory of a run would grow with the number of volumes, and a system
+has a limit on their number, too."""
 
 
 class SliceCache:
@@ -79,6 +83,12 @@ class SliceCache:
         return [self.folder / self.key(entry) for entry in entries]
 
 
+@functools.lru_cache(maxsize=OPEN_ARRAYS)
+def open_array(path: Path) -> np.ndarray:
+    """The array of a `.npy` file as a read-only memory map, for a file whose content never changes."""
+    return np.load(path, mmap_mode="r")
+
+
 class SliceDataset(Dataset[dict[str, Any]]):
     """All slices of a list of volumes, read from a `SliceCache`.
 
@@ -102,31 +112,28 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self.cache = cache
         self.num_classes = num_classes
         self.prompt_maps, self.with_maps = prompt_maps, True
-        self._images: list[np.ndarray] | None = None
-        self._labels: list[np.ndarray | None] = []
+        self._folders: list[Path] | None = None
         self._first: np.ndarray = np.zeros(1, dtype=np.int64)
 
     def prepare(self) -> SliceDataset:
-        """Make sure that every volume is in the cache and open the arrays; done once."""
-        if self._images is None:
-            folders = self.cache.build_all(self.data)
-            self._labels = [np.load(f / LABEL, mmap_mode="r") if (f / LABEL).exists() else None for f in folders]
-            self._images = [np.load(f / IMAGE, mmap_mode="r") for f in folders]
-            self._first = np.cumsum([0] + [len(a) for a in self._images])
+        """Make sure that every volume is in the cache and count the slices; done once."""
+        if self._folders is None:
+            self._folders = self.cache.build_all(self.data)
+            self._first = np.cumsum([0] + [len(open_array(folder / IMAGE)) for folder in self._folders])
         return self
 
-    @property
-    def images(self) -> list[np.ndarray]:
-        """One (S, H, W) float16 memory map for each volume."""
-        self.prepare()
-        assert self._images is not None
-        return self._images
+    def image(self, case: int) -> np.ndarray:
+        """(S, H, W) float16 memory map of a volume."""
+        return open_array(self._folder(case) / IMAGE)
 
-    @property
-    def labels(self) -> list[np.ndarray | None]:
-        """One (S, H, W) uint8 memory map for each volume, None where there is no label."""
+    def label(self, case: int) -> np.ndarray | None:
+        """(S, H, W) uint8 memory map of a volume's label, None where there is none."""
+        return open_array(self._folder(case) / LABEL) if "label" in self.data[case] else None
+
+    def _folder(self, case: int) -> Path:
         self.prepare()
-        return self._labels
+        assert self._folders is not None
+        return self._folders[case]
 
     def __len__(self) -> int:
         self.prepare()
@@ -151,11 +158,11 @@ class SliceDataset(Dataset[dict[str, Any]]):
         case = int(np.searchsorted(self._first, index, side="right")) - 1
         number = index - int(self._first[case])
         item: dict[str, Any] = {
-            "image": torch.from_numpy(self.images[case][number].astype(np.float32))[None],
+            "image": torch.from_numpy(self.image(case)[number].astype(np.float32))[None],
             "is_unlabelled": self.is_unlabelled(case),
             "index": index,
         }
-        label = self._labels[case]
+        label = self.label(case)
         if label is not None:
             item["label"] = torch.from_numpy(label[number].copy())[None]
         if self.with_maps and self.prompt_maps is not None and self.prompt_maps.available:
@@ -197,11 +204,11 @@ class VolumeDataset(Dataset[dict[str, Any]]):
             raise IndexError(case)
         slices = self.slices.prepare()
         item: dict[str, Any] = {
-            "image": torch.from_numpy(slices.images[case].astype(np.float32))[:, None],
+            "image": torch.from_numpy(slices.image(case).astype(np.float32))[:, None],
             "is_unlabelled": slices.is_unlabelled(case),
             "index": case,
         }
-        label = slices._labels[case]
+        label = slices.label(case)
         if label is not None:
             item["label"] = torch.from_numpy(np.array(label))[:, None]
         return item

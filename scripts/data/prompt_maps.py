@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..files import whole_folder
 from ..ops.otsu import otsu_thresholds
 from ..ops.prompt_map import average_slices, upsample
-from .cache import SliceDataset
+from .cache import SliceDataset, open_array
 from .shares import own_share_first
 
 MAPS, THRESHOLDS = "maps.npy", "thresholds.npy"
@@ -50,7 +50,6 @@ class PromptMaps:
         self.load_model, self.batch_size, self.device = load_model, batch_size, device
         self.neighbours = neighbours
         self._folders: dict[str, Path] = {}
-        self._open: dict[Path, tuple[np.ndarray, np.ndarray]] = {}
         self._model: torch.nn.Module | None = None
 
     @property
@@ -85,7 +84,7 @@ class PromptMaps:
         for case, target in bar:
             if target.is_dir():  # another process was there
                 continue
-            image = torch.from_numpy(dataset.images[case].astype(np.float32))[:, None]
+            image = torch.from_numpy(dataset.image(case).astype(np.float32))[:, None]
             maps, thresholds = self.compute(model, image)
             _write(target, maps.to(torch.float16).numpy(), thresholds.numpy())
 
@@ -121,9 +120,7 @@ class PromptMaps:
     def read(self, dataset: SliceDataset, case: int, number: int) -> tuple[Tensor, Tensor]:
         """Maps (N, h, w) and thresholds (N,) of one slice, float32."""
         folder = self._folders[str(dataset.data[case]["image"])]
-        if folder not in self._open:
-            self._open[folder] = (np.load(folder / MAPS, mmap_mode="r"), np.load(folder / THRESHOLDS))
-        maps, thresholds = self._open[folder]
+        maps, thresholds = open_array(folder / MAPS), open_array(folder / THRESHOLDS)
         return torch.from_numpy(maps[number].astype(np.float32)), torch.from_numpy(thresholds[number].copy())
 
 

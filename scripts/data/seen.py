@@ -88,7 +88,7 @@ class SeenScans:
         return self._found
 
     def _look(self, dataset: SliceDataset, case: int, entry: Mapping[str, Any]) -> dict[str, Any]:
-        slices, label = np.asarray(dataset.images[case]), dataset.labels[case]
+        slices, label = np.asarray(dataset.image(case)), dataset.label(case)
         found: dict[str, Any] = grey_values(slices)
         if label is not None:
             found |= contrast(slices, np.asarray(label), self.table)

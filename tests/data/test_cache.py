@@ -13,7 +13,7 @@ import torch
 from monai.transforms import Compose, NormalizeIntensityd, ScaleIntensityd
 from monai.utils import set_determinism
 
-from scripts.data.cache import ImageDataset, SliceCache, SliceDataset, VolumeDataset
+from scripts.data.cache import OPEN_ARRAYS, ImageDataset, SliceCache, SliceDataset, VolumeDataset
 from scripts.transforms import MapLabelValuesd
 from tests.tiny import CLASSES, SIZE, cache, load_transform, volumes
 
@@ -26,6 +26,11 @@ def entries(tmp_path: Path) -> list[dict[str, Any]]:
 def scaled(factor: float = 1.0, label_map: Any = None, class_table: str | None = None) -> Compose:
     mapping = MapLabelValuesd("label", label_map, class_table, allow_missing_keys=True)
     return Compose([load_transform(), NormalizeIntensityd("image", divisor=factor), mapping])
+
+
+def named(entry: dict[str, Any]) -> dict[str, Any]:
+    """Two slices of the number that is the file's name."""
+    return {"image": np.full((1, 4, 4, 2), int(Path(entry["image"]).stem))}
 
 
 class TestKey:
@@ -206,6 +211,16 @@ class TestSliceDataset:
         before = dataset[0]["label"].clone()
         dataset[0]["label"].fill_(9)
         assert torch.equal(dataset[0]["label"], before)
+
+    def test_few_maps_are_open(self, tmp_path: Path) -> None:
+        entries = [{"image": str(tmp_path / f"{number}.nii")} for number in range(OPEN_ARRAYS + 20)]
+        for entry in entries:
+            Path(entry["image"]).touch()
+        dataset = SliceDataset(entries, SliceCache(tmp_path / "cache", named), 20)
+        for _ in range(2):
+            assert [int(dataset[2 * case]["image"].max()) for case in range(len(entries))] == list(range(len(entries)))
+        opened = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line}
+        assert 0 < len(opened) <= OPEN_ARRAYS
 
     def test_labelled_classes(self, entries: list[dict[str, Any]], tmp_path: Path) -> None:
         entries[0]["unlabelled_classes"], entries[1]["unlabelled_classes"] = (1, 2), (2, 3)
