@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from .data.cache import MAPS, SliceDataset
 from .files import whole_file
 from .ops.ordering import decode_order
 from .ops.prompt_map import upsample
+from .reliability import MeasuredWeight
 
 
 class PseudoLabelRounds:
@@ -35,6 +37,7 @@ class PseudoLabelRounds:
         epochs: epochs, from 1, at whose beginning a round starts; before the first one batches stay as they are.
         inferer: (volume (S, 1, H, W), teacher) -> logits (S, N, H, W), see `scripts.engines`.
         device: where the teacher runs.
+        weigh: gives the `gamma` of `label` at each round, see `scripts.reliability`; None leaves its own.
         keep_maps: whether a slice that has a pseudo-label comes with its attention maps, too. False where no term of
             the objective reads them: they need not be read from disk, moved to the device and warped.
     """
@@ -43,14 +46,15 @@ class PseudoLabelRounds:
         self,
         teacher: nn.Module,
         dataset: SliceDataset,
-        label: Callable[[Tensor, Tensor | None], Tensor],
+        label: Callable[..., Tensor],
         folder: str | Path,
         epochs: Sequence[int],
         inferer: Callable[[Tensor, nn.Module], Tensor],
         device: torch.device | str = "cpu",
         keep_maps: bool = True,
+        weigh: MeasuredWeight | None = None,
     ) -> None:
-        self.teacher, self.dataset, self.label = teacher, dataset, label
+        self.teacher, self.dataset, self.label, self.weigh = teacher, dataset, label, weigh
         self.folder, self.epochs, self.device = Path(folder), frozenset(epochs), device
         self.inferer, self.keep_maps = inferer, keep_maps
         self.epoch = 0
@@ -78,10 +82,19 @@ class PseudoLabelRounds:
         rank, ranks = idist.get_rank(), idist.get_world_size()
         mode = self.teacher.training
         self.teacher.eval()
+        label = self._weighed_label()
         cases = range(rank, len(self.dataset.data), ranks)
         bar = tqdm(cases, desc="pseudo-labels", leave=False, disable=rank > 0)
-        self._write(self._share(rank), cases, (self._label(case, self.dataset.image(case)) for case in bar))
+        self._write(self._share(rank), cases, (self._label(case, label) for case in bar))
         self.teacher.train(mode)
+
+    def _weighed_label(self) -> Callable[..., Tensor]:
+        """`label` with the weight that this round gives the class prompts; every process finds the same."""
+        prompts, weight = self.dataset.prompt_maps, None
+        if self.weigh is not None and prompts is not None:
+            prompts.build(self.weigh.volumes.slices)
+            weight = self.weigh(self._evidence, self.label)
+        return self.label if weight is None else partial(self.label, gamma=weight)
 
     def _join_shares(self, file: Path) -> None:
         """Put the volumes of all processes in their order."""
@@ -101,14 +114,19 @@ class PseudoLabelRounds:
             share.unlink()
 
     @torch.no_grad()
-    def _label(self, case: int, image: np.ndarray) -> np.ndarray:
+    def _label(self, case: int, label: Callable[..., Tensor]) -> np.ndarray:
+        return label(*self._evidence(self.dataset, case)).to(torch.uint8).cpu().numpy()
+
+    def _evidence(self, dataset: SliceDataset, case: int) -> tuple[Tensor, Tensor | None]:
+        """The teacher's logits (S, N, H, W) of a volume, and its attention maps of that shape if there are prompts."""
+        image = dataset.image(case)
         volume = torch.from_numpy(image.astype(np.float32))[:, None].to(self.device)
         logits = self.inferer(volume, self.teacher).float()
-        prompts, maps = self.dataset.prompt_maps, None
-        if prompts is not None:
-            slices = [prompts.read(self.dataset, case, number)[0] for number in range(len(image))]
-            maps = upsample(torch.stack(slices).to(self.device), image.shape[1:])
-        return self.label(logits, maps).to(torch.uint8).cpu().numpy()
+        prompts = self.dataset.prompt_maps
+        if prompts is None:
+            return logits, None
+        slices = [prompts.read(dataset, case, number)[0] for number in range(len(image))]
+        return logits, upsample(torch.stack(slices).to(self.device), image.shape[1:])
 
     def _write(self, path: Path, cases: Sequence[int], label_maps: Iterable[np.ndarray]) -> None:
         """A file of the label maps of some volumes' slices, written as they come: memory does not grow with them.

@@ -163,7 +163,7 @@ class TestPseudoLabelRounds:
         seen: list[int] = []
         made = rounds(tmp_path / "shared")
         label = made._label
-        monkeypatch.setattr(made, "_label", lambda case, image: seen.append(case) or label(case, image))
+        monkeypatch.setattr(made, "_label", lambda case, names: seen.append(case) or label(case, names))
         monkeypatch.setattr("scripts.rounds.idist.get_world_size", lambda: ranks)
         (tmp_path / "shared").mkdir()
         for rank in reversed(range(ranks)):  # the first comes last: it joins what the others left

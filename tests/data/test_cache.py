@@ -219,7 +219,8 @@ class TestSliceDataset:
         dataset = SliceDataset(entries, SliceCache(tmp_path / "cache", named), 20)
         for _ in range(2):
             assert [int(dataset[2 * case]["image"].max()) for case in range(len(entries))] == list(range(len(entries)))
-        opened = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line}
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        opened = {line.split()[-1] for line in lines if str(tmp_path) in line}
         assert 0 < len(opened) <= OPEN_ARRAYS
 
     def test_labelled_classes(self, entries: list[dict[str, Any]], tmp_path: Path) -> None:
