@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .data.cache import MAPS, SliceDataset
+from .data.cache import MAPS, SliceDataset, open_array
+from .data.datalist import DataError
 from .files import whole_file
 from .ops.ordering import decode_order
 from .ops.prompt_map import upsample
@@ -180,6 +182,44 @@ class PseudoLabelRounds:
 
     def _file(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:06d}.npy"
+
+
+class PseudoLabelledSlices(Dataset[dict[str, Any]]):
+    """Unlabelled slices with the labels that the last round of a run gave them.
+
+    Args:
+        dataset: the slices, in the order that they had in the run.
+        run: the run's folder.
+        labelled: ids of the classes that its training labels contained; others count as not labelled here.
+    """
+
+    def __init__(self, dataset: SliceDataset, run: str | Path, labelled: Sequence[int]) -> None:
+        self.dataset, self.run = dataset, Path(run)
+        self.is_unlabelled = torch.ones(dataset.num_classes, dtype=torch.bool)
+        self.is_unlabelled[list(labelled)] = False
+
+    @cached_property
+    def file(self) -> Path:
+        """The label maps (S, H, W) uint8 of all slices.
+
+        Raises:
+            DataError: there are none, or they are of other slices.
+        """
+        files = sorted((self.run / "pseudo_labels").glob("epoch_*.npy"))
+        if not files:
+            raise DataError(f"{self.run} holds no pseudo-labels; name the folder of a run with `rounds` of them")
+        shape = (len(self.dataset), *self.dataset.image(0).shape[1:])
+        if open_array(files[-1]).shape != shape:
+            raise DataError(f"{files[-1]} must be of {shape} slices (S, H, W), got {open_array(files[-1]).shape}")
+        return files[-1]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """As of `SliceDataset`, with `label` (1, H, W)."""
+        label = torch.from_numpy(open_array(self.file)[index].copy())[None]
+        return {**self.dataset[index], "label": label, "is_unlabelled": self.is_unlabelled}
 
 
 def round_epochs(max_epochs: int, ramp: Callable[[float], float], rounds: int) -> list[int]:

@@ -143,6 +143,28 @@ class TestPseudoLabelRounds:
         again.load_state_dict(made.state_dict())
         assert [path.name for path in tmp_path.iterdir()] == ["epoch_000002.npy"]
 
+    def test_weighed_by_held_out_volumes(self, tmp_path: Path) -> None:
+        seen: list[Any] = []
+
+        def label(logits: Tensor, maps: Tensor, gamma: float = 9.0) -> Tensor:
+            seen.append(gamma)
+            return logits.argmax(1)
+
+        def weigh(evidence: Any, label: Any) -> float:
+            logits, maps = evidence(weigh.volumes.slices, 1)
+            assert logits.shape == maps.shape == (2, 2, 8, 4)
+            return 0.25
+
+        weigh.volumes = SimpleNamespace(slices=Slices())
+        built: list[Any] = []
+        read = lambda dataset, case, number: (torch.zeros(2, 4, 2), None)  # noqa: E731
+        dataset = Slices(SimpleNamespace(available=True, read=read, build=built.append))
+        rounds(tmp_path, dataset=dataset, label=label, weigh=weigh).start(2)
+        assert built == [weigh.volumes.slices]
+        assert seen == [0.25, 0.25]
+        rounds(tmp_path, label=label, weigh=weigh).start(2)  # no prompts, nothing to weigh
+        assert seen[2:] == [9.0, 9.0]
+
     def test_maps_of_a_volume_come_with_it(self, tmp_path: Path) -> None:
         seen = []
 

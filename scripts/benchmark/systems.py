@@ -30,6 +30,7 @@ class System:
         stage1_of: whose stage 1 it takes: "" for CPS4's own, another system's name, None for no stage 1.
         stage1: config files behind all others of stage 1.
         stage1_overrides: of stage 1.
+        follows: system whose finished run its stage 1 learns from, and the key of stage 1 that takes the run's folder.
         all_labelled: it is trained on the labels of all training patients, hidden ones too: the upper bound.
     """
 
@@ -39,6 +40,7 @@ class System:
     stage1_of: str | None = ""
     stage1: tuple[str, ...] = ()
     stage1_overrides: Mapping[str, Any] = field(default_factory=dict)
+    follows: tuple[str, str] | None = None
     all_labelled: bool = False
 
 
@@ -48,7 +50,7 @@ def systems(configs: Path = CONFIGS) -> dict[str, System]:
     A method on `train` is a stage 2; with `prompt_maps: null` it takes no stage 1, else CPS4's. A method on `pretrain`
     is a stage 1, and `STAGE2_OF_COMPARED` follows it. An ablation on `train` changes CPS4's stage 2, one on `pretrain`
     its stage 1. What stands in a header as `# equal weights: KEY=VALUE, ...` makes the weights of the unlabelled terms
-    sum to 1 for the comparison.
+    sum to 1 for the comparison; `# follows: SYSTEM as KEY` is what a stage 1 learns from.
 
     Args:
         configs: the folder of the config files.
@@ -157,6 +159,9 @@ def _with_file(system: System, path: Path, configs: Path) -> System:
             system = replace(system, stage1_of="" if content["prompt_maps"] is not None else None)
     if "pretrain" in on:
         system = replace(system, stage1_of=system.name, stage1=(*system.stage1, file))
+        for entry in header(path, "follows"):
+            before, key = entry.split(" as ")
+            system = replace(system, follows=(before, key))
     return system
 
 

@@ -99,6 +99,11 @@ class Grid:
         own = f"stage1_{system.stage1_of}" if system.stage1_of else "stage1"
         folder, s = self._folder(own, cell), self.settings
         maps = folder / "map_unlabelled"
+        needs: tuple[Job, ...] = ()
+        before: dict[str, Path] = {}
+        if system.follows:
+            needs = (self.row(self.known[system.follows[0]], cell),)
+            before = {system.follows[1]: s.out / needs[0].name}
 
         def state() -> str:
             trained = _marked(folder, s.stage1_epochs, "prompt")
@@ -108,7 +113,7 @@ class Grid:
             overrides = {
                 "datalist": cell.datalist, "seed": cell.seed, "output_dir": folder, "resume": True,
                 "cache_dir": s.out / "cache", "prompt_model_dir": folder / "prompt", "image_size": s.image_size,
-                "max_epochs": s.stage1_epochs, "iters_per_epoch": s.iters, **s.stage1_overrides,
+                "max_epochs": s.stage1_epochs, "iters_per_epoch": s.iters, **before, **s.stage1_overrides,
                 **system.stage1_overrides,
             }  # fmt: skip
             if _marked(folder, s.stage1_epochs, "prompt") not in ("done", "scores"):
@@ -120,7 +125,7 @@ class Grid:
                 bundle_runs([run], folder / "scores.txt")
             (folder / "done").touch()
 
-        return Job(folder.name, "stage1", s.stage1_epochs * s.iters, state, do)
+        return Job(folder.name, "stage1", s.stage1_epochs * s.iters, state, do, needs)
 
     def _train(self, folder: Path, system: System, cell: Cell, epochs: int, start: Mapping[str, Any]) -> None:
         """Train a stage 2; killed on the way, it goes on from its last epoch. A system's own overrides go last."""

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ignite.distributed as idist
 import numpy as np
@@ -170,23 +170,37 @@ class SliceDataset(Dataset[dict[str, Any]]):
         return item
 
 
-class ImageDataset(Dataset[dict[str, torch.Tensor]]):
-    """The slices of several `SliceDataset`s, one after another, as images alone: an item is `image` (1, H, W)."""
+class Slices(Protocol):
+    """A data set of slices that knows how many they are."""
 
-    def __init__(self, parts: Sequence[SliceDataset]) -> None:
-        self.parts = list(parts)
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+class JoinedSlices(Dataset[dict[str, Any]]):
+    """The slices of several data sets, one after another.
+
+    Args:
+        parts: data sets whose items are as those of `SliceDataset`; they are asked for their length at the first look.
+        keys: what an item keeps.
+    """
+
+    def __init__(self, parts: Sequence[Slices], keys: Sequence[str] = ("image",)) -> None:
+        self.parts, self.keys = list(parts), tuple(keys)
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(index)
         for part in self.parts:
             if index < len(part):
                 break
             index -= len(part)
-        return {"image": part[index]["image"]}
+        item = part[index]
+        return {key: item[key] for key in self.keys}
 
 
 class VolumeDataset(Dataset[dict[str, Any]]):

@@ -79,6 +79,13 @@ class TestRun:
         assert runs == [("evaluating", "network_test"), ("evaluating", "network_unlabelled")]
         assert rows_of(out / "results.csv") == rows
 
+    def test_a_stage_1_that_follows_a_run(self, datalist: Path, runs: list[tuple[str, str]], tmp_path: Path) -> None:
+        given = ["--datalist", str(datalist), "--out", str(tmp_path / "grid"), *SMALL, "--methods", "refreshed"]
+        assert accuracy.run(parse(*given)) == 0
+        trained = ["warm_1_0", "stage1_1_0", "cps4_1_0", "stage1_refreshed_1_0", "refreshed_1_0"]
+        assert [folder for run_id, folder in runs if run_id != "evaluating"] == trained
+        assert [row["method"] for row in rows_of(tmp_path / "grid/results.csv")] == ["cps4", "refreshed"]
+
     def test_a_failing_run_stops_no_other(
         self, datalist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -13,7 +13,7 @@ import torch
 from monai.transforms import Compose, NormalizeIntensityd, ScaleIntensityd
 from monai.utils import set_determinism
 
-from scripts.data.cache import OPEN_ARRAYS, ImageDataset, SliceCache, SliceDataset, VolumeDataset
+from scripts.data.cache import OPEN_ARRAYS, JoinedSlices, SliceCache, SliceDataset, VolumeDataset
 from scripts.transforms import MapLabelValuesd
 from tests.tiny import CLASSES, SIZE, cache, load_transform, volumes
 
@@ -248,19 +248,25 @@ class TestVolumeDataset:
         assert len(VolumeDataset([], cache(tmp_path / "cache"), CLASSES)) == 0
 
 
-class TestImageDataset:
+class TestJoinedSlices:
     def test_value(self, entries: list[dict[str, Any]], tmp_path: Path) -> None:
         labelled = SliceDataset(entries, cache(tmp_path / "cache"), CLASSES)
         unlabelled = SliceDataset(volumes(tmp_path / "more", (4,), labelled=False), cache(tmp_path / "cache"), CLASSES)
-        images = ImageDataset([labelled, SliceDataset([], cache(tmp_path / "cache"), CLASSES), unlabelled])
+        images = JoinedSlices([labelled, SliceDataset([], cache(tmp_path / "cache"), CLASSES), unlabelled])
         expected = [part[i]["image"] for part in (labelled, unlabelled) for i in range(len(part))]
         assert len(images) == len(expected) == 5 + 4
         for index, image in enumerate(expected):
             assert images[index].keys() == {"image"}
             assert torch.equal(images[index]["image"], image)
 
+    def test_keys(self, entries: list[dict[str, Any]], tmp_path: Path) -> None:
+        labelled = SliceDataset(entries, cache(tmp_path / "cache"), CLASSES)
+        item = JoinedSlices([labelled], ["label", "is_unlabelled"])[4]
+        assert item.keys() == {"label", "is_unlabelled"}
+        assert torch.equal(item["label"], labelled[4]["label"])
+
     @pytest.mark.parametrize("index", [-1, 5])
     def test_exception(self, entries: list[dict[str, Any]], tmp_path: Path, index: int) -> None:
-        images = ImageDataset([SliceDataset(entries, cache(tmp_path / "cache"), CLASSES)])
+        images = JoinedSlices([SliceDataset(entries, cache(tmp_path / "cache"), CLASSES)])
         with pytest.raises(IndexError, match=str(index)):
             images[index]

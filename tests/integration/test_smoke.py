@@ -27,8 +27,11 @@ ORIGINALS = {
     base: [path for path in sorted((ROOT / "configs/originals").glob("*.yaml")) if f"on: {base} +" in path.read_text()]
     for base in ("train", "pretrain")
 }
+REFRESHED = ROOT / "configs/ablations/refreshed.yaml"
 STAGE1_OVERLAYS = [
-    path for path in sorted((ROOT / "configs/ablations").glob("*.yaml")) if "# overlay on: pretrain" in path.read_text()
+    path
+    for path in sorted((ROOT / "configs/ablations").glob("*.yaml"))
+    if "# overlay on: pretrain" in path.read_text() and path != REFRESHED
 ]
 TABLE = ClassTable.load()
 SCORES = {"mdice", "miou", "n_cases", "per_class", "groups", "level_agnostic_dice", "wrong_level", "missed", "spurious"}
@@ -112,6 +115,24 @@ class TestPretraining:
         made, plain = (state_dict(f / "prompt/model.pt")["prompt_matrix"] for f in (tmp_path / "models", stage1.models))
         assert made.shape == plain.shape
         assert not torch.equal(made, plain)  # the overlay did something
+
+    def test_refreshed(
+        self, run_bundle: Callable[..., None], stage1: SimpleNamespace, trained: SimpleNamespace, tmp_path: Path
+    ) -> None:
+        given = {"datalist": stage1.datalist, "cache_dir": stage1.cache, "max_epochs": 1}
+        configs = ["pretrain.yaml", "offline_encoders.yaml", REFRESHED, "smoke.yaml"]
+        models = tmp_path / "models"
+        run_bundle(
+            "pretraining", configs, **given, trusted_run=trained.folder, output_dir=tmp_path / "run",
+            prompt_model_dir=models,
+        )  # fmt: skip
+        made, plain = (
+            state_dict(folder / "model.pt")["prompt_matrix"] for folder in (models, stage1.models / "prompt")
+        )
+        assert not torch.equal(made, plain)
+        with pytest.raises(RuntimeError, match="Failed to evaluate") as caught:
+            run_bundle("pretraining", configs, **given, trusted_run=tmp_path, output_dir=tmp_path / "other")
+        assert "holds no pseudo-labels; name the folder of a run" in str(caught.value.__cause__)
 
     @pytest.mark.parametrize("overlay", ORIGINALS["pretrain"], ids=lambda path: path.stem)
     def test_original(
