@@ -125,7 +125,7 @@ def pairs(items: Sequence[str]) -> dict[str, str]:
 
 
 def bases(path: Path) -> list[str]:
-    """What a config file says that it lies on.
+    """Which of the two stages' configs a file says that it lies on; what lies between (`pretrain + X`) is left out.
 
     Raises:
         ValueError: it says nothing, or there is no such file.
@@ -135,7 +135,7 @@ def bases(path: Path) -> list[str]:
     found = header(path, "overlay on")
     if not found:
         raise ValueError(f"{path}: the header must say what it lies on, for example '# overlay on: train'")
-    return found
+    return [entry.split(" + ")[0] for entry in found]
 
 
 def header(path: Path, word: str) -> list[str]:

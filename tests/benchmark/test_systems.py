@@ -19,6 +19,7 @@ def configs(tmp_path: Path) -> Path:
         "methods/both": OVERLAY.format("train, pretrain", "words", ""),
         "ablations/one_loss": OVERLAY.format("pretrain", "words", ""),
         "ablations/live": OVERLAY.format("train", "words", ""),
+        "ablations/between": OVERLAY.format("pretrain + encoders", "words", ""),
         "ablations/again": OVERLAY.format("pretrain", "follows: cps4 as of_run", ""),
     }
     for name, text in files.items():
@@ -42,6 +43,7 @@ class TestSystems:
             "both": System("both", ("methods/both.yaml",), {}, "both", ("methods/both.yaml",)),
             "one_loss": System("one_loss", (), {}, "one_loss", ("ablations/one_loss.yaml",)),
             "live": System("live", ("ablations/live.yaml",)),
+            "between": System("between", (), {}, "between", ("ablations/between.yaml",)),
             "again": System("again", (), {}, "again", ("ablations/again.yaml",), follows=("cps4", "of_run")),
         }
 
