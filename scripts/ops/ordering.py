@@ -205,7 +205,10 @@ class _Spine:
         return score.clamp_min_(-4.0)
 
     def path(self, level_weight: float, pooled: bool) -> Tensor:
-        """Place in the chain at every row of every slice (B, H)."""
+        """Place in the chain at every row of every slice (B, H); -1 where no structure of the chain has a place.
+
+        That is a network that finds vertebrae and no discs, or the reverse: there is no order to go by.
+        """
         image, y, x = self.pixels
         batch, height = self.rows.shape[:2]
         tissue = (self.types[image, self.type_of[:, None], y, x] + 1e-3).log_()
@@ -213,21 +216,24 @@ class _Spine:
         slices = 1 if pooled else batch
         row = self.rows[self.pixels] + (0 if pooled else image * height)  # among all rows of the batch
         evidence = emission.new_zeros(len(self.chain), slices * height).index_add_(1, row, emission)
-        return best_path(evidence.unflatten(1, (slices, height)).movedim(1, 0)).expand(batch, height)
+        path = best_path(evidence.unflatten(1, (slices, height)).movedim(1, 0))
+        if self.below:
+            path = path.masked_fill(~path.any(1, keepdim=True), -1)
+        return path.expand(batch, height)
 
     def names(self, tissue: Tensor, place: Tensor, level: Tensor) -> Tensor:
         """A pixel takes its row's structure if that is of its type, else the likelier of the two next to it.
 
         Args:
             tissue: (M,) type of every pixel, > 0.
-            place: (M,) place in the chain of its row.
+            place: (M,) place in the chain of its row; at -1 a pixel takes its own likeliest name.
             level: (J, M) evidence of the places.
 
         Returns:
             (M,) places.
         """
         near = torch.stack([place, place - 1, place + 1]).clamp_(0, len(self.chain) - 1)  # (3, M)
-        fits = self.type_of[near] == tissue
+        fits = (self.type_of[near] == tissue) & (place >= 0)
         score = level.gather(0, near)
         score[0] += 100.0
         could_be = self.type_of[:, None] == tissue

@@ -207,6 +207,16 @@ class TestDecodeOrder:
         assert (decode(logits_of(wrong), CHAIN[1:]) != truth).sum() > 200
         assert (decode(logits_of(wrong), WITHOUT_SACRUM) != truth).sum() < 40
 
+    def test_value_without_discs_there_is_no_order_and_names_stay(self) -> None:
+        """All would be taken for what lies below the lowest disc, and the label map be empty."""
+        label = slices()
+        discs = torch.isin(label, torch.tensor([c.id for c in TABLE.foreground if "/" in c.name]))
+        vertebrae = label.masked_fill(discs | (label == TABLE.id_of("S")), 0)
+        assert torch.equal(decode(logits_of(vertebrae), WITHOUT_SACRUM), vertebrae)
+        probs = logits_of(vertebrae).softmax(1)
+        ordered = order_predictions(probs, groups=GROUPS, chain=WITHOUT_SACRUM)
+        assert torch.equal(ordered.argmax(1), vertebrae)
+
     def test_value_probability_of_classes_outside_counts_as_background(self) -> None:
         logits = torch.zeros(1, TABLE.num_classes, 6, 5)
         logits[:, TABLE.id_of("L5")], logits[:, TABLE.id_of("S")], logits[:, 0] = 3.0, 2.9, 2.9
