@@ -252,7 +252,7 @@ class TestServer:
         assert "the image 'text' cannot be labelled" in content.decode()
         status, log = server.train(val_split=0.25)
         assert status == "ERROR"
-        assert "text.nii.gz: cannot be read" in log
+        assert "text.nii.gz: cannot be unpacked" in log
         assert server.ask("/datastore/image?id=text", method="DELETE")[0] == 200
         assert server.state() == before
 
