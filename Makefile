@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# optional packages: ONNX, DICOM SEG, MLflow; what tests them skips itself without them
+EXTRAS := requirements-onnx.txt requirements-dicom.txt requirements-mlflow.txt
+READY_EXTRAS := .venv/.ready-extras
 LABEL_BIN := .venv-label/bin
 LABEL_READY := .venv-label/.ready
 # === asks for PyPI's builds, which fit each other; beside a torch from another index take torchvision from there, too
@@ -19,13 +22,17 @@ test test-all test-label test-zoo: export OMP_NUM_THREADS := 1
 help:  ## list these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-setup: $(READY)  ## make .venv with everything pinned in requirements*.txt
+setup: $(READY)  ## make .venv with requirements.txt and requirements-dev.txt
 
 # torch first and by itself: whatever build of it the machine's package index offers must not be replaced by the rest.
 $(READY): requirements.txt requirements-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements.txt)"
 	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-dev.txt
+	touch $@
+
+$(READY_EXTRAS): $(READY) $(EXTRAS)
+	$(BIN)/python -m pip install --quiet $(addprefix -r ,$(EXTRAS))
 	touch $@
 
 lint: $(READY)  ## ruff: rules and formatting; mypy: types; changes nothing
@@ -43,7 +50,7 @@ types: $(READY)  ## mypy on scripts/, a part of lint
 test: $(READY)  ## all tests but the slow ones and those for a GPU
 	$(BIN)/python -m pytest
 
-test-all: $(READY) test-label  ## all tests; those for a GPU skip themselves without one
+test-all: $(READY_EXTRAS) test-label  ## all tests, optional packages too; those for a GPU skip themselves without one
 	$(BIN)/python -m pytest -m "not label"
 
 # MONAI Label asks for packages with which it does not start, hence --no-deps: requirements-label.txt has what it needs.
