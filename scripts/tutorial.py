@@ -70,8 +70,10 @@ def execute(notebook: Any, folder: Path, work: Path) -> None:
         record_timing=False,
         resources={"metadata": {"path": str(folder)}},
     )
+    environment = {**os.environ, WORKING_FOLDER: str(work)}
+    environment.pop("MPLBACKEND", None)  # a kernel has its own, which puts figures below the cells
     try:
-        client.execute(env={**os.environ, WORKING_FOLDER: str(work)})
+        client.execute(env=environment)
     except CellExecutionError as error:
         failed = next(cell for cell in notebook.cells if any(o.output_type == "error" for o in cell.get("outputs", ())))
         printed = "".join(o.text for o in failed.outputs if o.output_type == "stream").splitlines()

@@ -10,7 +10,9 @@ os.environ["MONAI_FAIL_ON_DUPLICATE_CONFIG"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
+import locale
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -29,6 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def own_locale() -> Iterator[None]:
+    """ITK's DICOM writer leaves the process in the C locale, in which the output of other programs counts as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(autouse=True)

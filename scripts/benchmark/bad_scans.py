@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import locale
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,14 @@ def _no_data_file(d: Draw) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def _locale_kept() -> Iterator[None]:
+    """ITK's DICOM writer leaves a process in the C locale, in which Python takes other programs' output for ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
+
+
 def _dicom(d: Draw, spoil: str) -> Path:
     """A DICOM series of which a slice is lost, double or damaged, or that holds two volumes."""
     import itk
@@ -176,7 +186,8 @@ def _dicom(d: Draw, spoil: str) -> Path:
                 dictionary[key] = value
             image.SetMetaDataDictionary(dictionary)
             file = folder / f"{number}_{z:02d}.dcm"
-            itk.ImageFileWriter[type(image)].New(Input=image, FileName=str(file), ImageIO=io).Update()
+            with _locale_kept():
+                itk.ImageFileWriter[type(image)].New(Input=image, FileName=str(file), ImageIO=io).Update()
     files = sorted(folder.iterdir())
     chosen = files[int(d.random.integers(1, len(files) // echoes - 1))]
     if spoil == "a slice lost":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import resource
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle_runs import runs_here
+from ..files import write_whole
 from ..phantom.write import write_phantoms
 from .pairs import Goal
 
@@ -61,12 +63,13 @@ def _run(datalist: Path, folder: Path, steps: int, seed: int) -> None:
     """Train both stages in this process."""
     one_epoch = {"max_epochs": 1, "iters_per_epoch": steps}
     stage1 = {"configs": list(STAGE1), "output_dir": str(folder / "stage1"), **one_epoch}
+    overlay = folder / "stage1.json"
+    write_whole(overlay, json.dumps({"+pretraining_settings": stage1}))
     overrides = {
         "datalist": datalist, "seed": seed, "output_dir": folder / "stage2", "ckpt_dir": folder / "models",
         "cache_dir": folder / "cache", **one_epoch, "ramp#start": 0.0, "ramp#length": 0.0,
-        **{f"pretraining_settings#{key}": value for key, value in stage1.items()},
     }  # fmt: skip
-    runs_here(("run", ("train.yaml", *OVERLAYS), overrides))
+    runs_here(("run", ("train.yaml", *OVERLAYS, overlay), overrides))
 
 
 def in_new_process(log: Path, do: Callable[..., None], *given: Any) -> tuple[float, float]:
