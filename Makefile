@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# optional packages: ONNX, DICOM SEG, MLflow; what tests them skips itself without them
-EXTRAS := requirements-onnx.txt requirements-dicom.txt requirements-mlflow.txt
+# optional packages: ONNX, DICOM SEG, MLflow, the Zoo's code checks; what tests them skips itself without them
+EXTRAS := requirements-onnx.txt requirements-dicom.txt requirements-mlflow.txt requirements-zoo.txt
 READY_EXTRAS := .venv/.ready-extras
 LABEL_BIN := .venv-label/bin
 LABEL_READY := .venv-label/.ready
@@ -67,7 +67,7 @@ test-label: $(READY) $(LABEL_READY)  ## a MONAI Label server with this bundle on
 label-demo: $(LABEL_READY)  ## a MONAI Label server with phantoms, a few of them labelled
 	$(LABEL_BIN)/python -m scripts label_demo
 
-test-zoo: $(READY)  ## what the Model Zoo verifies, on a folder assembled with small weights trained on phantoms
+test-zoo: $(READY_EXTRAS)  ## what the Model Zoo verifies, on a folder assembled with small weights trained on phantoms
 	$(BIN)/python -m pytest -m "" tests/integration/test_zoo.py
 
 demo: $(READY)  ## phantom data, both stages, a table and pictures; minutes on a CPU

@@ -240,7 +240,7 @@ class TestFormat:
     @pytest.mark.parametrize("tool", FORMATTERS)
     def test_the_zoo_s_own_tools(self, zoo: Path, tool: str) -> None:
         if find_spec(tool) is None:
-            pytest.skip(f"{tool} is not installed (pip install black isort flake8)")
+            pytest.skip(f"{tool} is not installed (requirements-zoo.txt)")
         line = [sys.executable, "-m", tool, *FORMATTERS[tool], str(zoo / "scripts")]
         done = subprocess.run(line, capture_output=True, text=True, cwd=zoo)
         assert done.returncode == 0, done.stdout + done.stderr
