@@ -173,9 +173,11 @@ class SliceDataset(Dataset[dict[str, Any]]):
 class Slices(Protocol):
     """A data set of slices that knows how many they are."""
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Number of slices."""
 
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One slice."""
 
 
 class JoinedSlices(Dataset[dict[str, Any]]):
