@@ -42,6 +42,7 @@ METHODS = {
     "cps4": MethodName("CPS4 (ours)", "CPS4"),
     "token": MethodName("token loss alone", "Ablations"),
     "pixel": MethodName("pixel loss alone", "Ablations"),
+    "masked_images": MethodName("masked images first", "Ablations"),
     "full": MethodName("fully supervised, all patients", "Upper bound"),
     "nnunet": MethodName("nnU-Net v2, 2D", "Outside"),
     "nnunet_full": MethodName("nnU-Net v2, 2D, all patients", "Outside"),
