@@ -155,8 +155,10 @@ def _no_data_file(d: Draw) -> Path:
 def _locale_kept() -> Iterator[None]:
     """ITK's DICOM writer leaves a process in the C locale, in which Python takes other programs' output for ASCII."""
     before = locale.setlocale(locale.LC_ALL)
-    yield
-    locale.setlocale(locale.LC_ALL, before)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def _dicom(d: Draw, spoil: str) -> Path:
