@@ -191,13 +191,15 @@ def _other_n(results: Results, n: int) -> str:
 
 
 def _write_ends(panel: Axes, ends: Mapping[str, float], looks: Mapping[str, str], right: float) -> None:
-    """Names right of the axes, moved apart, each joined to the end of its line."""
+    """Names right of the axes and not above them, moved apart, each joined to the end of its line."""
     low, high = panel.get_ylim()
-    gap = (high - low) * 0.068
-    for (name, value), place in zip(ends.items(), spread(list(ends.values()), gap), strict=True):
+    places = spread(list(ends.values()), (high - low) * 0.068)
+    above = max(0.0, max(places, default=high) - high)  # there stands the title
+    for (name, value), place in zip(ends.items(), places, strict=True):
         panel.annotate(
-            name, (right, value), (1.06, place), xycoords="data", textcoords=panel.get_yaxis_transform(), va="center",
-            fontsize=8, color=INK, annotation_clip=False, fontweight="bold" if looks[name] == ACCENT else "normal",
+            name, (right, value), (1.06, place - above), xycoords="data", textcoords=panel.get_yaxis_transform(),
+            va="center", fontsize=8, color=INK, annotation_clip=False,
+            fontweight="bold" if looks[name] == ACCENT else "normal",
             arrowprops={
                 "arrowstyle": "-", "color": looks[name], "linewidth": 0.8, "shrinkA": 1, "shrinkB": 4,
                 "relpos": (0, 0.5),
