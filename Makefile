@@ -5,6 +5,8 @@ READY := .venv/.ready
 # optional packages: ONNX, DICOM SEG, MLflow, the Zoo's code checks; what tests them skips itself without them
 EXTRAS := requirements-onnx.txt requirements-dicom.txt requirements-mlflow.txt requirements-zoo.txt
 READY_EXTRAS := .venv/.ready-extras
+OLDEST_BIN := .venv-oldest/bin
+OLDEST_READY := .venv-oldest/.ready
 LABEL_BIN := .venv-label/bin
 LABEL_READY := .venv-label/.ready
 # === asks for PyPI's builds, which fit each other; beside a torch from another index take torchvision from there, too
@@ -13,11 +15,11 @@ SCHEMA := tests/schema/meta_schema_20240725.json
 
 # A key that stands twice in a config is an error; small tensors are slower on several threads than on one.
 export MONAI_FAIL_ON_DUPLICATE_CONFIG := 1
-test test-all test-label test-zoo: export OMP_NUM_THREADS := 1
+test test-all test-oldest test-label test-zoo: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lint format types test test-all test-label test-zoo demo label-demo notebook metadata zoo clean
+.PHONY: help setup lint format types test test-all test-oldest test-label test-zoo versions demo label-demo notebook metadata zoo clean
 
 help:  ## list these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -50,8 +52,20 @@ types: $(READY)  ## mypy on scripts/, a part of lint
 test: $(READY)  ## all tests but the slow ones and those for a GPU
 	$(BIN)/python -m pytest
 
-test-all: $(READY_EXTRAS) test-label  ## all tests, optional packages too; those for a GPU skip themselves without one
+test-all: $(READY_EXTRAS) test-label test-oldest  ## all tests, optional packages and oldest versions too; those for a GPU skip themselves without one
 	$(BIN)/python -m pytest -m "not label"
+
+$(OLDEST_READY): requirements-oldest.txt requirements-dev.txt
+	test -x $(OLDEST_BIN)/python || $(PYTHON) -m venv .venv-oldest
+	$(OLDEST_BIN)/python -m pip install --quiet "$$(grep '^torch==' requirements-oldest.txt)" "$$(grep '^numpy==' requirements-oldest.txt)"
+	$(OLDEST_BIN)/python -m pip install --quiet -r requirements-oldest.txt -r requirements-dev.txt
+	touch $@
+
+test-oldest: $(OLDEST_READY)  ## what `make test` runs, with the oldest versions (requirements-oldest.txt)
+	$(OLDEST_BIN)/python -m pytest
+
+versions: $(READY) $(OLDEST_READY)  ## the tests with newest and oldest versions, counted in docs/results/reliability.json
+	$(BIN)/python -m scripts benchmark versions
 
 # MONAI Label asks for packages with which it does not start, hence --no-deps: requirements-label.txt has what it needs.
 $(LABEL_READY): requirements-label.txt

@@ -21,6 +21,7 @@ from .files import whole_file
 from .ops.ordering import decode_order
 from .ops.prompt_map import upsample
 from .reliability import MeasuredWeight
+from .run_record import has_datalist
 
 
 class PseudoLabelRounds:
@@ -190,11 +191,12 @@ class PseudoLabelledSlices(Dataset[dict[str, Any]]):
     Args:
         dataset: the slices, in the order that they had in the run.
         run: the run's folder.
+        datalist: the datalist of the slices, which the run must have had, too.
         labelled: ids of the classes that its training labels contained; others count as not labelled here.
     """
 
-    def __init__(self, dataset: SliceDataset, run: str | Path, labelled: Sequence[int]) -> None:
-        self.dataset, self.run = dataset, Path(run)
+    def __init__(self, dataset: SliceDataset, run: str | Path, datalist: str | Path, labelled: Sequence[int]) -> None:
+        self.dataset, self.run, self.datalist = dataset, Path(run), datalist
         self.is_unlabelled = torch.ones(dataset.num_classes, dtype=torch.bool)
         self.is_unlabelled[list(labelled)] = False
 
@@ -203,11 +205,15 @@ class PseudoLabelledSlices(Dataset[dict[str, Any]]):
         """The label maps (S, H, W) uint8 of all slices.
 
         Raises:
-            DataError: there are none, or they are of other slices.
+            DataError: there are none, or they are of another datalist or of other slices.
         """
         files = sorted((self.run / "pseudo_labels").glob("epoch_*.npy"))
         if not files:
             raise DataError(f"{self.run} holds no pseudo-labels; name the folder of a run with `rounds` of them")
+        if not has_datalist(self.run, self.datalist):
+            raise DataError(
+                f"{self.run} did not end with {self.datalist} as it is now; its pseudo-labels may be of other scans"
+            )
         shape = (len(self.dataset), *self.dataset.image(0).shape[1:])
         if open_array(files[-1]).shape != shape:
             raise DataError(f"{files[-1]} must be of {shape} slices (S, H, W), got {open_array(files[-1]).shape}")

@@ -46,13 +46,13 @@ def record_run(
     # without a datalist nothing was checked yet: what is missing is complained about by its reader
     files = checksums([path for path in dict.fromkeys(paths) if Path(path).exists()], cache_folder)
     digest = hashlib.sha256(json.dumps(sorted(files.values())).encode()).hexdigest()
-    earlier = _earlier(folder / RECORD)
+    earlier = _read(folder / RECORD).get("starts", [])
     if earlier and earlier[-1]["data"] != digest:
         logging.getLogger(__name__).warning("the data are not those of the last start in %s", folder)
     start = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": _command(sys.argv),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": versions(),
         "system": platform.platform(),
         "git": git_state(ROOT),
         "data": digest,
@@ -63,12 +63,23 @@ def record_run(
     write_whole(folder / RECORD, json.dumps(content, indent=1) + "\n")
 
 
+def has_datalist(folder: Path, datalist: str | Path) -> bool:
+    """Whether the last start in a run's folder read this datalist, with the content that it has now."""
+    recorded = _read(folder / RECORD).get("datalist", {})
+    return recorded.get("sha256") == checksums([datalist])[str(datalist)]
+
+
 def datalist_entries(
     datalist: str | Path, sections: Sequence[str], class_table: str | Path | None
 ) -> list[Mapping[str, Any]]:
     """The entries of the sections that a datalist has."""
     found = load_datalist(datalist, class_table=class_table).sections
     return [entry for section in sections for entry in found.get(section, ())]
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that compute; None for one that is not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
@@ -109,11 +120,12 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def _earlier(path: Path) -> list[dict[str, Any]]:
+def _read(path: Path) -> dict[str, Any]:
+    """The record; an empty one where there is none that can be read."""
     try:
-        return list(json.loads(path.read_text(encoding="utf-8"))["starts"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return []
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        return {}
 
 
 def _version(name: str) -> str | None:

@@ -39,7 +39,7 @@ TABLE = {
     "parallel": ("", "torch ignite"),
     "engines": ("ops parallel", f"{MONAI} ignite"),
     "reliability": ("metrics data", TORCH),
-    "rounds": ("ops data engines files reliability", f"{MONAI} ignite tqdm"),
+    "rounds": ("ops data engines files reliability run_record", f"{MONAI} ignite tqdm"),
     "model_file": ("labels files", TORCH),
     "handlers": ("labels ops metrics model_file files", f"{MONAI} ignite matplotlib tqdm"),
     "evaluation": ("labels ops files metrics transforms data report", f"{MONAI} ignite nibabel scipy tqdm"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -27,13 +28,15 @@ from scripts.files import (
 )
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files() -> Iterator[None]:
-    """No file of this process may grow beyond 1000 bytes."""
+    """No file of this process may grow beyond 1000 bytes, not even one that pytest writes its lines to."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +71,7 @@ class TestWholeFile:
         assert (tmp_path / "a").stat().st_mode & 0o777 == mode
 
     @pytest.mark.parametrize("kind", ["bytes", "numpy", "torch"])
-    def test_limit_leaves_the_old_file(self, tmp_path: Path, small_files: None, kind: str) -> None:
+    def test_limit_leaves_the_old_file(self, tmp_path: Path, kind: str) -> None:
         path = tmp_path / "a"
         write_whole(path, "old")
 
@@ -81,7 +84,8 @@ class TestWholeFile:
                 else:
                     torch.save({"a": torch.zeros(100_000)}, file)
 
-        with pytest.raises(StorageError, match=r"/a cannot be written: (it would be larger|the disk is full)"):
+        refused = r"/a cannot be written: (it would be larger|the disk is full)"
+        with small_files(), pytest.raises(StorageError, match=refused):
             write()
         assert path.read_text(encoding="utf-8") == "old"
         assert list(tmp_path.iterdir()) == [path]
@@ -143,8 +147,9 @@ class TestWholeFolder:
         assert (tmp_path / "x" / "a").read_text() == "first"  # who comes second writes the same
         assert list(tmp_path.iterdir()) == [tmp_path / "x"]
 
-    def test_limit_leaves_nothing(self, tmp_path: Path, small_files: None) -> None:
-        with pytest.raises(StorageError, match="x cannot be written"), whole_folder(tmp_path / "x") as part:
+    def test_limit_leaves_nothing(self, tmp_path: Path) -> None:
+        refused = pytest.raises(StorageError, match="x cannot be written")
+        with small_files(), refused, whole_folder(tmp_path / "x") as part:
             np.save(part / "a.npy", np.zeros(100_000))
         assert list(tmp_path.iterdir()) == []
 

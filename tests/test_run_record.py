@@ -11,7 +11,7 @@ import torch
 
 from scripts.data import checksums as module
 from scripts.data.checksums import checksums
-from scripts.run_record import _command, git_state, hide_secret, record_run
+from scripts.run_record import _command, git_state, has_datalist, hide_secret, record_run
 
 
 @pytest.fixture
@@ -48,6 +48,18 @@ class TestChecksums:
         assert checksums(scans, tmp_path / "cache")[scans[1]] == first[scans[1]]
 
 
+def test_datalist_of_the_last_start(tmp_path: Path) -> None:
+    first, second = tmp_path / "1.json", tmp_path / "2.json"
+    first.write_text("{}")
+    second.write_text("[]")
+    assert not has_datalist(tmp_path, first)  # nothing recorded
+    record_run(tmp_path, first, [], None)
+    assert has_datalist(tmp_path, first)
+    assert not has_datalist(tmp_path, second)
+    second.write_text("{}")
+    assert has_datalist(tmp_path, second)  # the content counts, not the name
+
+
 class TestRecordRun:
     def test_value(self, scans: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         datalist = tmp_path / "d.json"
@@ -61,7 +73,7 @@ class TestRecordRun:
         assert made["datalist"] == {"path": str(datalist), "sha256": sha(b"{}")}
         (start,) = made["starts"]
         assert start["command"] == ["monai.bundle", "run", "--seed", "3"]
-        assert start["versions"]["torch"] == torch.__version__
+        assert start["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
         assert start["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
         assert "Doe" not in text
 

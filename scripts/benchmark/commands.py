@@ -1,4 +1,4 @@
-"""`python -m scripts benchmark accuracy|nnunet|prompts|transfer|bad_input|kills|growth|speed|onnx`."""
+"""`python -m scripts benchmark accuracy|nnunet|prompts|transfer|bad_input|kills|growth|versions|speed|onnx`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ KINDS = {
     "speed": "time steps, maps and thresholds against stated references",
     "onnx": "time and score a trained network in ONNX Runtime against PyTorch",
     "growth": "time and memory of every step of the work against the number of volumes",
+    "versions": "run the project's tests in several environments, and write down what these hold",
     "kills": "kill both stages at random moments, go on, and compare the ends bit for bit",
 }
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ class App(monaibundle_app.MyApp, MONAILabelApp):  # the server looks for a class
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self._trained: dict[str, list[int]] = {}
+        # With a DICOMweb server MONAI Label looks for dcmqi's programs, which pip puts beside Python.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         super().__init__(app_dir, studies, conf)
 
     def init_strategies(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import subprocess
 import sys
@@ -62,8 +63,15 @@ def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str |
     return bundle
 
 
-def server_command(app: Path, studies: Path, port: int, conf: dict[str, str] | None = None) -> list[str]:
-    """The command line that starts the server on this machine alone, without a look at the Model Zoo."""
+def server_command(app: Path, studies: str | Path, port: int, conf: dict[str, str] | None = None) -> list[str]:
+    """The command line that starts the server on this machine alone, without a look at the Model Zoo.
+
+    Args:
+        app: made by :func:`assemble`.
+        studies: folder of scans, or the address of a DICOMweb server.
+        port: of the server.
+        conf: further settings of the app.
+    """
     line = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
     line += ["--host", "127.0.0.1", "--port", str(port)]
     for name, value in {"models": NAME, "zoo_source": "local", "sam2": "false", **(conf or {})}.items():
@@ -88,7 +96,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("app", type=Path, help="folder to make")
     parser.add_argument(
-        "--studies", type=Path, default=Path("studies"), help="folder of scans, for the printed command"
+        "--studies",
+        default="studies",
+        help="folder of scans, or http://... of a DICOMweb server; for the printed command",
     )
     parser.add_argument("--overlays", nargs="*", default=[], help="overlays on train.yaml, as narrow.yaml")
     parser.add_argument("--models", type=Path, help="folder of a trained network (model.pt, model.json)")
@@ -99,5 +109,10 @@ def run(args: argparse.Namespace) -> int:
     """Make the folder and print how to start the server."""
     bundle = assemble(args.app, args.overlays, args.models)
     print(f"the bundle's copy is {bundle}; start the server with")
-    print(" ".join(server_command(args.app.absolute(), args.studies.absolute(), args.port)))
+    remote = args.studies.startswith(("http://", "https://"))
+    if remote:
+        # MONAI Label looks for CT unless told otherwise
+        print('MONAI_LABEL_DICOMWEB_SEARCH_FILTER=\'{"Modality": "MR"}\' ', end="")
+    studies = args.studies if remote else Path(args.studies).absolute()
+    print(shlex.join(server_command(args.app.absolute(), studies, args.port)))
     return 0

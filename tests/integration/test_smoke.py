@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -133,6 +134,11 @@ class TestPretraining:
         with pytest.raises(RuntimeError, match="Failed to evaluate") as caught:
             run_bundle("pretraining", configs, **given, trusted_run=tmp_path, output_dir=tmp_path / "other")
         assert "holds no pseudo-labels; name the folder of a run" in str(caught.value.__cause__)
+
+        shutil.copytree(trained.folder / "pseudo_labels", tmp_path / "foreign/pseudo_labels")
+        with pytest.raises(RuntimeError, match="Failed to evaluate") as caught:
+            run_bundle("pretraining", configs, **given, trusted_run=tmp_path / "foreign", output_dir=tmp_path / "other")
+        assert "its pseudo-labels may be of other scans" in str(caught.value.__cause__)
 
     @pytest.mark.parametrize("overlay", ORIGINALS["pretrain"], ids=lambda path: path.stem)
     def test_original(

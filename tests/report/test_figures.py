@@ -103,7 +103,7 @@ class TestOtherPanels:
     def test_prompt_map_panel(self, image, label, tmp_path):
         four = png_size(prompt_map_panel(image, label, label, label, tmp_path / "a.png", TABLE))
         three = png_size(prompt_map_panel(image, label, label, None, tmp_path / "b.png"))
-        assert four[0] == pytest.approx(4 / 3 * three[0], abs=1)
+        assert four[0] == pytest.approx(4 / 3 * three[0], abs=2)  # edges are rounded to pixels
 
 
 class TestDrawing:
