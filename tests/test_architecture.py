@@ -57,7 +57,10 @@ TABLE = {
     "info": ("labels", ""),
     "bundle_runs": ("", "monai"),
     "benchmark": (MEASURED, f"{MONAI} ignite nibabel itk scipy skimage tqdm yaml"),
-    "label_server": ("data phantom", "monai yaml fastapi monailabel monaibundle_app"),
+    "label_server": (
+        "data phantom",
+        "monai yaml numpy nibabel fastapi pydicom SimpleITK monailabel monaibundle_app dicom_labels",
+    ),
     "demo": ("labels phantom report bundle_runs benchmark", ""),
     "tutorial": ("bundle_runs", "nbclient nbformat"),
     "zoo": ("model_file bundle_runs", "monai yaml"),
