@@ -1,13 +1,13 @@
 """The app that MONAI Label's server loads: its own monaibundle app, and five things that a bundle cannot bring along.
 
-`python -m scripts label_app FOLDER` copies this file to `FOLDER/main.py`, `dicom_labels.py` and MONAI Label's app
+`python -m scripts label_app FOLDER` copies this file to `FOLDER/main.py`, `class_labels.py` and MONAI Label's app
 beside it. It adds
 
 - scores by disagreement: how often the names decoded along the spine differ from the network's own;
 - the strategy "disagreement": the unlabelled scan with the highest score comes next;
 - a network that training made, or made anew with other settings, is used at once, without a start of the server;
 - errors of inference that say in one sentence which image is at fault, instead of "Internal Server Error";
-- labels that keep their classes on a DICOMweb server.
+- labels that keep their classes, however a viewer or an archive numbers them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import monaibundle_app
-from dicom_labels import DicomLabels
+from class_labels import keep_classes
 from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.scoring import ScoringMethod
@@ -80,7 +80,7 @@ class App(monaibundle_app.MyApp, MONAILabelApp):  # the server looks for a class
     def init_datastore(self) -> Any:
         """Where scans and labels lie."""
         bundle = Path(next(iter(self.models.values())))
-        return DicomLabels.of(super().init_datastore(), bundle / "configs" / "classes.json")
+        return keep_classes(super().init_datastore(), bundle / "configs" / "classes.json")
 
     def init_strategies(self) -> dict[str, Any]:
         """MONAI Label's own, behind "disagreement"."""

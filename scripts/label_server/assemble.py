@@ -46,7 +46,7 @@ def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str |
     bundle.mkdir(parents=True, exist_ok=True)
     _monai_label_app(app / "monaibundle_app.py")
     shutil.copy(Path(__file__).parent / "app.py", app / "main.py")
-    shutil.copy(Path(__file__).parent / "dicom_labels.py", app)
+    shutil.copy(Path(__file__).parent / "class_labels.py", app)
     for part in PARTS:
         source, target = BUNDLE_ROOT / part, bundle / part
         if source.is_dir():

@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from scripts.labels import ClassTable
 from scripts.phantom.write import write_phantoms
 from tests.label_server import PYTHON, Server, free_port
 from tests.scan_files import write_dicom
@@ -115,7 +116,8 @@ def test_classes_survive_the_way_to_the_archive_and_back(server: Server, orthanc
     label[label == 1] = 0
     assert len(np.unique(label)) > 5
     nib.save(nib.Nifti1Image(label, drawn(folder, 1).affine), folder / "label.nii.gz")
-    sent = {"label_info": [{"name": name, "idx": number} for number, name in enumerate("abcdefghijklmnopqrs", 1)]}
+    names = ClassTable.load().names
+    sent = {"label_info": [{"name": name.lower(), "idx": number} for number, name in enumerate(names[1:], 1)]}
     status, content = server.put(
         f"/datastore/label?image={series(1)}&tag=final", "label", folder / "label.nii.gz", sent
     )

@@ -76,15 +76,38 @@ class TestServer:
         """First of all, so that nothing has been made yet that it could spoil."""
         before = server.state()
         scan = nib.load(server.studies / "new_PIR.nii.gz")
-        nib.save(nib.Nifti1Image(np.full(scan.shape, 77, np.uint8), scan.affine), tmp_path / "odd.nii.gz")
-        status, content = server.put("/datastore/label?image=new_PIR", "label", tmp_path / "odd.nii.gz")
-        assert status == 200, content
+        odd = tmp_path / "odd.nii.gz"
+        nib.save(nib.Nifti1Image(np.full(scan.shape, 77, np.uint8), scan.affine), odd)
+        status, content = server.put("/datastore/label?image=new_PIR", "label", odd)
+        assert status == 422
+        assert "the label has the value 77, which is no class" in content.decode()
+        assert server.state() == before
+        shutil.copy(odd, server.studies / "labels/final/new_PIR.nii.gz")  # a label that nobody sent
+        server.wait(lambda: server.json("/info/")["datastore"]["completed"] == LABELLED + 1, "the label to be seen")
         status, log = server.train(val_split=0.25)
         assert status == "ERROR"
         assert "new_PIR.nii.gz: holds the label value 77, which the label map 'identity' does not know" in log
         assert server.ask("/datastore/label?id=new_PIR&tag=final", method="DELETE")[0] == 200
         server.wait(lambda: server.json("/info/")["datastore"]["completed"] == LABELLED, "the label to go")
         assert server.state() == before
+
+    def test_names_tell_the_classes(self, server: Server, tmp_path: Path) -> None:
+        """3D Slicer numbers segments in their order: without the first class all numbers are one too low."""
+        scan = nib.load(server.studies / "new_PIR.nii.gz")
+        label = np.zeros(scan.shape, np.uint8)
+        label[0, 0, :3] = (1, 2, 18)
+        nib.save(nib.Nifti1Image(label, scan.affine), tmp_path / "label.nii.gz")
+        sent = [{"name": name.lower(), "idx": number} for number, name in enumerate(TABLE.names[2:], 1)]
+        place = "/datastore/label?image=new_PIR"
+        odd = {"label_info": [*sent[:-1], {"name": "odd", "idx": 18}]}
+        assert server.put(place, "label", tmp_path / "label.nii.gz", odd)[0] == 422
+        status, content = server.put(place, "label", tmp_path / "label.nii.gz", {"label_info": sent})
+        assert status == 200, content
+        kept = np.asarray(nib.load(server.studies / "labels/final/new_PIR.nii.gz").dataobj)
+        assert kept[0, 0, :3].tolist() == [2, 3, 19]
+        assert np.count_nonzero(kept) == 3
+        assert server.ask("/datastore/label?id=new_PIR&tag=final", method="DELETE")[0] == 200
+        server.wait(lambda: server.json("/info/")["datastore"]["completed"] == LABELLED, "the label to go")
 
     def test_train(self, server: Server) -> None:
         status, log = server.train(val_split=0.25)

@@ -1,0 +1,175 @@
+"""Datastores of MONAI Label whose labels keep their classes: what a viewer or an archive numbers anew is told by names.
+
+3D Slicer numbers a label by the order of its segments, so that one without the sacrum has each structure under
+another's id; the names come beside it. DICOM SEG files number theirs without a gap, too, and MONAI Label reads these
+numbers as label values.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import HTTPException
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.datastore.local import LocalDatastore
+from monailabel.datastore.utils.convert import binary_to_image, dicom_seg_to_itk_image
+from monailabel.datastore.utils.dicom import dicom_web_download_series
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from SimpleITK import GetArrayFromImage, GetImageFromArray, ReadImage, WriteImage
+
+ANATOMICAL_STRUCTURE = ("91723000", "SCT", "Anatomical Structure")
+
+
+def keep_classes(store: Datastore, class_table: str | Path) -> Datastore:
+    """Let a datastore that MONAI Label has made, of the server's many settings, keep the classes of its labels.
+
+    Args:
+        store: of a folder or a DICOMweb server; others are left as they are.
+        class_table: the bundle's `configs/classes.json`.
+    """
+    kinds = {LocalDatastore: FolderLabels, DICOMWebDatastore: DicomLabels}
+    if type(store) in kinds:
+        store.__class__ = kinds[type(store)]
+        store.classes = json.loads(Path(class_table).read_text(encoding="utf-8"))["classes"]
+    return store
+
+
+class KeepsClasses:
+    """What the datastores of this module have in common."""
+
+    classes: list[dict[str, Any]]
+    """Rows of the class table, see `scripts.labels.StructureClass`."""
+
+    @contextmanager
+    def with_class_ids(self, image_id: str, file: str, label_info: Any) -> Iterator[tuple[str, list[int]]]:
+        """A label map whose values are class ids, and which these are.
+
+        Args:
+            image_id: its scan.
+            file: as it was sent.
+            label_info: `[{"name": "l4", "idx": 2}, ...]` of a viewer that tells what its numbers mean, or None where
+                they are class ids.
+
+        Raises:
+            HTTPException: it cannot be read, a value is no class, or its name is of none.
+        """
+        ids = self._ids_of(label_info)
+        with tempfile.TemporaryDirectory() as folder:
+            if file.endswith(".bin"):
+                file = binary_to_image(self.get_image_uri(image_id), file)  # type: ignore[attr-defined]
+            try:
+                label = ReadImage(file)
+            except RuntimeError as error:
+                raise HTTPException(422, f"the label of {image_id!r} cannot be read; send it again") from error
+            found = [value.item() for value in np.unique(GetArrayFromImage(label)) if value]
+            for value in found:
+                if not ids.get(value):
+                    raise HTTPException(422, f"the label has the value {value:g}, which is no class; correct it first")
+            if any(ids[value] != value for value in found):
+                file = str(Path(folder, "label.nii.gz"))
+                write_with_ids(label, ids, file)
+            yield file, sorted(ids[value] for value in found)
+
+    def _ids_of(self, label_info: Any) -> dict[int, int]:
+        """Value -> class id."""
+        if not label_info:
+            return {number: number for number in range(len(self.classes))}
+        return {int(row["idx"]): self.id_of(str(row["name"])) for row in label_info}
+
+    def id_of(self, name: str) -> int:
+        """Id of the class of that name, however it is spelled; 0 for none."""
+        names = [row["name"].casefold() for row in self.classes]
+        return names.index(name.strip().casefold()) if name.strip().casefold() in names else 0
+
+
+class FolderLabels(KeepsClasses, LocalDatastore):
+    """MONAI Label's datastore of a folder."""
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
+        """Keep a label with class ids; see :meth:`KeepsClasses.with_class_ids`."""
+        with self.with_class_ids(image_id, label_filename, label_info.get("label_info")) as (file, _):
+            return super().save_label(image_id, file, label_tag, label_info)
+
+
+class DicomLabels(KeepsClasses, DICOMWebDatastore):
+    """MONAI Label's datastore of a DICOMweb server."""
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
+    ) -> str:
+        """Keep a label with class ids and, if it is final, send it to the server, its segments named by their classes.
+
+        Raises:
+            HTTPException: see :meth:`KeepsClasses.with_class_ids`.
+        """
+        with self.with_class_ids(image_id, label_filename, label_info.get("label_info")) as (file, found):
+            named = {**label_info, "label_info": [self._segment(self.classes[number]) for number in found]}
+            return super().save_label(image_id, file, label_tag, named, label_id)
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """Path of a label map with class ids, fetched from the DICOMweb server unless it lies here already.
+
+        Raises:
+            ValueError: a segment has the name of no class.
+        """
+        if label_tag != DefaultLabelTag.FINAL or not image_id:
+            return super().get_label_uri(label_id, label_tag, image_id)
+        labels = Path(self._datastore.label_path(label_tag)).resolve()
+        kept, series = labels / f"{image_id}.nii.gz", labels / label_id
+        if not kept.exists():
+            if not series.is_dir() or not any(series.iterdir()):
+                dicom_web_download_series(None, label_id, str(series), self._client, self._fetch_by_frame)
+            with tempfile.TemporaryDirectory() as folder:
+                label = str(Path(folder, "label.nii.gz"))
+                self._convert(series, label)
+                LocalDatastore.save_label(self, image_id, label, label_tag, self._dicom_info(label_id))
+        return str(kept)
+
+    def _convert(self, series: Path, target: str) -> None:
+        """Write a DICOM SEG as NIfTI with class ids."""
+        import pydicom
+
+        segments = pydicom.dcmread(next(series.iterdir()), stop_before_pixels=True).SegmentSequence
+        names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in segments}
+        if unknown := sorted(name for name in names.values() if not self.id_of(name)):
+            raise ValueError(
+                f"the segmentation {series.name} has segments of no class ({', '.join(unknown)}); "
+                f"name them as the classes, or remove it from the DICOMweb server"
+            )
+        converted = Path(dicom_seg_to_itk_image(str(series)))
+        write_with_ids(ReadImage(str(converted)), {number: self.id_of(name) for number, name in names.items()}, target)
+        converted.unlink()
+
+    @staticmethod
+    def _segment(row: dict[str, Any]) -> dict[str, Any]:
+        """What MONAI Label and dcmqi need to know of the segment of a class."""
+        attribute = {
+            "labelID": row["id"],
+            "SegmentLabel": row["name"],
+            "SegmentDescription": row["long_name"],
+            "SegmentAlgorithmType": "SEMIAUTOMATIC",
+            "SegmentAlgorithmName": "MONAI Label",
+            "SegmentedPropertyCategoryCodeSequence": _code(ANATOMICAL_STRUCTURE),
+            "SegmentedPropertyTypeCodeSequence": _code(row.get("code") or ANATOMICAL_STRUCTURE),
+            "recommendedDisplayRGBValue": row["colour"],
+        }
+        return {"name": row["name"], "segmentAttribute": attribute}
+
+
+def write_with_ids(label: Any, ids: dict[int, int], target: str) -> None:
+    """Write a SimpleITK label map with other values, `ids[value]` for each; 0 stays."""
+    table = np.zeros(max(ids) + 1, np.uint8)
+    table[list(ids)] = list(ids.values())
+    made = GetImageFromArray(table[GetArrayFromImage(label).astype(np.int64)])
+    made.CopyInformation(label)
+    WriteImage(made, target, True)
+
+
+def _code(code: Sequence[str]) -> dict[str, str]:
+    return dict(zip(("CodeValue", "CodingSchemeDesignator", "CodeMeaning"), code, strict=True))
