@@ -78,9 +78,10 @@ class KeepsClasses:
 
     def _ids_of(self, label_info: Any) -> dict[int, int]:
         """Value -> class id."""
-        if not label_info:
+        told = [row for row in label_info or () if "idx" in row]
+        if not told:
             return {number: number for number in range(len(self.classes))}
-        return {int(row["idx"]): self.id_of(str(row["name"])) for row in label_info}
+        return {int(row["idx"]): self.id_of(str(row.get("name", ""))) for row in told}
 
     def id_of(self, name: str) -> int:
         """Id of the class of that name, however it is spelled; 0 for none."""
