@@ -21,6 +21,7 @@ from typing import Any
 import monaibundle_app
 from class_labels import keep_classes
 from fastapi import HTTPException
+from monai.bundle import ConfigParser
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.tasks.activelearning.epistemic import Epistemic
@@ -78,9 +79,11 @@ class App(monaibundle_app.MyApp, MONAILabelApp):  # the server looks for a class
         super().__init__(app_dir, studies, conf)
 
     def init_datastore(self) -> Any:
-        """Where scans and labels lie."""
-        bundle = Path(next(iter(self.models.values())))
-        return keep_classes(super().init_datastore(), bundle / "configs" / "classes.json")
+        """Where scans and labels lie; its labels keep the classes of the bundle's training."""
+        bundle = next(iter(self.models.values()))
+        config = ConfigParser(ConfigParser.load_config_file(os.path.join(bundle, "configs", "train.yaml")))
+        config["bundle_root"] = bundle
+        return keep_classes(super().init_datastore(), config.get_parsed_content("class_table"))
 
     def init_strategies(self) -> dict[str, Any]:
         """MONAI Label's own, behind "disagreement"."""

@@ -31,7 +31,7 @@ def keep_classes(store: Datastore, class_table: str | Path) -> Datastore:
 
     Args:
         store: of a folder or a DICOMweb server; others are left as they are.
-        class_table: the bundle's `configs/classes.json`.
+        class_table: the class table's file.
     """
     kinds = {LocalDatastore: FolderLabels, DICOMWebDatastore: DicomLabels}
     if type(store) in kinds:
