@@ -59,7 +59,7 @@ TABLE = {
     "benchmark": (MEASURED, f"{MONAI} ignite nibabel itk scipy skimage tqdm yaml"),
     "label_server": (
         "data phantom",
-        "monai yaml numpy fastapi pydicom SimpleITK monailabel monaibundle_app class_labels",
+        "monai yaml numpy nibabel fastapi pydicom monailabel monaibundle_app class_labels",
     ),
     "demo": ("labels phantom report bundle_runs benchmark", ""),
     "tutorial": ("bundle_runs", "nbclient nbformat"),

@@ -8,20 +8,22 @@ numbers as label values.
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 from fastapi import HTTPException
+from monai.transforms import LoadImage
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.convert import binary_to_image, dicom_seg_to_itk_image
 from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
-from SimpleITK import GetArrayFromImage, GetImageFromArray, ReadImage, WriteImage
 
 ANATOMICAL_STRUCTURE = ("91723000", "SCT", "Anatomical Structure")
 
@@ -62,12 +64,12 @@ class KeepsClasses:
         ids = self._ids_of(label_info)
         with tempfile.TemporaryDirectory() as folder:
             if file.endswith(".bin"):
-                file = binary_to_image(self.get_image_uri(image_id), file)  # type: ignore[attr-defined]
+                file = shutil.move(binary_to_image(self.get_image_uri(image_id), file), folder)  # type: ignore[attr-defined]
             try:
-                label = ReadImage(file)
-            except RuntimeError as error:
+                label = LoadImage(image_only=True)(file)
+            except Exception as error:  # readers raise what they like
                 raise HTTPException(422, f"the label of {image_id!r} cannot be read; send it again") from error
-            found = [value.item() for value in np.unique(GetArrayFromImage(label)) if value]
+            found = [value for value in np.unique(label.numpy()).tolist() if value]
             for value in found:
                 if not ids.get(value):
                     raise HTTPException(422, f"the label has the value {value:g}, which is no class; correct it first")
@@ -75,6 +77,10 @@ class KeepsClasses:
                 file = str(Path(folder, "label.nii.gz"))
                 write_with_ids(label, ids, file)
             yield file, sorted(ids[value] for value in found)
+
+    def names_of(self, found: Sequence[int]) -> list[dict[str, Any]]:
+        """What `label_info` says of a label map that holds these class ids."""
+        return [{"name": self.classes[number]["name"], "idx": number} for number in found]
 
     def _ids_of(self, label_info: Any) -> dict[int, int]:
         """Value -> class id."""
@@ -94,8 +100,9 @@ class FolderLabels(KeepsClasses, LocalDatastore):
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Keep a label with class ids; see :meth:`KeepsClasses.with_class_ids`."""
-        with self.with_class_ids(image_id, label_filename, label_info.get("label_info")) as (file, _):
-            return super().save_label(image_id, file, label_tag, label_info)
+        with self.with_class_ids(image_id, label_filename, label_info.get("label_info")) as (file, found):
+            named = {**label_info, "label_info": self.names_of(found)}
+            return super().save_label(image_id, file, label_tag, named)
 
 
 class DicomLabels(KeepsClasses, DICOMWebDatastore):
@@ -110,7 +117,8 @@ class DicomLabels(KeepsClasses, DICOMWebDatastore):
             HTTPException: see :meth:`KeepsClasses.with_class_ids`.
         """
         with self.with_class_ids(image_id, label_filename, label_info.get("label_info")) as (file, found):
-            named = {**label_info, "label_info": [self._segment(self.classes[number]) for number in found]}
+            rows = [{**row, "segmentAttribute": self._attribute(row["idx"])} for row in self.names_of(found)]
+            named = {**label_info, "label_info": rows}
             return super().save_label(image_id, file, label_tag, named, label_id)
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
@@ -144,14 +152,16 @@ class DicomLabels(KeepsClasses, DICOMWebDatastore):
                 f"name them as the classes, or remove it from the DICOMweb server"
             )
         converted = Path(dicom_seg_to_itk_image(str(series)))
-        write_with_ids(ReadImage(str(converted)), {number: self.id_of(name) for number, name in names.items()}, target)
+        write_with_ids(
+            LoadImage(image_only=True)(converted), {number: self.id_of(name) for number, name in names.items()}, target
+        )
         converted.unlink()
 
-    @staticmethod
-    def _segment(row: dict[str, Any]) -> dict[str, Any]:
-        """What MONAI Label and dcmqi need to know of the segment of a class."""
-        attribute = {
-            "labelID": row["id"],
+    def _attribute(self, number: int) -> dict[str, Any]:
+        """What dcmqi needs to know of the segment of a class."""
+        row = self.classes[number]
+        return {
+            "labelID": number,
             "SegmentLabel": row["name"],
             "SegmentDescription": row["long_name"],
             "SegmentAlgorithmType": "SEMIAUTOMATIC",
@@ -160,16 +170,13 @@ class DicomLabels(KeepsClasses, DICOMWebDatastore):
             "SegmentedPropertyTypeCodeSequence": _code(row.get("code") or ANATOMICAL_STRUCTURE),
             "recommendedDisplayRGBValue": row["colour"],
         }
-        return {"name": row["name"], "segmentAttribute": attribute}
 
 
 def write_with_ids(label: Any, ids: dict[int, int], target: str) -> None:
-    """Write a SimpleITK label map with other values, `ids[value]` for each; 0 stays."""
+    """Write a label map (a MetaTensor) as NIfTI with other values, `ids[value]` for each; 0 stays."""
     table = np.zeros(max(ids) + 1, np.uint8)
     table[list(ids)] = list(ids.values())
-    made = GetImageFromArray(table[GetArrayFromImage(label).astype(np.int64)])
-    made.CopyInformation(label)
-    WriteImage(made, target, True)
+    nibabel.save(nibabel.Nifti1Image(table[label.numpy().astype(np.int64)], label.affine.numpy()), target)
 
 
 def _code(code: Sequence[str]) -> dict[str, str]:

@@ -96,16 +96,21 @@ class TestServer:
         scan = nib.load(server.studies / "new_PIR.nii.gz")
         label = np.zeros(scan.shape, np.uint8)
         label[0, 0, :3] = (1, 2, 18)
-        nib.save(nib.Nifti1Image(label, scan.affine), tmp_path / "label.nii.gz")
+        sheared = scan.affine + np.pad([[0.5]], ((0, 3), (1, 2)))  # as some converters write them
+        nib.save(nib.Nifti1Image(label, sheared), tmp_path / "label.nii.gz")
         sent = [{"name": name.lower(), "idx": number} for number, name in enumerate(TABLE.names[2:], 1)]
         place = "/datastore/label?image=new_PIR"
         odd = {"label_info": [*sent[:-1], {"name": "odd", "idx": 18}]}
         assert server.put(place, "label", tmp_path / "label.nii.gz", odd)[0] == 422
         status, content = server.put(place, "label", tmp_path / "label.nii.gz", {"label_info": sent})
         assert status == 200, content
-        kept = np.asarray(nib.load(server.studies / "labels/final/new_PIR.nii.gz").dataobj)
+        found = nib.load(server.studies / "labels/final/new_PIR.nii.gz")
+        np.testing.assert_allclose(found.affine, sheared, atol=1e-3)
+        kept = np.asarray(found.dataobj)
         assert kept[0, 0, :3].tolist() == [2, 3, 19]
         assert np.count_nonzero(kept) == 3
+        about = server.json("/datastore/?output=all")["objects"]["new_PIR"]["labels"]["final"]["info"]
+        assert {row["name"]: row["idx"] for row in about["label_info"]} == {"L5": 2, "L4": 3, "T9/T10": 19}
         assert server.ask("/datastore/label?id=new_PIR&tag=final", method="DELETE")[0] == 200
         server.wait(lambda: server.json("/info/")["datastore"]["completed"] == LABELLED, "the label to go")
 
