@@ -12,7 +12,14 @@ from .labels import ClassTable
 from .report.document import Chapter, Picture, write_html, write_latex, write_markdown
 from .report.layout import Table, as_markdown
 from .report.method_charts import ablation_bars, class_chart, curve_over_labelled
-from .report.method_tables import comparison_grid, other_ablations_table, outside_table, score_table, steps_table
+from .report.method_tables import (
+    comparison_grid,
+    other_ablations_table,
+    outside_table,
+    overview_table,
+    score_table,
+    steps_table,
+)
 from .report.runs import READOUTS, TEST, Results, read_results, write_cases
 from .report.tables import spider_rows
 
@@ -31,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="results", help="start of the names of all files that are written")
     parser.add_argument("--title", default="Results", help="head of the page")
     parser.add_argument("--note", default="", help="a paragraph that the reader must know, below the head")
-    parser.add_argument("--into", type=Path, help="a Markdown file whose block <!-- results --> receives the scores")
+    parser.add_argument("--into", type=Path, help="a Markdown file whose block <!-- results --> receives the overview")
     parser.add_argument("--to", type=Path, help="where everything goes; default: the folder itself")
     parser.add_argument("--paper", action="store_true", help="the paper's numbers, marked as such, beside ours")
     shown = parser.add_argument_group("what the pictures show")
@@ -57,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     scores = [
         table for readout in READOUTS if (table := score_table(results, readout, paper=args.paper and readout == TEST))
     ]
+    overview = overview_table(results)
     chapters = [
+        Chapter("Overview", [overview] if overview else []),
         Chapter("Scores", [*scores, *_curve(results, start)]),
         Chapter("Ablation", _ablation(results, start)),
         Chapter("CPS4 against the others", [table for table in [comparison_grid(results)] if table]),
@@ -68,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         Chapter("Settings", [_settings(args.folder)]),
     ]
     lead = [args.note, *READING] if args.note else list(READING)
-    latex = write_latex(Path(f"{start}.tex"), chapters[:3])
+    latex = write_latex(Path(f"{start}.tex"), chapters[:4])
     markdown = write_markdown(Path(f"{start}.md"), args.title, lead, chapters)
     page = write_html(Path(f"{start}.html"), args.title, lead, chapters)
     print(markdown, page, latex, sep="\n")
@@ -76,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         text = args.into.read_text(encoding="utf-8")
         before, _, rest = text.partition(START)
         _, _, after = rest.partition(END)
-        block = "\n\n".join(as_markdown(table) for table in scores)
+        block = as_markdown(overview) if overview else ""
         args.into.write_text(f"{before}{START}\n{block}\n{END}{after}", encoding="utf-8")
     return 0
 

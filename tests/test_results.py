@@ -34,9 +34,10 @@ class TestReport:
         assert "On phantoms" in page.words
         assert sum(tag == "img" for tag, _ in page.tags) == 3
         inside = readme.read_text(encoding="utf-8")
-        assert inside.startswith("before\n<!-- results -->\nTest patients")
+        assert inside.startswith("before\n<!-- results -->\nMean Dice, %")
         assert inside.endswith("<!-- /results -->\nafter\n")
         assert "old" not in inside
+        assert inside.count("\n| method") == 1  # all read-outs in one table
 
     def test_pictures_that_cannot_be_drawn_are_named(self, folder, caplog):
         assert main(["report", str(folder)]) == 0

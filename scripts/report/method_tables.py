@@ -5,12 +5,11 @@ Percent, mean ± standard deviation; n is in the heads, or in the cell where it 
 
 from __future__ import annotations
 
-import itertools
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .layout import Table
 from .names import ALL_LABELLED, FULL, REFERENCE, STEPS
@@ -21,6 +20,32 @@ PAPER_FILE = Path(__file__).with_name("paper.json")
 MEASURES = {"mdice": ("mDice", "dice"), "miou": ("mIoU", "iou")}
 """Mean over cases -> its head, and the column of per_case.csv behind it."""
 LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+
+
+class Column(NamedTuple):
+    """Scores that stand below each other: of so many labelled patients, one read-out and one measure."""
+
+    labelled: int
+    readout: Readout
+    measure: str
+
+
+def overview_table(results: Results) -> Table | None:
+    """Mean Dice of all methods, every read-out in one table, a decimal each; None if no run was scored.
+
+    Ablations have a table of their own. The best of each column is bold, rows with all labels aside.
+    """
+    shown = [r for r in READOUTS if results.has(r)]
+    columns = [Column(n, r, "mdice") for n in results.labelled for r in shown]
+    if not columns:
+        return None
+    seeds = _most_seeds(results)
+    scored, best = _scored(results, columns, seeds, digits=1)
+    groups = [(group, list(rows.values())) for group, rows in scored.items()]
+    spans = [("", 1)] + [(_head(n, seeds[n]), len(shown)) for n in results.labelled]
+    heads = [c.readout.section + (", decoded" if c.readout.variant == "decoded" else "") for c in columns]
+    caption = "Mean Dice, %, mean ± deviation over seeds, of test patients and of the unlabelled ones of training."
+    return Table("overview", caption, ["method", *heads], groups, spans, best)
 
 
 def score_table(results: Results, readout: Readout, *, paper: bool = False) -> Table | None:
@@ -36,37 +61,25 @@ def score_table(results: Results, readout: Readout, *, paper: bool = False) -> T
     """
     measures = [m for m in MEASURES if any(results.scores(r.method, r.labelled, readout, m) for r in results.runs)]
     printed = json.loads(PAPER_FILE.read_text(encoding="utf-8")) if paper else {"ratios": [], "rows": {}}
-    n_seeds = {
-        n: max((len(results.of(m, n)) for m in results.names if m not in ALL_LABELLED), default=0)
-        for n in results.labelled
-    }
-    groups: dict[str, list[list[str]]] = {}
-    means: dict[tuple[int, int], float] = {}
-    for method, (title, group) in results.names.items():
-        if group == "Ablations" or not any(results.scores(method, n, readout) for n in results.labelled):
-            continue
-        cells = [title]
-        for labelled, measure in itertools.product(results.labelled, measures):
-            values = results.scores(method, labelled, readout, measure)
-            mark = _stars(results, method, labelled, readout) if measure == "mdice" else ""
-            if values and method not in ALL_LABELLED:
-                means[sum(map(len, groups.values())), len(cells)] = statistics.fmean(values)
-            cells.append(f"{over_seeds(values, n_seeds[labelled])} {mark}".strip())
-        groups.setdefault(group, []).append([*cells, *_printed(method, printed)])
-    if not groups:
+    n_seeds = _most_seeds(results)
+    columns = [Column(n, readout, m) for n in results.labelled for m in measures]
+    scored, best = _scored(results, columns, n_seeds, starred=True)
+    if not scored:
         return None
+    groups = {group: [[*row, *_printed(m, printed)] for m, row in rows.items()] for group, rows in scored.items()}
     if "Upper bound" in groups:
         distance = _distance(results, readout, measures)
         groups["Upper bound"] += [[*row, *["–"] * len(printed["ratios"])] for row in distance]
-    spans = [("", 1)] + [(_head(results, n, readout, n_seeds[n]), len(measures)) for n in results.labelled]
-    columns = ["method", *(MEASURES[m][0] for _ in results.labelled for m in measures), *printed["ratios"]]
+    spans = [("", 1)]
+    spans += [(_head(n, n_seeds[n], results.n_cases(n, readout)), len(measures)) for n in results.labelled]
+    heads = ["method", *(MEASURES[c.measure][0] for c in columns), *printed["ratios"]]
     caption = f"{readout.title[0].upper()}{readout.title[1:]}, %, mean ± deviation over seeds."
     caption += _test_note(results, readout)
     if paper:
         spans.append((f"the paper's, on {printed['data']}: {' / '.join(printed['measures'])}", len(printed["ratios"])))
         caption += f" The last columns are not ours: {printed['source']}, another data set."
     name = f"{readout.section}-{readout.variant}"
-    return Table(name, caption, columns, list(groups.items()), spans, _best(means))
+    return Table(name, caption, heads, list(groups.items()), spans, best)
 
 
 def ablation_table(results: Results, methods: Mapping[str, str], name: str, caption: str) -> Table | None:
@@ -93,7 +106,7 @@ def ablation_table(results: Results, methods: Mapping[str, str], name: str, capt
             row.append(f"{_points(-compared['mean'], compared['sd'])} {stars(compared['p'])}" if compared else "–")
         rows.append([cell.strip() for cell in row])
     spans = [("", 1)]
-    spans += [(f"{_head(results, n, r, most[n])}, {r.section}", 2) for n, r in cells]
+    spans += [(f"{_head(n, most[n], results.n_cases(n, r))}, {r.section}", 2) for n, r in cells]
     columns = ["row", *(head for _ in cells for head in ("mDice", "to CPS4"))]
     reading = " %, mean ± deviation over seeds; the distance to CPS4 (points) ± its deviation over patients."
     return Table(name, caption + reading + STARS, columns, [("", rows)], spans)
@@ -198,9 +211,9 @@ def _points(mean: float, sd: float) -> str:
     return mean_sd(mean, sd, sign="+").replace("-", "−")
 
 
-def _head(results: Results, labelled: int, readout: Readout, seeds: int) -> str:
-    cases = results.n_cases(labelled, readout)
-    return f"{labelled} labelled (n = {seeds} seed{'s' * (seeds != 1)}" + (f", {cases} patients)" if cases else ")")
+def _head(labelled: int, seeds: int, cases: int = 0) -> str:
+    patients = f", {cases} patients" if cases else ""
+    return f"{labelled} labelled (n = {seeds} seed{'s' * (seeds != 1)}{patients})"
 
 
 def _test_note(results: Results, readout: Readout) -> str:
@@ -224,12 +237,34 @@ def _distance(results: Results, readout: Readout, measures: list[str]) -> list[l
     return [["distance of CPS4 to it, over patients", *cells]] if set(cells) != {"–"} else []
 
 
-def _best(means: Mapping[tuple[int, int], float]) -> frozenset[tuple[int, int]]:
-    """(row, column) of the largest means, in columns of more than one."""
-    columns: dict[int, list[float]] = {}
-    for (_, column), mean in means.items():
-        columns.setdefault(column, []).append(mean)
-    return frozenset(at for at, mean in means.items() if len(columns[at[1]]) > 1 and mean == max(columns[at[1]]))
+def _most_seeds(results: Results) -> dict[int, int]:
+    """Number of labelled patients -> seeds of the row that has most; rows with all labels aside."""
+    rivals = [m for m in results.names if m not in ALL_LABELLED]
+    return {n: max((len(results.of(m, n)) for m in rivals), default=0) for n in results.labelled}
+
+
+def _scored(
+    results: Results, columns: Sequence[Column], n_seeds: Mapping[int, int], *, digits: int = 2, starred: bool = False
+) -> tuple[dict[str, dict[str, list[str]]], frozenset[tuple[int, int]]]:
+    """Group -> method -> its title and cells, ablations aside, and (row, column) of the best of each column."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for method, (title, group) in results.names.items():
+        if group != "Ablations" and any(results.scores(method, *column) for column in columns):
+            groups.setdefault(group, {})[method] = [title]
+    best = set()
+    methods = [method for rows in groups.values() for method in rows]
+    for number, column in enumerate(columns, 1):
+        means: dict[int, float] = {}
+        for place, method in enumerate(methods):
+            values = results.scores(method, *column)
+            if values and method not in ALL_LABELLED:
+                means[place] = statistics.fmean(values)
+            mark = _stars(results, method, *column[:2]) if starred and column.measure == "mdice" else ""
+            cell = over_seeds(values, n_seeds[column.labelled], digits)
+            groups[results.names[method].group][method].append(f"{cell} {mark}".strip())
+        if len(means) > 1:
+            best |= {(place, number) for place, mean in means.items() if mean == max(means.values())}
+    return groups, frozenset(best)
 
 
 def _printed(method: str, printed: Mapping[str, Any]) -> list[str]:

@@ -206,14 +206,15 @@ def _numbers(runs: Iterable[Mapping[str, str]], column: str) -> list[float]:
     return [n for n in numbers if not math.isnan(n)]
 
 
-def over_seeds(values: Sequence[float], n_runs: int) -> str:
+def over_seeds(values: Sequence[float], n_runs: int, digits: int = 2) -> str:
     """Mean ± deviation of fractions as percent; n where it is not that of the table, "–" without values."""
     if not values:
         return "–"
-    text = mean_sd(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan)
+    sd = statistics.stdev(values) if len(values) > 1 else math.nan
+    text = mean_sd(statistics.fmean(values), sd, digits=digits)
     return text if len(values) == n_runs else f"{text} (n={len(values)})"
 
 
-def mean_sd(mean: float, sd: float, sign: str = "") -> str:
+def mean_sd(mean: float, sd: float, sign: str = "", digits: int = 2) -> str:
     """Two fractions as percent, "55.31 ± 13.56"; the mean alone where the deviation is NaN."""
-    return f"{100 * mean:{sign}.2f}" + ("" if math.isnan(sd) else f" ± {100 * sd:.2f}")
+    return f"{100 * mean:{sign}.{digits}f}" + ("" if math.isnan(sd) else f" ± {100 * sd:.{digits}f}")

@@ -9,6 +9,7 @@ from scripts.report.method_tables import (
     comparison_grid,
     other_ablations_table,
     outside_table,
+    overview_table,
     score_table,
     stars,
     steps_table,
@@ -89,6 +90,39 @@ class TestScoreTable:
         table = score_table(read_results(tmp_path), TEST)
         assert table.spans[1][0] == "1 labelled (n = 1 seed)"
         assert table.rows == [["CPS4 (ours)", "50.00", "40.00"]]
+
+
+def number(cell):
+    return float(cell.split()[0])
+
+
+class TestOverviewTable:
+    def test_value(self, hand):
+        table = overview_table(hand)
+        assert table.columns == ["method", "test"]
+        assert table.spans == [("", 1), ("1 labelled (n = 2 seeds)", 1)]
+        assert [row for _, rows in table.groups for row in rows] == [
+            ["BCP", "35.0 ± 7.1"],
+            ["CPS4 (ours)", "55.0 ± 14.1"],
+            ["fully supervised, all patients", "80.0 (n=1)"],  # the distance to it stands in the whole tables
+        ]
+        assert table.best == {(1, 1)}
+
+    def test_holds_what_the_whole_tables_hold(self, many):
+        overview = overview_table(many)
+        shown = [r for r in READOUTS if many.has(r)]
+        assert len(overview.columns) == 1 + len(many.labelled) * len(shown)
+        for place, readout in enumerate(shown, 1):
+            whole = {row[0]: row for row in score_table(many, readout).rows}
+            for row in overview.rows:
+                means = [row[place], row[place + len(shown)]]
+                measured = whole[row[0]][1::2] if row[0] in whole else ["–"] * len(means)
+                for mean, whole_mean in zip(means, measured, strict=True):
+                    assert mean == whole_mean == "–" or abs(number(mean) - number(whole_mean)) <= 0.051
+
+    def test_nothing_scored(self, tmp_path):
+        (tmp_path / "results.csv").write_text(f"{HEAD}\ncps4,1,0{14 * ','}\n")
+        assert overview_table(read_results(tmp_path)) is None
 
 
 class TestOutside:
