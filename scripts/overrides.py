@@ -36,14 +36,14 @@ def refuse_overrides(overrides: Mapping[str, Any], files: Sequence[str | os.Path
     """Refuse overrides that would do nothing, or the opposite of what they say.
 
     An id that no config file has: MONAI would add it, and nothing would read it. A word where the files have a boolean:
-    Fire leaves `false` a word, and a word counts as true.
+    Fire leaves `false` a word, and a word counts as true. None: MONAI takes it for an override that was not given.
 
     Args:
         overrides: id -> value, as on the command line.
         files: the run's config files.
 
     Raises:
-        DataError: an id that is not known, with the nearest one that is; or a word for a boolean.
+        DataError: an id that is not known, with the nearest one that is; a word for a boolean; or None for a value.
     """
     known = _known_ids(files) if overrides else {}
     for override, value in overrides.items():
@@ -55,6 +55,8 @@ def refuse_overrides(overrides: Mapping[str, Any], files: Sequence[str | os.Path
         is_word = isinstance(value, str) and not value.startswith(("$", "@", "%"))
         if isinstance(known[name], bool) and is_word:
             raise DataError(f"--{name} must be True or False, got {value!r}")
+        if value is None and known[name] is not None:
+            raise DataError(f"--{name} None would be passed over: MONAI drops an override that is None; write '$None'")
 
 
 def running_workflow() -> ConfigWorkflow | None:

@@ -90,6 +90,15 @@ class TestCheckOverrides:
             monai.bundle.run(args_file=str(tmp_path / "args.json"), logging_file=False)
         assert str(cause(caught.value)) == "--resume must be True or False, got 'false'"
 
+    def test_none(self, config: str, tmp_path: Path) -> None:
+        message = "--max_epochs None would be passed over: MONAI drops an override that is None; write '$None'"
+        assert refused(config, max_epochs=None) == message
+        assert not (tmp_path / "run").exists()
+
+    def test_none_as_an_expression(self, config: str, capsys: pytest.CaptureFixture[str]) -> None:
+        run(config, max_epochs="$None")
+        assert "trained for None" in capsys.readouterr().out
+
     @pytest.mark.parametrize("value", [True, False, 1, "$1 > 2", "@datalist", "%datalist"])
     def test_values_for_a_boolean(self, config: str, tmp_path: Path, value: bool | int | str) -> None:
         run(config, resume=value)

@@ -32,7 +32,7 @@ STEPS: dict[str, Any] = {
 # normalised slice by slice, without a warp or another slice's box in it every slice has the same number of labelled
 # pixels, and Dice sums over the slices of a process.
 UNCOUPLED: dict[str, Any] = {
-    "copy_paste": None,
+    "copy_paste": "$None",
     "pseudo_label_dice": 0.0,
     "norm": "group",
     **{f"augmentation#{name}": 0.0 for name in ("rotate_degrees", "scale", "shift", "bend_px")},
