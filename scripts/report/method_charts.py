@@ -96,10 +96,9 @@ def ablation_bars(results: Results, path: str | Path) -> Path | None:
             panel.bar(at, heights, 0.92 * width, color=colour, alpha=0.75, label=f"{labelled} labelled, n = {n}")
             for x, height, values in zip(at, heights, scores, strict=True):
                 panel.plot([x] * len(values), values, "o", color=INK, markersize=2.5, alpha=0.7)
-                panel.annotate(
-                    f"{height:.1f}" if values else "–", (x, 0), (0, 3), textcoords="offset points", ha="center",
-                    fontsize=8, color=INK,
-                )  # fmt: skip
+                fewer = f"n = {len(values)}\n" if 0 < len(values) < n else ""
+                text = f"{fewer}{height:.1f}" if values else "–"
+                panel.annotate(text, (x, 0), (0, 3), textcoords="offset points", ha="center", fontsize=8, color=INK)
         panel.set_xticks(np.arange(len(steps)), list(steps.values()))
         plain_axes(panel, f"{readout.title}, mDice %")
     axes[0, 0].legend(fontsize=8, frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(0, 1))

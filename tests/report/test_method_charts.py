@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from scripts.labels import ClassTable
+from scripts.report import method_charts
 from scripts.report.drawing import LARGEST
 from scripts.report.method_charts import ablation_bars, class_chart, curve_over_labelled, spread
 
@@ -20,6 +23,17 @@ class TestCharts:
         check_png(curve_over_labelled(many, tmp_path / "curve.png"))
         check_png(class_chart(many, 1, TABLE, tmp_path / "classes.png"))
         check_png(ablation_bars(many, tmp_path / "ablation.png"))
+
+    def test_bars_of_fewer_seeds_say_so(self, many, tmp_path, monkeypatch):
+        figures = []
+        monkeypatch.setattr(method_charts, "save", lambda figure, path: figures.append(figure) or path)
+        last = max(run.seed for run in many.runs)
+        fewer = replace(many, runs=tuple(r for r in many.runs if (r.method, r.seed) != ("token", last)))
+        for results in (many, fewer):
+            ablation_bars(results, tmp_path / "ablation.png")
+        texts = [[text.get_text() for panel in figure.axes for text in panel.texts] for figure in figures]
+        assert not any("n = " in text for text in texts[0])
+        assert {text.split("\n")[0] for text in texts[1] if "n = " in text} == {f"n = {last}"}
 
     def test_of_few_methods(self, few, tmp_path):
         assert curve_over_labelled(few, tmp_path / "curve.png") is None  # one number of labelled patients
