@@ -45,8 +45,8 @@ def overview_table(results: Results) -> Table | None:
     spans = [("", 1)] + [(_head(n, seeds[n]), len(shown)) for n in results.labelled]
     heads = [c.readout.section + (", decoded" if c.readout.variant == "decoded" else "") for c in columns]
     caption = (
-        "Mean Dice, %, mean ± deviation over seeds, of test patients and of the unlabelled ones of training; decoded: "
-        "names put in the order of the spine, for all rows alike."
+        "Mean Dice, %, mean ± deviation over seeds (n in a cell where there are fewer), of test patients and of the "
+        "unlabelled ones of training; decoded: names put in the order of the spine, for all rows alike."
     )
     return Table("overview", caption, ["method", *heads], groups, spans, best)
 
