@@ -9,16 +9,16 @@ import sys
 
 COMMANDS = {
     "info": ("scripts.info", "list the classes, label maps and methods"),
-    "prepare": ("scripts.data.prepare", "make a datalist of a folder of scans"),
-    "check": ("scripts.data.check", "open every file of a datalist and report problems"),
+    "prepare": ("scripts.data.prepare.command", "make a datalist of a folder of scans"),
+    "check": ("scripts.data.check.command", "open every file of a datalist and report problems"),
     "phantom": ("scripts.phantom.command", "draw synthetic spine volumes with labels"),
-    "demo": ("scripts.demo", "show the whole method on phantoms, in minutes"),
-    "benchmark": ("scripts.benchmark.commands", "measure accuracy or speed"),
+    "demo": ("scripts.tools.demo", "show the whole method on phantoms, in minutes"),
+    "benchmark": ("scripts.tools.benchmark", "measure accuracy or speed"),
     "label_app": ("scripts.label_server.assemble", "make the folder that a MONAI Label server is started with"),
     "label_demo": ("scripts.label_server.demo", "start a MONAI Label server with phantoms"),
-    "tutorial": ("scripts.tutorial", "run docs/tutorial.ipynb and keep it with its outputs"),
-    "report": ("scripts.results", "make tables, pictures and pages of what a benchmark wrote"),
-    "zoo": ("scripts.zoo", "assemble the folder that MONAI's Model Zoo would take"),
+    "tutorial": ("scripts.tools.tutorial", "run docs/tutorial.ipynb and keep it with its outputs"),
+    "report": ("scripts.tools.results.command", "make tables, pictures and pages of what a benchmark wrote"),
+    "zoo": ("scripts.tools.zoo", "assemble the folder that MONAI's Model Zoo would take"),
 }
 
 

@@ -20,7 +20,7 @@ CONFIG: dict[str, Any] = {
     "train": {"data": [], "handlers": [{"interval": 1}]},
     "training": [
         {
-            "_target_": "scripts.runs.start",
+            "_target_": "scripts.training.start.start",
             "output_dir": "@output_dir",
             "datalist": "@datalist",
             "data": {"training": "train#data"},

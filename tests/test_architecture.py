@@ -17,53 +17,29 @@ ROOT = Path(__file__).resolve().parent.parent
 LAZY = {"transformers", "matplotlib", "onnx", "onnxruntime", "mlflow", "nbclient", "nbformat", "highdicom", "pydicom"}
 TORCH = "torch numpy"
 MONAI = "torch numpy monai"
-MEASURED = (
-    "labels files ops losses networks phantom data methods engines evaluation model_file report bundle_runs __main__"
-)
-
-# part of scripts: (parts it may import beside itself, packages it may import beside the standard library)
+# room of scripts: (rooms it may import beside itself, packages it may import beside the standard library)
 TABLE = {
     "labels": ("", ""),
-    "prompts": ("labels", ""),
     "files": ("", ""),
-    "ops": ("labels", TORCH),
-    "losses": ("labels ops", MONAI),
-    "metrics": ("labels ops", f"{MONAI} scipy"),
-    "augmentation": ("labels ops", MONAI),
-    "predictions": ("labels ops transforms data", MONAI),
-    "transforms": ("labels ops", MONAI),
-    "networks": ("labels prompts ops files", f"{MONAI} transformers onnxruntime"),
+    "ops": ("labels", f"{MONAI} scipy"),
+    "networks": ("labels files ops", f"{MONAI} transformers onnxruntime"),
+    "methods": ("labels ops", TORCH),
     "phantom": ("labels files", "numpy scipy nibabel tqdm"),
-    "data": ("labels ops transforms phantom files", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
-    "methods": ("labels ops losses augmentation", TORCH),
-    "parallel": ("", "torch ignite"),
-    "engines": ("ops parallel", f"{MONAI} ignite"),
-    "reliability": ("metrics data", TORCH),
-    "rounds": ("ops data engines files reliability run_record", f"{MONAI} ignite tqdm"),
-    "model_file": ("labels files", TORCH),
-    "handlers": ("labels ops metrics model_file files", f"{MONAI} ignite matplotlib tqdm"),
-    "evaluation": ("labels ops files metrics transforms data report", f"{MONAI} ignite nibabel scipy tqdm"),
-    "score_handlers": ("labels metrics evaluation report", f"{MONAI} ignite"),
-    "pictures": ("labels ops transforms data report", f"{MONAI} ignite"),
-    "report": ("labels files", "numpy matplotlib nibabel"),
-    "showcase": ("labels ops networks data transforms pictures report", MONAI),
-    "results": ("labels report showcase", ""),
-    "faults": ("data files", ""),
-    "overrides": ("data", "monai"),
-    "tracking": ("overrides", "monai ignite"),
-    "run_record": ("data files", ""),
-    "runs": ("data faults files overrides run_record", f"{MONAI} ignite yaml"),
-    "labelling_runs": ("labels data faults model_file overrides", f"{MONAI} ignite"),
-    "info": ("labels", ""),
-    "bundle_runs": ("", "monai"),
-    "benchmark": (MEASURED, f"{MONAI} ignite nibabel itk scipy skimage tqdm yaml"),
+    "report": ("labels", "numpy matplotlib nibabel"),
+    "data": ("labels files ops", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
+    "evaluation": ("labels files report", f"{MONAI} ignite nibabel scipy tqdm"),
+    "bundle": ("labels files data", f"{TORCH} monai"),
+    "inference": ("labels ops data bundle", f"{MONAI} ignite"),
+    "training": ("labels files ops data evaluation bundle report", f"{MONAI} ignite matplotlib tqdm yaml"),
     "label_server": (
         "data phantom",
         "monai yaml numpy nibabel fastapi pydicom monailabel monaibundle_app class_labels",
     ),
-    "demo": ("labels phantom report bundle_runs benchmark", ""),
-    "tutorial": ("bundle_runs", "nbclient nbformat"),
-    "zoo": ("model_file bundle_runs", "monai yaml"),
+    "info": ("labels", ""),
+    "tools": (
+        "labels files ops networks phantom data bundle training report __main__",
+        f"{MONAI} ignite nibabel itk scipy skimage matplotlib tqdm yaml nbclient nbformat",
+    ),
     "__main__": ("", ""),  # imports the one command that is asked for by its name
 }
 
@@ -153,8 +129,8 @@ class TestLightImports:
         ("name", "unwanted"),
         [
             ("scripts.labels", "torch numpy monai"),
-            ("scripts.prompts", "torch numpy monai"),
-            ("scripts.losses", "ignite transformers"),
+            ("scripts.networks.prompts", "torch numpy monai"),
+            ("scripts.ops.losses", "ignite transformers"),
             ("scripts.networks.resunet", "ignite transformers"),
             *[(name, "torch monai matplotlib") for name in MODULES if name.startswith("scripts.report.")],
         ],

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scripts.labels import IGNORE
-from scripts.losses import (
+from scripts.methods.cps4 import CPS4, kept_maps
+from scripts.methods.mean_teacher import MeanTeacher
+from scripts.ops.fusion import fuse
+from scripts.ops.losses import (
     PartialLabelCrossEntropy,
     correlation_clustering_loss,
     masked_dice_loss,
@@ -22,9 +25,6 @@ from scripts.losses import (
     pixel_attention_loss,
     token_attention_loss,
 )
-from scripts.methods.cps4 import CPS4, kept_maps
-from scripts.methods.mean_teacher import MeanTeacher
-from scripts.ops.fusion import fuse
 from scripts.ops.otsu import otsu_thresholds
 from scripts.ops.prompt_map import prompt_guided_map
 from tests.tiny import CLASSES, batch, network

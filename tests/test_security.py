@@ -16,11 +16,11 @@ from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from monai.handlers import CheckpointLoader
 
-from scripts import runs
+from scripts.bundle.model_file import load_weights
 from scripts.data.datalist import select
 from scripts.files import FileError
-from scripts.handlers import TrainingCheckpoint
-from scripts.model_file import load_weights
+from scripts.training import start as runs
+from scripts.training.handlers import TrainingCheckpoint
 from tests.small_bundle import refused, write_config
 from tests.tiny import network
 

@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from ..files import whole_folder
 from ..labels import label_map_file
-from .checked import stamps
-from .shares import own_share_first
+from .check.remembered import stamps
+from .loaders import own_share_first
 
 IMAGE, LABEL = "image.npy", "label.npy"
 MAPS = ("attention_maps", "thresholds")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
 from ..labels import ClassTable, LabelMap
-from .names import case_name
 
 SECTIONS = ("training", "unlabelled", "validation", "test")
 MAY_BE_EMPTY = ("unlabelled", "validation")
@@ -43,7 +44,7 @@ class Datalist:
 def load_datalist(path: str | Path, *, class_table: str | Path | None = None) -> Datalist:
     """Read a datalist, resolve its paths and its classes, and refuse what no part of the program could use.
 
-    Whether the files exist and fit is the business of `scripts.data.check`.
+    Whether the files exist and fit is the business of `scripts.data.check.command`.
 
     Args:
         path: the JSON file.
@@ -215,3 +216,123 @@ def write_datalist(
 def _relative(file: str | Path, folder: Path) -> str:
     file = Path(os.path.normpath(Path(file).expanduser().absolute()))
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
+
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+_LABEL = r"(?:masks?|msk|labels?|seg|segmentations?)"
+_IMAGE = r"(?:0000|images?|img)"
+_IS_LABEL = re.compile(rf"^{_LABEL}[-_]|[-_]{_LABEL}$|^{_LABEL}$", re.IGNORECASE)
+_WORDS = re.compile(rf"^(?:{_LABEL}|{_IMAGE})[-_]|[-_](?:{_LABEL}|{_IMAGE})$", re.IGNORECASE)
+_LABEL_FOLDER = re.compile(r"^(?:labels?|masks?|segmentations?)(?!l?ed)", re.IGNORECASE)  # not "labelled"
+_IMAGE_FOLDER = re.compile(r"^(?:images?|mr)", re.IGNORECASE)
+
+
+def case_name(path: str | Path) -> str:
+    """Name of a scan: its file name without the ending; for a DICOM series its folder's name."""
+    name = Path(path).name
+    ending = next((s for s in IMAGE_SUFFIXES if name.lower().endswith(s)), "")
+    return name[: len(name) - len(ending)]
+
+
+def is_image(path: Path) -> bool:
+    """True for the name of a NIfTI, MetaImage or NRRD file that is not hidden."""
+    return path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.startswith(".")
+
+
+def image_files(root: Path) -> list[Path]:
+    """Image files below a folder, sorted; hidden folders are passed over, linked ones are entered once.
+
+    A link to a file that is not there counts: it is for the check to name it, not to be left out in silence.
+    """
+    found: list[Path] = []
+    entered: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = () if real in entered else sorted(f for f in folders if not f.startswith("."))
+        found += [Path(folder) / name for name in names if real not in entered and is_image(Path(name))]
+        entered.add(real)
+    return sorted(found)
+
+
+def is_label(path: Path, root: Path) -> bool:
+    """True for a label: "mask_1", "x_seg", "x_label", or a file in a folder "labels..." or "masks..." below `root`."""
+    return bool(_IS_LABEL.search(case_name(path))) or home(path, root)[2]
+
+
+def home(path: Path, root: Path) -> tuple[Path, str, bool]:
+    """Where a file and its partner are at home.
+
+    Returns:
+        The folder that holds both, the ending of an image or label folder ("Tr" of "imagesTr"), and whether the file
+        lies in a label folder.
+    """
+    name = path.parent.name if path.parent != root else ""
+    for word, holds_labels in ((_LABEL_FOLDER, True), (_IMAGE_FOLDER, False)):
+        if word.match(name):
+            return path.parent.parent, word.sub("", name), holds_labels
+    return path.parent, "", False
+
+
+def pair_key(path: Path) -> str:
+    """What a scan and its label have in common: the file name without the words for image and label."""
+    return _WORDS.sub("", case_name(path)).lower()
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Sort key that counts numbers as numbers (Case2 before Case10)."""
+    return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.split(r"(\d+)", text)]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong, or odd.
+
+    Attributes:
+        path: the file to mend: a scan, a label, or the datalist.
+        message: what is wrong and how to mend it; in a warning, what a run will do about it.
+        section: the datalist's section, "" where it concerns more than one.
+        level: "error" or "warning".
+    """
+
+    path: str
+    message: str
+    section: str = ""
+    level: str = "error"
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}"
+
+
+def errors(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems that stop a run."""
+    return [p for p in problems if p.level == "error"]
+
+
+def raise_problems(problems: Iterable[Problem]) -> None:
+    """Log all warnings and raise one error that lists all errors, one a line; none is fine.
+
+    Raises:
+        DataError: there is an error.
+    """
+    found = list(problems)
+    for problem in found:
+        if problem.level != "error":
+            logging.getLogger(__name__).warning("%s", problem)
+    lines = [str(problem) for problem in errors(found)]
+    if lines:
+        count = f"{len(lines)} problems with the data:\n" if len(lines) > 1 else ""
+        raise DataError(count + "\n".join(lines))
+
+
+def problem_table(problems: Sequence[Problem]) -> list[str]:
+    """Lines of a table, errors first: level, section, file and sentence."""
+    ordered = sorted(problems, key=lambda p: p.level)  # stable, and "error" comes before "warning"
+    return [f"{p.level:<9}{p.section or '-':<12}{p}" for p in ordered]
+
+
+def write_json(path: str | Path, datalist: str | Path, problems: Sequence[Problem], **counts: Any) -> None:
+    """Write all problems for programs to read, whole or not at all."""
+    wrong = len(errors(problems))
+    content = {"datalist": str(datalist), "errors": wrong, "warnings": len(problems) - wrong, **counts}
+    content["problems"] = [asdict(problem) for problem in problems]
+    write_whole(path, json.dumps(content, indent=1) + "\n")

@@ -17,7 +17,7 @@ from ..files import whole_folder
 from ..ops.otsu import otsu_thresholds
 from ..ops.prompt_map import average_slices, upsample
 from .cache import SliceDataset, open_array
-from .shares import own_share_first
+from .loaders import own_share_first
 
 MAPS, THRESHOLDS = "maps.npy", "thresholds.npy"
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import dicom
-from .datalist import DataError
-from .dicom_choice import choose_series
-from .names import case_name, image_files, is_label
+from .datalist import DataError, case_name, image_files, is_label
+from .dicom import series as dicom
+from .dicom.choice import choose_series
 
 
 def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str, Any]]:
@@ -22,7 +21,7 @@ def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str
     Labels and earlier results ("x_seg", folders "labels" or "masks") are passed over. Of the DICOM series of a study
     the sagittal ones of one contrast are taken; the choice is logged. Of scans with the same name each is called by its
     folders too ("visit1_t2"), and by its ending if need be. Whether a scan can be used is the business of
-    `scripts.data.check`.
+    `scripts.data.check.command`.
 
     Args:
         folder: the folder, or one scan; a DICOM file stands for its whole series.

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .datalist import DataError, select
-from .names import case_name, is_image, is_label
+from .datalist import DataError, case_name, is_image, is_label, select
 from .scans import find_scans
 
 

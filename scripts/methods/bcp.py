@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..labels import IGNORE
-from ..losses import pseudo_label_loss
 from ..ops.copy_paste import check_share, copy_paste, random_box
+from ..ops.losses import pseudo_label_loss
 from .base import Losses
 from .mean_teacher import MeanTeacher
 from .supervised import Supervised

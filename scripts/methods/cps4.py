@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..losses import pseudo_label_loss
 from ..ops.copy_paste import check_share, copy_paste, random_box
 from ..ops.fusion import PromptEvidence
+from ..ops.losses import pseudo_label_loss
 from .base import Losses
 from .mean_teacher import MeanTeacher
 from .supervised import Supervised
@@ -25,9 +25,9 @@ class CPS4(MeanTeacher):
       + `enhanced` · ramp(progress) · CE(student, fuse(teacher, S))             eq. (7)
 
     with S the prompt-guided map, eq. (3). Where the batch holds a `pseudo_label`, which teacher and prompts gave the
-    slice within its whole volume (`scripts.rounds`), it takes the place of fuse(teacher, S), and attention maps are
-    asked for only if the prompt term counts. Where they are needed and missing, only the supervised term is left
-    (`when_no_prompt_model: supervised`).
+    slice within its whole volume (`scripts.training.pseudo_labels`), it takes the place of fuse(teacher, S), and
+    attention maps are asked for only if the prompt term counts. Where they are needed and missing, only the
+    supervised term is left (`when_no_prompt_model: supervised`).
 
     Ours, beside the paper: `dice` mixes a Dice loss into the cross-entropies of (6) and (7), and with `box` all three
     terms are taken of labelled and unlabelled slices that were pasted into each other (`scripts.ops.copy_paste`), each

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..losses import correlation_clustering_loss
+from ..ops.losses import correlation_clustering_loss
 from .base import Losses
 from .bcp import BCP
 

@@ -23,7 +23,7 @@ class MeanTeacher(Supervised):
 
     Args:
         student: (B, 1, H, W) -> logits (B, N, H, W).
-        teacher: the same network; never receives a gradient, moved by `scripts.handlers.EMATeacher`.
+        teacher: the same network; never receives a gradient, moved by `scripts.training.handlers.EMATeacher`.
         supervised_loss: see `Supervised`.
         loss_weights: has the keys `supervised` and `consistency`.
         ramp: progress in [0, 1) -> weight in [0, 1] of the unlabelled terms; at 0 the teacher is not even asked.

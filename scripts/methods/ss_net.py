@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..labels import IGNORE
-from ..ops.statistics import normalised_by
+from ..ops.batch_norm import normalised_by
 from .base import Losses
 from .supervised import Supervised
 
@@ -36,7 +36,7 @@ class SSNet(Supervised):
     Args:
         student: has `features` and `head` as `scripts.networks.resunet.ResUNet2d`; batch normalisation's running
             averages do not see perturbed images.
-        heads: see `scripts.networks.separation.SeparationHeads`.
+        heads: see `scripts.networks.ss_net_heads.SeparationHeads`.
         supervised_loss: see `Supervised`.
         loss_weights: has the keys `supervised`, `smoothness` and `separation`.
         ramp: progress in [0, 1) -> weight in [0, 1] of the other terms; at 0 they are not computed.

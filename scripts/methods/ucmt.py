@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..losses import masked_dice_loss
+from ..ops.losses import masked_dice_loss
 from .base import Losses
 from .mean_teacher import MeanTeacher
 

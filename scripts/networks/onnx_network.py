@@ -19,7 +19,7 @@ class OnnxNetwork(nn.Module):
     Args:
         path: the file; one input (B, 1, H, W), any B, one output.
         image_size: (H, W) of the slices that it will get.
-        statistics: what normalisation has to use, see `scripts.ops.statistics`; "running" also for a network without
+        statistics: what normalisation has to use, see `scripts.ops.batch_norm`; "running" also for a network without
             batch normalisation.
 
     Raises:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..files import whole_file, write_whole
-from ..ops.statistics import STATISTICS, normalised_by
+from ..ops.batch_norm import STATISTICS, normalised_by
 from .encoders import VisionEncoder, build_vision_encoder
 from .vision_language import PromptAttention, VisionLanguageModel
 
@@ -28,7 +28,7 @@ class PromptModel(PromptAttention):
         vision: encoder as in :class:`PromptAttention`.
         info: the checkpoint's description, see :func:`describe_prompt_model`; kept as `info`.
         statistics: what batch normalisation uses: "running" averages of the training, or those of the "volume" whose
-            slices are the batch, see :mod:`scripts.ops.statistics`.
+            slices are the batch, see :mod:`scripts.ops.batch_norm`.
 
     Raises:
         ValueError: unknown statistics.

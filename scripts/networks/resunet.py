@@ -14,7 +14,7 @@ from torch import Tensor, nn
 class BatchStatisticsNorm2d(nn.BatchNorm2d):
     """Batch normalisation by the batch at hand in evaluation too, written out, with the weights of `nn.BatchNorm2d`.
 
-    What `scripts.ops.statistics.normalised_by(network, "volume")` computes, for exports: an exported graph is of one
+    What `scripts.ops.batch_norm.normalised_by(network, "volume")` computes, for exports: an exported graph is of one
     mode, and ONNX Runtime has no batch normalisation in training mode. The running averages are kept and not used.
     """
 

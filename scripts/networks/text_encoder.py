@@ -80,7 +80,7 @@ class BertTextEncoder(TextEncoder):
         dropout: in all layers, in training. BERT's own 0.1 adds noise to each prompt by itself, many times what tells
             two prompts of this template apart where the weights are random.
         caption: ids of classes -> the sentence that names them, where captions are asked for; see
-            `scripts.prompts.Caption`.
+            `scripts.networks.prompts.Caption`.
 
     Raises:
         RuntimeError: the pretrained transformer cannot be loaded.

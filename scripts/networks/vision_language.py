@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.attention import ACTIVATIONS, activate, cosine_similarity
+from ..ops.contrast import cosines
 from .encoders import VisionEncoder
 from .text_encoder import CaptionEmbeddings, TextEncoder
 
@@ -129,3 +130,20 @@ class VisionLanguageModel(PromptAttention):
             origin = self.text_projection(self.text()).mean(0)
             sentence, words = sentence - origin, words - origin
         return CaptionEmbeddings(sentence, words, counted)
+
+
+class Prototypes(nn.Module):
+    """K learned directions.
+
+    Args:
+        count: K.
+        embed_dim: E of the embeddings.
+    """
+
+    def __init__(self, count: int, embed_dim: int) -> None:
+        super().__init__()
+        self.directions = nn.Parameter(torch.randn(count, embed_dim))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(A, E) embeddings of any scale -> (A, K) float32 cosines."""
+        return cosines(embeddings, self.directions)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..labels import IGNORE
-from .shapes import check_shape
+from .check_shape import check_shape
 
 ACTIVATIONS = ("softmax_classes", "sigmoid")
 TARGETS = ("area", "area_half", "bilinear_gt0")

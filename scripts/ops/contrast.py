@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .shapes import check_shape
+from .check_shape import check_shape
 
 
 def cosines(first: Tensor, second: Tensor) -> Tensor:

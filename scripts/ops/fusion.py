@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..labels import IGNORE
-from .levels import top_class, type_probability
-from .ordering import decode_order
-from .shapes import check_shape
+from .check_shape import check_shape
+from .levels.ordering import decode_order
+from .levels.tissue import top_class, type_probability
 
 
 class PromptEvidence:
@@ -154,7 +154,7 @@ def ordered_level_evidence_fusion(
     """As :func:`level_evidence_fusion`, with the levels of each slice in the order of the spine.
 
     The type stays the teacher's; the levels are decoded from p_t(c | type) · q(c | type)^gamma along the chain, see
-    :func:`scripts.ops.ordering.decode_order`. One pixel's evidence is weak, that of a whole spine is not.
+    :func:`scripts.ops.levels.ordering.decode_order`. One pixel's evidence is weak, that of a whole spine is not.
 
     Args:
         teacher_logits: (B, N, H, W) logits of the teacher.
@@ -171,7 +171,7 @@ def ordered_level_evidence_fusion(
         ValueError: no chain.
     """
     if chain is None:
-        raise ValueError("ordered_level_evidence needs the chain of classes, see scripts.ops.ordering.chain_index")
+        raise ValueError("ordered_level_evidence needs the chain of classes, see ops.levels.ordering.chain_index")
     logits = teacher_logits.float().contiguous()
     score = (prompt.maps.float() + eps).log_().mul_(gamma).add_(logits)
     return decode_order(logits.softmax(dim=1), score, groups=groups, chain=chain)

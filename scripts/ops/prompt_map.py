@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .levels import top_class
-from .shapes import check_shape
+from .check_shape import check_shape
+from .levels.tissue import top_class
 
 INTEGRATIONS = ("otsu_per_class", "foreground_by_background", "argmax")
 

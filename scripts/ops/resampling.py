@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .shapes import check_shape
+from .check_shape import check_shape
 
 _PIXELS_AT_A_TIME = 2**18
 """Pixels that are interpolated at once, so that memory does not grow with a noisy prediction."""

@@ -7,9 +7,9 @@ from scipy.ndimage import gaussian_filter
 
 from .anatomy import L3, NAMES, S1, T12, Array, Spine
 from .coordinates import Coordinates, nearest_body
+from .outlines import Shapes, rounded
 from .painter import Painter
 from .scanners import Scanner
-from .shapes import Shapes, rounded
 from .surroundings import draw_skin, paint_back, paint_front
 
 FWHM = 2.3548

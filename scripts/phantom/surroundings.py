@@ -6,8 +6,8 @@ import numpy as np
 
 from .anatomy import L4, NAMES, S1, T12, Array, Spine
 from .coordinates import Coordinates
+from .outlines import Shapes, rounded
 from .painter import Painter
-from .shapes import Shapes, rounded
 
 
 def draw_skin(spine: Spine, where: Coordinates, rng: np.random.Generator) -> Array:

@@ -11,9 +11,9 @@ from scipy.spatial.transform import Rotation
 from .anatomy import draw_spine
 from .appearance import paint_volume
 from .coordinates import locate
+from .outlines import draw_labels, draw_shapes
 from .painter import SLICE_MM, TISSUES
 from .scanners import SCANNERS, scanner_of
-from .shapes import draw_labels, draw_shapes
 
 SLICES = (7, 13)
 ORIENTATIONS = ("PIR", "PSR", "AIL", "ASR", "RPI", "LAS", "IPL", "SAR")

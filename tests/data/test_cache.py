@@ -14,7 +14,7 @@ from monai.transforms import Compose, NormalizeIntensityd, ScaleIntensityd
 from monai.utils import set_determinism
 
 from scripts.data.cache import OPEN_ARRAYS, JoinedSlices, SliceCache, SliceDataset, VolumeDataset
-from scripts.transforms import MapLabelValuesd
+from scripts.data.transforms import MapLabelValuesd
 from tests.tiny import CLASSES, SIZE, cache, load_transform, volumes
 
 

@@ -149,6 +149,6 @@ class TestWriteDatalist:
 
 class TestImports:
     def test_light(self):
-        code = "import sys, scripts.data.prepare; print({'torch', 'monai', 'itk', 'numpy'} & set(sys.modules))"
+        code = "import sys, scripts.data.prepare.command; print({'torch', 'monai', 'itk', 'numpy'} & set(sys.modules))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "set()"

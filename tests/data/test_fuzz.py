@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scripts.data.check import check_scan
-from scripts.data.grid import PLANES, grid_of
-from scripts.data.volumes import UnusableError, read_volume
+from scripts.data.check.command import check_scan
+from scripts.data.check.grid import PLANES, grid_of
+from scripts.data.check.volumes import UnusableError, read_volume
 
 from .conftest import PIR
 

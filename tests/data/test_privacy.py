@@ -13,7 +13,7 @@ from monai.bundle import ConfigParser
 from scripts.__main__ import main
 from scripts.data.cache import SliceCache
 from scripts.data.datalist import select
-from scripts.runs import start
+from scripts.training.start import start
 
 NAMES = (b"Doe", b"Jane", b"MRN4711")
 

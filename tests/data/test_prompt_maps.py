@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
-from scripts.augmentation import BatchAugmentation, warp
+from scripts.data.augmentation import BatchAugmentation, warp
 from scripts.data.cache import SliceDataset
 from scripts.data.prompt_maps import PromptMaps, average_slices
 from scripts.ops.otsu import otsu_thresholds

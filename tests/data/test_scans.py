@@ -3,9 +3,9 @@ import logging
 import numpy as np
 import pytest
 
+from scripts.data.check.volumes import read_volume
 from scripts.data.datalist import DataError
 from scripts.data.scans import find_scans
-from scripts.data.volumes import read_volume
 
 T2 = {"0018|0081": "110", "0018|0080": "3500", "0008|103e": "Sag T2 TSE Jane Doe"}
 T1 = {"0018|0081": "10", "0018|0080": "550", "0008|103e": "Sag T1 TSE Jane Doe"}

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from scripts.benchmark.figures_file import add_figures
-from scripts.benchmark.kills import FIVE, STAGES, Chain, kill_chains, server, summary
-from scripts.bundle_runs import BUNDLE_ROOT, command
+from scripts.bundle.launch import BUNDLE_ROOT, command
 from scripts.files import lock_folder
+from scripts.tools.figures_file import add_figures
+from scripts.tools.reliability.kills import FIVE, STAGES, Chain, kill_chains, server, summary
 
 
 class TestKillChains:

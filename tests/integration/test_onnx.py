@@ -15,7 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from scripts.benchmark import onnx as benchmark
+from scripts.tools.speed import onnx as benchmark
 
 OVERLAYS = ["inference.yaml", "inference_onnx.yaml"]
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from scripts.benchmark.kills import differences
-from scripts.engines import OptimizationStep
+from scripts.tools.reliability.kills import differences
+from scripts.training.step import OptimizationStep
 
 
 class KilledError(RuntimeError):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scripts.tracking import run_tags
+from scripts.training.tracking import run_tags
 
 EXPECTED = {"seed": "0", "labelled": "2", "unlabelled": "2", "labelled_ratio": "0.500"}
 
@@ -80,7 +80,7 @@ class TestMlflow:
         self, train: Callable[..., SimpleNamespace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "mlflow", None)
-        monkeypatch.setattr("scripts.runs.find_spec", lambda name: None)
+        monkeypatch.setattr("scripts.training.start.find_spec", lambda name: None)
         with pytest.raises(RuntimeError) as caught:  # noqa: PT011 - MONAI's words around ours; ours are compared
             train(tmp_path, tracking="mlflow", tracking_uri=f"sqlite:///{tmp_path}/mlruns.db")
         error: BaseException = caught.value

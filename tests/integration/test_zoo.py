@@ -20,7 +20,7 @@ import torch
 import yaml
 from monai.bundle import ConfigParser, ckpt_export, download_large_files, verify_metadata, verify_net_in_out
 
-from scripts.zoo import NAME, assemble, checked
+from scripts.tools.zoo import NAME, assemble, checked
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = ROOT / "tests/schema/meta_schema_20240725.json"

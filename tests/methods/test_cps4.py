@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scripts.augmentation import BatchAugmentation
+from scripts.data.augmentation import BatchAugmentation
 from scripts.labels import IGNORE
-from scripts.losses import PartialLabelCrossEntropy, masked_dice_loss
 from scripts.methods.cps4 import CPS4, kept_maps
 from scripts.ops.copy_paste import copy_paste, random_box
 from scripts.ops.fusion import PromptEvidence, fuse
+from scripts.ops.losses import PartialLabelCrossEntropy, masked_dice_loss
 from scripts.ops.prompt_map import prompt_guided_map
 from tests.tiny import CLASSES, SIZE, network, stream, train
 from tests.tiny import batch as plain_batch

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.losses import PartialLabelCrossEntropy, correlation_clustering_loss
 from scripts.methods.bcp import BCP
 from scripts.methods.graphcl import GraphCL
-from scripts.networks.graph import GraphHead
+from scripts.networks.graphcl_head import GraphHead
+from scripts.ops.losses import PartialLabelCrossEntropy, correlation_clustering_loss
 from scripts.ops.schedules import sigmoid_ramp
 from tests.tiny import CLASSES, SIZE, network, stream, train
 

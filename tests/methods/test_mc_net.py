@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from scripts.labels import IGNORE
-from scripts.losses import PartialLabelCrossEntropy
 from scripts.methods.mc_net import MCNet, sharpen
-from scripts.networks.extra_decoder import ExtraDecoder
+from scripts.networks.mc_net_decoder import ExtraDecoder
+from scripts.ops.losses import PartialLabelCrossEntropy
 from scripts.ops.schedules import sigmoid_ramp
 from tests.tiny import CLASSES, SIZE, batch, network, stream, train
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scripts.losses import PartialLabelCrossEntropy
 from scripts.methods.mean_teacher import MeanTeacher
+from scripts.ops.losses import PartialLabelCrossEntropy
 from scripts.ops.schedules import sigmoid_ramp
 from tests.tiny import SIZE, batch, network, train
 

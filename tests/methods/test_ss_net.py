@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from scripts.labels import IGNORE
-from scripts.losses import PartialLabelCrossEntropy
 from scripts.methods.ss_net import SSNet, dice_distance, draw_pixels, unit
-from scripts.networks.separation import ClassSelectors, SeparationHeads
+from scripts.networks.ss_net_heads import ClassSelectors, SeparationHeads
+from scripts.ops.losses import PartialLabelCrossEntropy
 from scripts.ops.schedules import sigmoid_ramp
 from tests.tiny import CLASSES, SIZE, batch, network, stream, train
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from scripts.losses import PartialLabelCrossEntropy
 from scripts.methods.supervised import Supervised
+from scripts.ops.losses import PartialLabelCrossEntropy
 from tests.tiny import CLASSES, SIZE, batch, network, stream, train
 
 

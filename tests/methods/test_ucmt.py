@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from scripts.labels import IGNORE
-from scripts.losses import PartialLabelCrossEntropy
 from scripts.methods.ucmt import UCMT, cell_entropy, cut, overwrite
+from scripts.ops.losses import PartialLabelCrossEntropy
 from scripts.ops.schedules import sigmoid_ramp
 from tests.tiny import CLASSES, SIZE, batch, network, stream, train
 

@@ -10,7 +10,7 @@ import torch
 
 from scripts.networks.onnx_network import OnnxNetwork
 from scripts.networks.resunet import ResUNet2d
-from scripts.ops.statistics import normalised_by
+from scripts.ops.batch_norm import normalised_by
 
 for name in ("onnxruntime", "onnx", "onnxscript"):
     pytest.importorskip(name, reason=f"{name} is not installed (requirements-onnx.txt)")

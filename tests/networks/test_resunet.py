@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scripts.networks.resunet import ResidualDecoder, ResidualEncoder, ResUNet2d, UpStage, normalisation, redraw
-from scripts.ops.statistics import normalised_by
+from scripts.ops.batch_norm import normalised_by
 
 SMALL = {"out_channels": 5, "channels": (8, 16, 32)}
 

@@ -5,9 +5,9 @@ from transformers import BertTokenizer
 from scripts.labels import ClassTable
 from scripts.networks.encoders import UNetTransformerEncoder
 from scripts.networks.prompt_model import load_prompt_model, save_prompt_model
+from scripts.networks.prompts import Caption, class_prompts
 from scripts.networks.text_encoder import BertTextEncoder, ClassVectors, LearnedPrompts, prompt_vocabulary
 from scripts.networks.vision_language import VisionLanguageModel
-from scripts.prompts import Caption, class_prompts
 
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 

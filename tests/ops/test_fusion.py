@@ -19,8 +19,8 @@ from scripts.ops.fusion import (
     probability_fusion,
     product_fusion,
 )
-from scripts.ops.levels import type_probability
-from scripts.ops.ordering import decode_order
+from scripts.ops.levels.ordering import decode_order
+from scripts.ops.levels.tissue import type_probability
 
 GROUPS = torch.tensor([0, 1, 2, 2, 3, 3])
 CHAIN = torch.tensor([1, 4, 2, 5, 3])

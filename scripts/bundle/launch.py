@@ -1,0 +1,84 @@
+"""Runs of the bundle as a user types them: `python -m monai.bundle run ...` in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+BUNDLE_ROOT = Path(__file__).resolve().parents[2]
+Run = tuple[str, Sequence[str | Path], dict[str, Any]]
+"""Run id, config files, overrides."""
+
+
+def command(run_id: str, configs: Sequence[str | Path], overrides: dict[str, Any]) -> list[str]:
+    """The command line of a run; `configs` are relative to `configs/` or absolute."""
+    line = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run_id, "--config_file", str(_files(configs))]
+    line += ["--bundle_root", str(BUNDLE_ROOT)]
+    for name, value in overrides.items():
+        line += [f"--{name}", str(value)]
+    return line
+
+
+def bundle_run(
+    run_id: str, configs: Sequence[str | Path], overrides: dict[str, Any], log: Path, show: bool = True
+) -> None:
+    """Run it; what it prints goes to `log`, its progress bars to the terminal too.
+
+    Raises:
+        RuntimeError: it failed; the message ends with the last lines of the log.
+    """
+    _process(command(run_id, configs, overrides), run_id, log, show)
+
+
+def bundle_runs(runs: Sequence[Run], log: Path) -> None:
+    """Several runs, one after the other, in one process: starting one takes longer than a short run itself.
+
+    Overrides are Python values, not what a command line makes of their text.
+
+    Raises:
+        RuntimeError: one failed; those behind it are not begun.
+    """
+    plain = [[run_id, _files(configs), _plain(overrides)] for run_id, configs, overrides in runs]
+    line = [sys.executable, "-W", "ignore", "-m", "scripts.bundle.launch", json.dumps(plain)]
+    _process(line, " and ".join(dict.fromkeys(run_id for run_id, _, _ in runs)), log, show=False)
+
+
+def runs_here(*runs: Run) -> None:
+    """Several runs, one after the other, in this very process; overrides are Python values."""
+    from monai.bundle import run
+
+    for run_id, configs, overrides in runs:
+        run(run_id, config_file=_files(configs), bundle_root=str(BUNDLE_ROOT), **_plain(overrides))
+
+
+def _files(configs: Sequence[str | Path]) -> list[str]:
+    return [str(BUNDLE_ROOT / "configs" / c) for c in configs]
+
+
+def _plain(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, Path) else v for k, v in overrides.items()}
+
+
+def _process(line: list[str], what: str, log: Path, show: bool) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.run(
+            line,
+            cwd=BUNDLE_ROOT,
+            stdout=file,
+            stderr=None if show else file,
+            env={**os.environ, "PYTHONPATH": str(BUNDLE_ROOT)},
+            check=False,
+        )
+    if process.returncode:
+        tail = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
+        raise RuntimeError(f"{what} failed, see {log}\n{tail}")
+
+
+if __name__ == "__main__":
+    runs_here(*json.loads(sys.argv[1]))

@@ -1,0 +1,130 @@
+"""Random augmentation of whole batches on the device: one warp for image, label and attention maps alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..labels import IGNORE
+
+
+class BatchAugmentation:
+    """Rotate, scale, shift and bend slices, and change their grey values; every sample draws its own parameters.
+
+    MONAI's random transforms work on one slice at a time; at the slice sizes of this bundle they would cost more than
+    the network. Nothing here flips along head-foot.
+
+    Args:
+        rotate_degrees: rotation within ±this angle.
+        scale: zoom factor within 1 ± this.
+        shift: translation within ± this share of the slice's (height, width); one number is for both.
+        bend_px: standard deviation in pixels of a smooth displacement field with `bend_nodes` nodes; 0 switches it off.
+        bend_nodes: nodes of the displacement field along (H, W).
+        contrast: factor of the grey values within 1 ± this.
+        brightness: shift of the grey values within ± this (standard deviations of the volume).
+        gamma: exponent on the grey values scaled to [0, 1], within exp(± this).
+        noise: largest standard deviation of added Gaussian noise.
+        seed: together with the step it fixes every draw, so a resumed run draws what the whole run would have drawn.
+        rank: of this process. It draws for the batch of all processes and takes its own part, the `rank`-th, so that a
+            slice is changed in the same way however many processes share the batch.
+        ranks: number of processes that share the batch equally.
+
+    Convention: images (B, 1, H, W) float; labels (B, 1, H, W) integer, nearest neighbour; attention maps
+    (B, N, h, w) on a coarser grid come back up-sampled and warped as (B, N, H, W), in one bilinear look-up.
+    """
+
+    def __init__(
+        self,
+        rotate_degrees: float = 10.0,
+        scale: float = 0.1,
+        shift: float | Sequence[float] = 0.05,
+        bend_px: float = 1.0,
+        bend_nodes: tuple[int, int] = (6, 4),
+        contrast: float = 0.25,
+        brightness: float = 0.25,
+        gamma: float = 0.3,
+        noise: float = 0.1,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.rotate_degrees, self.scale = rotate_degrees, scale
+        self.shift = (shift, shift) if isinstance(shift, float | int) else tuple(shift)
+        self.bend_px, self.bend_nodes = bend_px, tuple(bend_nodes)
+        self.contrast, self.brightness, self.gamma, self.noise = contrast, brightness, gamma, noise
+        self.seed, self.rank, self.ranks = seed, rank, ranks
+
+    def __call__(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
+        """Return the batch with every stream (`labelled`, `unlabelled`) augmented, as (seed, step) draws it."""
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
+        return {name: stream and self._stream(stream, generator) for name, stream in batch.items()}
+
+    def _stream(self, stream: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
+        image = stream["image"]
+        grid = self.grid(image.shape[0], image.shape[-2:], generator).to(image.device, non_blocking=True)
+        out = dict(stream, image=self.grey_values(warp(image, grid), generator))
+        for name in ("label", "pseudo_label"):
+            if name in stream:
+                out[name] = warp_label(stream[name], grid)
+        if "attention_maps" in stream:
+            out["attention_maps"] = warp(stream["attention_maps"], grid)
+        return out
+
+    def grid(self, batch: int, size: tuple[int, int] | torch.Size, generator: torch.Generator) -> Tensor:
+        """Sampling grid (B, H, W, 2) in `torch.nn.functional.grid_sample`'s coordinates, drawn on the CPU."""
+        height, width = size
+
+        def uniform(bound: float) -> Tensor:
+            return (2 * self._own(torch.rand, batch, generator=generator) - 1) * bound
+
+        angle, zoom = uniform(math.radians(self.rotate_degrees)), 1 + uniform(self.scale)
+        cos, sin = angle.cos() / zoom, angle.sin() / zoom
+        # grid_sample's axes run from -1 to 1 whatever the sides' lengths, hence the aspect ratio in the mixed terms.
+        theta = torch.stack(
+            [
+                torch.stack([cos, -sin * height / width, 2 * uniform(self.shift[1])], 1),
+                torch.stack([sin * width / height, cos, 2 * uniform(self.shift[0])], 1),
+            ],
+            1,
+        )  # (B, 2, 3)
+        grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
+        if self.bend_px > 0:
+            nodes = self._own(torch.randn, batch, 2, *self.bend_nodes, generator=generator) * self.bend_px
+            field = F.interpolate(nodes, size=(height, width), mode="bicubic", align_corners=True)
+            grid = grid + field.permute(0, 2, 3, 1) * torch.tensor([2 / width, 2 / height])
+        return grid
+
+    def grey_values(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Change contrast, brightness and gamma, and add noise; (B, 1, H, W) in and out."""
+
+        def uniform(bound: float) -> Tensor:
+            draws = (2 * self._own(torch.rand, image.shape[0], 1, 1, 1, generator=generator) - 1) * bound
+            return draws.to(image.device, non_blocking=True)
+
+        low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
+        unit = (image - low) / (high - low).clamp_min(1e-6)
+        image = low + (high - low) * unit.clamp(0, 1) ** uniform(self.gamma).exp()
+        image = image * (1 + uniform(self.contrast)) + uniform(self.brightness)
+        noise = self._own(torch.randn, *image.shape, generator=generator).to(image.device, non_blocking=True)
+        return image + uniform(self.noise).abs() * noise
+
+    def _own(self, draw: Callable[..., Tensor], batch: int, *size: int, generator: torch.Generator) -> Tensor:
+        """Random numbers (batch, *size): this process's part of those for the batch of all processes."""
+        return draw(self.ranks * batch, *size, generator=generator)[self.rank * batch :][:batch]
+
+
+def warp(image: Tensor, grid: Tensor) -> Tensor:
+    """Sample (B, C, h, w) at (B, H, W, 2) bilinearly; outside the image its border goes on. Returns (B, C, H, W)."""
+    return F.grid_sample(image, grid.to(image.dtype), mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def warp_label(label: Tensor, grid: Tensor) -> Tensor:
+    """Sample a label map (B, 1, H, W) by nearest neighbour; outside the slice its pixels are left out (255)."""
+    shifted = label.to(grid.dtype) - IGNORE  # so that grid_sample's zeros outside mean 255
+    sampled = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return (sampled + IGNORE).round().to(label.dtype)

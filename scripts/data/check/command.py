@@ -1,0 +1,274 @@
+"""`python -m scripts check`: open every file of a datalist once, and name all that is wrong before hours are spent."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import combinations
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from tqdm import tqdm
+
+from ...labels import ClassTable, LabelMap
+from ..datalist import SECTIONS, DataError, Datalist, Problem, errors, load_datalist, problem_table, write_json
+from .remembered import Memory
+from .volumes import UnusableError, grid_mistakes, image_mistakes, label_mistakes, read_volume
+from .warnings import direction_mistakes, header_warnings, image_warnings
+
+THREADS = 2
+SPLITS = {"training": ("training", "unlabelled"), "validation": ("validation",), "test": ("test",)}
+"""Split -> its sections: a patient may have a labelled and an unlabelled scan, both are trained on."""
+T = TypeVar("T")
+
+
+def check_datalist(
+    path: str | Path,
+    *,
+    sections: Sequence[str] = ("training", "unlabelled", "validation"),
+    cache_folder: str | Path | None = None,
+    class_table: str | Path | None = None,
+    hidden_labels: bool = False,
+    progress: bool = True,
+) -> list[Problem]:
+    """Open every file of some sections and collect all problems.
+
+    Args:
+        path: the datalist.
+        sections: sections to check; a missing one counts as empty.
+        cache_folder: where to remember files that have no errors (by path, size, time and label map).
+        class_table: JSON file of the class table; None is the bundle's own.
+        hidden_labels: check the labels of unlabelled scans too, as their scoring needs them.
+        progress: show a bar on a terminal.
+
+    Returns:
+        All problems in the order of the datalist; it can be used if none of them is an error.
+    """
+    try:
+        datalist = load_datalist(path, class_table=class_table)
+    except DataError as error:
+        name = str(Path(path).expanduser().absolute())
+        return [Problem(name, line.removeprefix(f"{name}: ")) for line in str(error).splitlines()]
+    jobs = [_job(s, entry, hidden_labels) for s in sections for entry in datalist.sections.get(s, [])]
+    found, digests = _check_jobs(jobs, datalist.label_map, datalist.table, cache_folder, progress)
+    whole = _split_problems(datalist, sections)
+    in_two = {p.path for p in whole}
+    return [*whole, *found, *(p for p in _twins(jobs, digests) if p.path not in in_two)]
+
+
+def check_entries(
+    sections: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    cache_folder: str | Path | None = None,
+    class_table: str | Path | None = None,
+    progress: bool = True,
+) -> list[Problem]:
+    """Open every file of entries that come from elsewhere than a datalist, as MONAI Label's, and collect all problems.
+
+    Args:
+        sections: section -> entries with `image`, and `label` but in "unlabelled"; label values are class ids unless
+            an entry has a `label_map`.
+        cache_folder: see :func:`check_datalist`.
+        class_table: JSON file of the class table; None is the bundle's own.
+        progress: show a bar on a terminal.
+    """
+    table = ClassTable.load(class_table)
+    problems: list[Problem] = []
+    jobs: list[dict[str, Any]] = []
+    digests: list[str] = []
+    by_map: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for section, entries in sections.items():
+        for entry in entries:
+            by_map[json.dumps(entry.get("label_map"))].append(_job(section, entry, False))
+    for source, of_map in by_map.items():
+        label_map = LabelMap.load(json.loads(source), table)
+        found, seen = _check_jobs(of_map, label_map, table, cache_folder, progress)
+        problems, jobs, digests = problems + found, jobs + of_map, digests + seen
+    return [*problems, *_twins(jobs, digests)]
+
+
+def _check_jobs(
+    jobs: Sequence[dict[str, Any]],
+    label_map: LabelMap,
+    table: ClassTable,
+    cache_folder: str | Path | None,
+    progress: bool,
+) -> tuple[list[Problem], list[str]]:
+    """All problems of some pairs, in their order, and a digest of every image's voxels, "" where there is none."""
+    memory = Memory(cache_folder, label_map)
+    looks = [None if job["missing"] else memory.look_up(job) for job in jobs]
+    todo = [number for number, look in enumerate(looks) if look is None]
+    found: list[list[Problem]] = [[] for _ in jobs]
+    for number in set(range(len(jobs))) - set(todo):
+        warnings = (looks[number] or {})["warnings"]
+        found[number] = [Problem(path, text, jobs[number]["section"], "warning") for path, text in warnings]
+    for done, (problems, digest) in _in_parallel(
+        lambda job: _check_pair(job, label_map, table), [jobs[number] for number in todo], "checking data", progress
+    ):
+        number = todo[done]
+        look = {"digest": digest, "warnings": [[p.path, p.message] for p in problems if p.level == "warning"]}
+        found[number], looks[number] = problems, look
+        if not errors(problems):
+            memory.add(jobs[number], look)
+    memory.save()
+    return [p for problems in found for p in problems], [(look or {}).get("digest", "") for look in looks]
+
+
+def check_scans(paths: Sequence[str | Path], *, progress: bool = True) -> list[list[Problem]]:
+    """The problems of every scan to infer on, a list for each; see :func:`check_scan`."""
+    found: list[list[Problem]] = [[] for _ in paths]
+    for number, problems in _in_parallel(check_scan, paths, "checking scans", progress):
+        found[number] = problems
+    return found
+
+
+def check_scan(path: str | Path) -> list[Problem]:
+    """All problems of one scan to infer on: a file, also of a single slice, or a DICOM series."""
+    try:
+        array, affine = read_volume(path, single_slices=True)
+    except UnusableError as error:
+        return [Problem(str(path), str(error))]
+    if wrong := image_mistakes(array, affine):
+        return [Problem(str(path), mistake) for mistake in wrong]
+    odd = [*header_warnings(path, "inference"), *image_warnings(array, affine, "inference")]
+    return [Problem(str(path), warning, level="warning") for warning in odd]
+
+
+def _in_parallel(
+    check: Callable[[Any], T], jobs: Sequence[Any], description: str, progress: bool
+) -> Iterator[tuple[int, T]]:
+    """Number and result of every job, as they come, with a progress bar on a terminal."""
+    show = None if progress and jobs else True
+    with ThreadPoolExecutor(THREADS) as pool, tqdm(total=len(jobs), desc=description, unit="scan", disable=show) as bar:
+        futures = {pool.submit(check, job): number for number, job in enumerate(jobs)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # else Ctrl-C would wait for all files that are left
+            raise
+
+
+def _job(section: str, entry: Mapping[str, Any], hidden_labels: bool) -> dict[str, Any]:
+    """What there is to check of one entry."""
+    key = "hidden_label" if section == "unlabelled" else "label"
+    label = entry.get(key) if section != "unlabelled" or hidden_labels else None
+    missing = label is None and section != "unlabelled"
+    return {"section": section, "image": entry["image"], "label": label, "missing": missing}
+
+
+def _check_pair(job: dict[str, Any], label_map: LabelMap, table: ClassTable) -> tuple[list[Problem], str]:
+    """Problems of one image and its label, and a digest of the image's voxels."""
+    section, problems, digest = job["section"], [], ""
+    grids: dict[str, dict[str, Any]] = {}
+    for key in ("image", "label"):
+        if job[key] is None:
+            continue
+        try:
+            array, affine = read_volume(job[key])
+        except UnusableError as error:
+            problems.append(Problem(job[key], str(error), section))
+            continue
+        grids[key] = {"shape": array.shape, "affine": affine}
+        wrong = image_mistakes(array, affine) if key == "image" else label_mistakes(array, label_map)
+        odd: list[str] = []
+        if key == "image":
+            digest = hashlib.sha1(np.ascontiguousarray(array).data, usedforsecurity=False).hexdigest()
+            odd = [*header_warnings(job[key]), *image_warnings(array, affine)] if not wrong else []
+        elif not wrong:
+            wrong = direction_mistakes(array, affine, label_map, table)
+        problems += [Problem(job[key], mistake, section) for mistake in wrong]
+        problems += [Problem(job[key], warning, section, "warning") for warning in odd]
+    if len(grids) == 2:
+        problems += [Problem(job["label"], m, section) for m in grid_mistakes(grids["image"], grids["label"])]
+    if job["missing"]:
+        mend = "add the key, or move the entry to unlabelled"
+        problems.append(Problem(job["image"], f'has no "label" in the section {section}; {mend}', section))
+    return problems, digest
+
+
+def _twins(jobs: Sequence[dict[str, Any]], digests: Sequence[str]) -> Iterator[Problem]:
+    """Images of the same voxels: an error where they are in two splits, else a warning."""
+    split = {section: name for name, of in SPLITS.items() for section in of}
+    first: dict[str, dict[str, Any]] = {}
+    for job, digest in zip(jobs, digests, strict=True):
+        other = first.setdefault(digest, job)
+        if not digest or other is job or other["image"] == job["image"]:
+            continue
+        same = f"has the same voxels as {other['image']}"
+        if split[other["section"]] != split[job["section"]]:
+            where = f"{same}, which is in {other['section']}; keep all copies in one split, or take one of them out"
+            yield Problem(job["image"], where, job["section"])
+        else:
+            does = (
+                "training sees it more often than others" if split[job["section"]] == "training" else "it counts twice"
+            )
+            yield Problem(job["image"], f"{same}; {does}", job["section"], "warning")
+
+
+def _split_problems(datalist: Datalist, sections: Sequence[str]) -> list[Problem]:
+    """Empty training, patients or files in two splits, and cases of the same name. No file is opened."""
+    problems = []
+    path = str(datalist.path)
+    if "training" in sections and not datalist.sections.get("training"):
+        mend = "add scans with labels, or run prepare on a folder that has some"
+        problems.append(Problem(path, f'the section "training" is empty; {mend}', "training"))
+    for key, what in (("patient", "patient"), ("image", "file")):
+        members = {split: {e[key] for s in of for e in datalist.sections.get(s, [])} for split, of in SPLITS.items()}
+        for one, other in combinations(SPLITS, 2):
+            for name in sorted(members[one] & members[other]):
+                where = f"training or unlabelled and in {other}" if one == "training" else f"{one} and in {other}"
+                problems.append(Problem(path, f"the {what} {name} is in {where}; keep all scans of it in one of them"))
+    for section in SECTIONS:
+        images = defaultdict(list)
+        for entry in datalist.sections.get(section, []):
+            images[entry["case"]].append(entry["image"])
+        for case, files in images.items():
+            if len(files) > 1:
+                message = f'the case {case} is {len(files)} times in "{section}"; give each entry a "case" of its own'
+                problems.append(Problem(path, message, section))
+    return problems
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the arguments of `python -m scripts check`."""
+    parser.add_argument("datalist", type=Path, help="datalist to check (JSON)")
+    parser.add_argument("--cache", type=Path, help="folder in which to remember files that have no errors")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all errors and warnings there, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run `python -m scripts check`: print a table of sections and one of problems; 1 if there are errors."""
+    problems = check_datalist(args.datalist, sections=SECTIONS, cache_folder=args.cache, hidden_labels=True)
+    try:
+        sections = load_datalist(args.datalist).sections
+    except DataError:
+        sections = {}
+    rows = {s: _counts(sections.get(s, []), [p for p in problems if p.section == s]) for s in SECTIONS if sections}
+    print("\n".join([f"{'section':<12}" + "".join(f"{name:>10}" for name in COUNTS), *_lines(rows), ""]))
+    if problems:
+        print("\n".join([f"{'level':<9}{'section':<12}file: problem", *problem_table(problems), ""]))
+    if args.json:
+        write_json(args.json, args.datalist, problems, sections=rows)
+    wrong = len(errors(problems))
+    print(f"{args.datalist}: {wrong or 'no'} errors, {len(problems) - wrong or 'no'} warnings")
+    return int(wrong > 0)
+
+
+COUNTS = ("patients", "volumes", "errors", "warnings")
+
+
+def _counts(entries: Sequence[dict[str, Any]], problems: Sequence[Problem]) -> dict[str, int]:
+    wrong = len(errors(problems))
+    patients = len({entry["patient"] for entry in entries})
+    return dict(zip(COUNTS, (patients, len(entries), wrong, len(problems) - wrong), strict=True))
+
+
+def _lines(rows: dict[str, dict[str, int]]) -> Iterable[str]:
+    return (f"{section:<12}" + "".join(f"{count:>10}" for count in row.values()) for section, row in rows.items())

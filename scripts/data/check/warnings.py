@@ -1,0 +1,129 @@
+"""What about a volume is odd but can be used: sentences that end with what a run will do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from ...labels import ClassTable, LabelMap
+from .grid import grid_of
+
+FEW_PIXELS = 32
+MANY_SLICES = 400
+MANY_VOXELS = 3e8
+"""About 5 GB while a volume is resampled in float32."""
+FEW_VALUES = 32
+TILT_DEGREES = 30.0
+FIELD_MM = (80.0, 1000.0)
+"""Fields of view, head to foot and front to back, outside of which the header's spacing is hardly right."""
+PIXEL_MM = (0.1, 5.0)
+SLICE_MM = (0.2, 15.0)
+SPINE_MM = 20.0
+"""Length from which the direction of a chain of labelled structures counts."""
+
+
+def image_warnings(array: np.ndarray, affine: np.ndarray, who: str = "training") -> list[str]:
+    """What is odd about an image that can be used: sentences without its path.
+
+    Args:
+        array: (X, Y, Z) voxels, finite.
+        affine: (4, 4) to millimetres, RAS.
+        who: who reads on: "training" or "inference".
+    """
+    found, grid = [], grid_of(array.shape, affine)
+    if grid.plane not in ("any", "sagittal"):
+        coarse = f"{who} cuts sagittal slices out of it all the same, as coarse as the {grid.plane} ones are apart"
+        found.append(f"was acquired in {grid.plane} slices; {coarse}")
+    elif grid.tilt_degrees > TILT_DEGREES:
+        found.append(
+            f"has slices that are tilted by {grid.tilt_degrees:.0f} degrees; {who} takes them for sagittal ones"
+        )
+    for name, size in (("head to foot", grid.height_mm), ("front to back", grid.depth_mm)):
+        if not FIELD_MM[0] <= size <= FIELD_MM[1]:
+            found.append(
+                f"shows {size:.0f} mm from {name}; {who} believes its spacing and resamples it by that: if it is "
+                "wrong, the spine comes out too large or too small"
+            )
+    for name, size, (low, high) in (("pixels", grid.pixel_mm, PIXEL_MM), ("slices", grid.slice_mm, SLICE_MM)):
+        if not low <= size <= high and not (name == "slices" and grid.slices == 1):
+            found.append(f"has {name} of {size:.3g} mm; {who} believes that, correct the spacing if it is wrong")
+    found += _sizes(array.shape, grid.slices, who)
+    if array.dtype.kind in "iub" and len(_first_values(array)) < FEW_VALUES:
+        found.append(
+            f"has fewer than {FEW_VALUES} grey values, as a label map has; {who} takes it for a scan all the same"
+        )
+    return found
+
+
+def _sizes(shape: Sequence[int], slices: int, who: str) -> list[str]:
+    found = []
+    in_plane = sorted(shape)[1:]
+    if min(in_plane) < FEW_PIXELS:
+        found.append(f"has the shape {tuple(shape)}, next to nothing; {who} resamples it and fills up with zeros")
+    if slices == 1:
+        found.append(f"has one sagittal slice; {who} takes it as a volume of its own")
+    elif slices > MANY_SLICES:
+        found.append(f"has {slices} sagittal slices; {who} takes them all, each as much as a slice of another scan")
+    if np.prod(shape, dtype=np.float64) > MANY_VOXELS:
+        found.append(f"has {np.prod(shape, dtype=np.float64):.2g} voxels; {who} holds all of them in memory at once")
+    return found
+
+
+def _first_values(array: np.ndarray) -> np.ndarray:
+    """Different values among at most some 100,000 voxels, spread over the volume."""
+    return np.unique(array.ravel()[:: max(1, array.size // 100_000)])
+
+
+def header_warnings(path: str | Path, who: str = "training") -> list[str]:
+    """What a NIfTI header leaves open or says twice; none for other formats."""
+    if not str(path).lower().endswith((".nii", ".nii.gz")):
+        return []
+    header = nibabel.load(path).header
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    if not sform and not qform:
+        return [
+            f"does not say how it lies in the patient (sform and qform codes are 0); {who} takes its axes for left, "
+            "forward and up, which is a guess"
+        ]
+    if sform and qform:
+        corners = np.array([[x, y, z, 1.0] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+        corners[:, :3] *= np.array([*header.get_data_shape(), 1, 1][:3]) - 1
+        far = np.linalg.norm((corners @ (header.get_sform() - header.get_qform()).T)[:, :3], axis=1).max()
+        if not far <= max(1.0, float(np.min(header["pixdim"][1:4]))):
+            return [f"has two affines, {far:.0f} mm apart (sform and qform); {who} believes the sform"]
+    return []
+
+
+def direction_mistakes(array: np.ndarray, affine: np.ndarray, label_map: LabelMap, table: ClassTable) -> list[str]:
+    """Whether labelled structures run upwards in the patient, as far as can be told: sentences without the path.
+
+    Args:
+        array: (X, Y, Z) label values, whole numbers that the map knows.
+        affine: (4, 4) to millimetres, RAS.
+        label_map: value -> class id.
+        table: the classes.
+    """
+    place = {c.id: number for number, c in enumerate(table.chain)}
+    chain = {value: place[c] for value, c in label_map.mapping.items() if c in place}
+    voxels = np.nonzero(array)
+    values = np.round(array[voxels]).astype(np.int64)
+    points = np.stack(voxels, 1) @ affine[:3, :3].T + affine[:3, 3]
+    found = [(chain[v], points[values == v].mean(0)) for v in np.unique(values).tolist() if v in chain]
+    if len(found) < 3:
+        return []
+    numbers = np.array([number for number, _ in found], dtype=np.float64)
+    centres = np.stack([centre for _, centre in found])
+    numbers -= numbers.mean()
+    along = (numbers[:, None] * centres).sum(0) / (numbers**2).sum() * np.ptp(numbers)  # mm from lowest to highest
+    if np.linalg.norm(along) < SPINE_MM:
+        return []
+    axis = int(np.abs(along).argmax())
+    mend = "correct the orientation in the headers of image and label, or the label map"
+    if axis != 2:
+        return [f"has its structures along {('left-right', 'front-back')[axis]}, not head-foot; {mend}"]
+    if along[2] < 0:
+        return [f"has its structures upside down (the sacrum's end above); {mend}"]
+    return []

@@ -1,0 +1,249 @@
+"""Label maps of DICOM series as DICOM SEG files: segments with coded names, on the slices that they were made from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.transforms import SaveImaged
+
+from ...labels import ClassTable
+from ..datalist import DataError
+from ..transforms import result_name
+from .series import files_of
+
+ANATOMICAL_STRUCTURE = ("91723000", "SCT", "Anatomical Structure")
+"""Category of every segment, and type of those whose class has no code."""
+ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
+MAY_BE_EMPTY = (
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
+)
+"""Attributes that the standard asks for, with or without a value; anonymised series may lack them."""
+ON_GRID = 0.1
+"""How far, in voxels, the corners of a slice may lie from the label map's, across the slices up to a half."""
+SERIES_NUMBERS = 1000
+"""What a SEG's series number is above its source's."""
+
+
+class SaveDicomSegd(SaveImaged):
+    """Write label maps of DICOM series as `<output_dir>/<case>_seg.dcm`; leaves the data unchanged.
+
+    A file holds one binary segment for every class found, the class's name, code and colour with it. It belongs to the
+    study and the frame of reference of the series, and refers to its images. Names of patients go into the file, as the
+    standard asks, and nowhere else. A scan of another format gets none; a series whose header does not allow for one
+    neither, which is logged as an error.
+
+    One of MONAI's `SaveImaged`, because MONAI Label leaves those out.
+
+    Args:
+        keys: label maps (1, X, Y[, Z]) in the scan's own grid, class ids.
+        output_dir: where label maps go, too.
+        table: the classes.
+        metadata: the bundle's metadata.json, for name and version of the algorithm.
+
+    Raises:
+        DataError: highdicom is not installed.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str | Path, table: ClassTable, metadata: str | Path) -> None:
+        super().__init__(keys, output_dir=output_dir, print_log=False)
+        import_highdicom()
+        self.output_dir, self.table = Path(output_dir), table
+        self.about = json.loads(Path(metadata).read_text(encoding="utf-8"))
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the files and return the data."""
+        for key in self.key_iterator(data):
+            label_map = data[key]
+            name = result_name(data, label_map)
+            files = files_of(Path(str(label_map.meta.get("filename_or_obj", ""))))
+            log = logging.getLogger(__name__)
+            if not files:
+                log.info("%s: not read from DICOM, so no DICOM SEG is written", name)
+                continue
+            label, affine = np.asarray(label_map[0].cpu()), np.asarray(label_map.affine, dtype=np.float64)
+            if not label.any():
+                log.warning("%s: no structure was found, so no DICOM SEG is written", name)
+                continue
+            try:
+                self._write(label, affine, files, name)
+            except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+                # the words of other libraries may quote the header, and with it a patient's name
+                reason = (
+                    str(error) if isinstance(error, DataError) else f"its header does not fit, {type(error).__name__}"
+                )
+                log.error("%s: no DICOM SEG can be written (%s); the label map is", name, reason)
+        return dict(data)
+
+    def _write(self, label: np.ndarray, affine: np.ndarray, files: Sequence[str], name: str) -> None:
+        with _silence():
+            segmentation = dicom_seg(label, affine, files, self.table, self.about)
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            path = self.output_dir / f"{name}_seg.dcm"
+            part = path.with_name(f".part_{path.name}")
+            segmentation.save_as(part)
+            part.replace(path)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without the words of pydicom and highdicom, which quote values of the header."""
+    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def dicom_seg(
+    label: np.ndarray, affine: np.ndarray, files: Sequence[str], table: ClassTable, about: Mapping[str, Any]
+) -> Any:
+    """A label map as a DICOM SEG object, which can be saved.
+
+    Args:
+        label: (X, Y[, Z]) class ids in the grid of the series, at least one above 0.
+        affine: (4, 4) of the label map to millimetres, RAS.
+        files: of the series, a slice each, or one of all slices.
+        table: the classes.
+        about: `name`, `version` and `authors` of what made the label map.
+
+    Returns:
+        A `highdicom.seg.Segmentation`.
+
+    Raises:
+        DataError: highdicom is not installed, or the slices of the series do not lie on the label map's grid.
+    """
+    highdicom = import_highdicom()
+    from pydicom import dcmread
+    from pydicom.sr.coding import Code
+
+    sources = [dcmread(file, stop_before_pixels=True) for file in files]
+    if "FrameOfReferenceUID" not in sources[0]:
+        raise DataError("its header names no frame of reference")
+    for source in sources:
+        for keyword in MAY_BE_EMPTY:
+            if keyword not in source:
+                setattr(source, keyword, "")
+        for measures in _pixel_measures(source):
+            if not measures.get("SliceThickness"):  # highdicom needs it; slices are taken to touch each other
+                measures.SliceThickness = round(float(np.linalg.norm(affine[:3, 2])), 4)
+    frames = np.stack(
+        [label.reshape(*label.shape[:2], -1)[..., k].T for k in _slice_numbers(label.shape, affine, sources)]
+    )
+    found = [c for c in table.foreground if (frames == c.id).any()]
+    numbers = np.zeros(table.num_classes, dtype=np.uint8)
+    numbers[[c.id for c in found]] = range(1, len(found) + 1)
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=about["name"], version=about["version"], family=Code(*ARTIFICIAL_INTELLIGENCE)
+    )
+    segments = []
+    for number, structure in enumerate(found, 1):
+        segment = highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=structure.name,
+            segmented_property_category=Code(*ANATOMICAL_STRUCTURE),
+            segmented_property_type=Code(*(structure.code or ANATOMICAL_STRUCTURE)),
+            algorithm_type="AUTOMATIC",
+            algorithm_identification=algorithm,
+            display_color=highdicom.color.CIELabColor.from_rgb(*structure.colour),
+        )
+        segment.SegmentDescription = structure.long_name
+        segments.append(segment)
+    return highdicom.seg.Segmentation(
+        source_images=sources,
+        pixel_array=numbers[frames],
+        segmentation_type="BINARY",
+        segment_descriptions=segments,
+        series_instance_uid=highdicom.UID(),
+        series_number=SERIES_NUMBERS + int(sources[0].get("SeriesNumber") or 0),
+        series_description=f"Segmentation by {about['name']}"[:64],
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer=about["authors"],
+        manufacturer_model_name=about["name"],
+        software_versions=about["version"],
+        device_serial_number="none",
+        content_label="SEGMENTATION",
+    )
+
+
+def _slice_numbers(shape: Sequence[int], affine: np.ndarray, sources: Sequence[Any]) -> list[int]:
+    """For every frame of the source images, the slice of the label map that lies on it.
+
+    Raises:
+        DataError: a frame lies beside the grid, or two lie on one slice.
+    """
+    to_voxels = np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # DICOM's axes are LPS
+    numbers = []
+    for position, orientation, spacing in _planes(sources):
+        row, column = orientation[:3] * spacing[1] * (shape[0] - 1), orientation[3:] * spacing[0] * (shape[1] - 1)
+        corners = np.stack([position, position + row + column])
+        voxels = corners @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+        number = round(float(voxels[0, 2]))
+        wanted = np.array([[0, 0, number], [shape[0] - 1, shape[1] - 1, number]])
+        if (np.abs(voxels - wanted) > (ON_GRID, ON_GRID, 0.5)).any():
+            raise DataError("its slices do not lie on the grid of the label map")
+        numbers.append(number)
+    if sorted(numbers) != list(range(shape[2] if len(shape) > 2 else 1)):
+        raise DataError("its slices are not those of the label map")
+    return numbers
+
+
+def _planes(sources: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Position (3,), orientation (6,) and pixel spacing (2,) of every frame, be they images or frames of one image."""
+
+    def plane(position: Any, orientation: Any, spacing: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return (
+            np.array(position.ImagePositionPatient, dtype=np.float64),
+            np.array(orientation.ImageOrientationPatient, dtype=np.float64),
+            np.array(spacing.PixelSpacing, dtype=np.float64),
+        )
+
+    if "PerFrameFunctionalGroupsSequence" not in sources[0]:
+        return [plane(source, source, source) for source in sources]
+    shared = sources[0].SharedFunctionalGroupsSequence[0]
+
+    def group(frame: Any, name: str) -> Any:
+        return (frame if name in frame else shared)[name][0]
+
+    return [
+        plane(*(group(frame, f"{name}Sequence") for name in ("PlanePosition", "PlaneOrientation", "PixelMeasures")))
+        for frame in sources[0].PerFrameFunctionalGroupsSequence
+    ]
+
+
+def _pixel_measures(source: Any) -> list[Any]:
+    """What holds the pixel spacing: a single-frame image itself, items of a multi-frame one."""
+    if "PerFrameFunctionalGroupsSequence" not in source:
+        return [source]
+    groups = [*source.SharedFunctionalGroupsSequence, *source.PerFrameFunctionalGroupsSequence]
+    return [group.PixelMeasuresSequence[0] for group in groups if "PixelMeasuresSequence" in group]
+
+
+def import_highdicom() -> ModuleType:
+    """The module highdicom, or a sentence that says how to get it.
+
+    Raises:
+        DataError: it is not installed.
+    """
+    try:
+        import highdicom
+    except ModuleNotFoundError as error:
+        mend = "run `pip install -r requirements-dicom.txt`, or leave out --dicom_seg"
+        raise DataError(f"DICOM SEG files are written with highdicom; {mend}") from error
+    return highdicom

@@ -1,0 +1,288 @@
+"""DICOM series, read by ITK alone: find them, tell them apart, turn them into NIfTI.
+
+Convention: a series is named by its folder; in a folder of several by any file of it, which stands for all its files.
+Nothing that names a patient is printed or written.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+
+from .contrast import TAGS, sequence_of
+
+PREAMBLE = 128
+"""Bytes before the letters DICM with which a DICOM file begins."""
+OTHER_SUFFIXES = (
+    *(".bmp", ".csv", ".gz", ".html", ".jpeg", ".jpg", ".json", ".log", ".mha", ".mhd", ".nii", ".nrrd", ".nhdr"),
+    *(".pdf", ".png", ".py", ".raw", ".tif", ".tiff", ".tsv", ".txt", ".xlsx", ".xml", ".yaml", ".yml", ".zip"),
+)
+"""Endings of files that are not worth opening."""
+META_BYTES = 1024
+"""In these a file's meta information names its class, if it has any."""
+CLASS_OF_OBJECT = re.compile(
+    rb"\x02\x00\x02\x00UI..1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:9|11|66|88|104|481)(?![0-9])", re.DOTALL
+)
+"""Waveforms, presentation states, segmentations and raw data, reports, documents, radiotherapy: all but images."""
+GAP = 1.5
+"""Largest distance of neighbouring slices, as a multiple of the usual one."""
+SAGITTAL_COSINE = 0.7
+"""Smallest left-right part of the slices' normal; 0.7 takes a stack that is turned by up to 45 degrees."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One DICOM series.
+
+    Attributes:
+        folder: the folder that holds its files.
+        uid: ITK's identifier, unique in the folder.
+        files: its files in the order of the slices.
+        name: the folder's name; in a folder of several series with the series' number behind it.
+        plane: "sagittal", "coronal", "axial", "unknown" (no orientation in the header, as in screenshots) or
+            "unreadable" (a damaged header).
+        localiser: True for a planning scan.
+        patient: the header's patient id; for grouping only, never to be shown or stored.
+        alone: the folder holds no other series.
+        study: the header's study, for grouping.
+        number: the series' number, "" if the header has none.
+        modality: "MR", "SEG", ...; "" if the header does not say.
+        sequence: contrast, see `dicom_sequence.sequence_of`.
+        evidence: what told the contrast.
+        first_instance: identifier of the first file's image, to tell copies.
+    """
+
+    folder: Path
+    uid: str
+    files: tuple[str, ...]
+    name: str
+    plane: str
+    localiser: bool = False
+    patient: str = ""
+    alone: bool = True
+    study: str = ""
+    number: str = ""
+    modality: str = ""
+    sequence: str = "unknown"
+    evidence: str = ""
+    first_instance: str = ""
+
+    @property
+    def path(self) -> Path:
+        """What a reader is given: the folder, or a file of the series if the folder holds others."""
+        return self.folder if self.alone or not self.files else Path(min(self.files))
+
+    @property
+    def place(self) -> str:
+        """The series for a reader of the log, by nothing but its folder and number."""
+        return f"DICOM series {self.number or '?'} in {self.folder}"
+
+
+def is_dicom(path: Path) -> bool:
+    """True for a file that begins as DICOM images do.
+
+    The index file DICOMDIR does not count, nor do the objects that come with images: reports, segmentations, ...
+    """
+    if path.suffix.lower() in OTHER_SUFFIXES or path.name.upper() == "DICOMDIR" or path.name.startswith("."):
+        return False
+    try:
+        if not path.is_file():  # reading from a pipe would wait for ever
+            return False
+        with path.open("rb") as file:
+            content = file.read(PREAMBLE + META_BYTES)[PREAMBLE:]
+    except OSError:
+        return False
+    return content.startswith(b"DICM") and not CLASS_OF_OBJECT.search(content)
+
+
+def dicom_folders(folder: Path) -> list[Path]:
+    """All folders at or below `folder` that directly hold a DICOM file, sorted; hidden folders are passed over."""
+    return sorted(path for path, names in _walk(folder) if any(is_dicom(path / name) for name in names))
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    entered: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in entered:  # a linked folder, entered elsewhere, or a circle of links
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
+        yield Path(root), sorted(names)
+
+
+def series_files(folder: Path) -> dict[str, tuple[str, ...]]:
+    """ITK's identifier of every series in one folder -> its files in the order of the slices.
+
+    Convention: the same settings as MONAI's `ITKReader`, so that a folder of one series here is one volume there.
+    """
+    return _series_files(str(folder), folder.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _series_files(folder: str, _: int) -> dict[str, tuple[str, ...]]:
+    """Kept until the folder changes, because every series of it is looked up several times."""
+    names = import_itk().GDCMSeriesFileNames.New()
+    names.SetUseSeriesDetails(True)
+    names.AddSeriesRestriction("0008|0021")
+    names.SetDirectory(folder)
+    return {uid: tuple(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()}
+
+
+def files_of(path: Path) -> tuple[str, ...]:
+    """The files of a series in the order of the slices.
+
+    Args:
+        path: a folder of one series, or any DICOM file, which stands for the series that it belongs to.
+
+    Returns:
+        () if it is no DICOM, or a folder of several series.
+    """
+    if path.is_dir():
+        groups = series_files(path) if any(is_dicom(file) for file in path.iterdir()) else {}
+        return next(iter(groups.values())) if len(groups) == 1 else ()
+    if not is_dicom(path):
+        return ()
+    groups = series_files(path.parent)
+    return next((files for files in groups.values() if str(path) in files), (str(path),))
+
+
+def list_series(folder: str | Path) -> list[Series]:
+    """All DICOM series at or below a folder, whether each has a folder or several share one; sorted by folder."""
+    return [series for path in dicom_folders(Path(folder)) for series in _series_in(path)]
+
+
+def series_of(file: Path) -> Series:
+    """The series that a DICOM file belongs to."""
+    found = _series_in(file.parent)
+    return next((series for series in found if str(file) in series.files), found[0])
+
+
+def _series_in(folder: Path) -> list[Series]:
+    """The series of images directly in a folder of DICOM files."""
+    groups = series_files(folder)
+    found: list[Series] = []
+    for uid, files in sorted(groups.items()):
+        if not is_dicom(Path(files[0])):  # a segmentation
+            continue
+        try:
+            found.append(_describe(folder, uid, files, len(groups) == 1))
+        except RuntimeError:  # a damaged header; ITK's words about it name the file, not the reason
+            found.append(Series(folder, uid, files, folder.resolve().name, "unreadable", alone=len(groups) == 1))
+    return found or [Series(folder, "", (), folder.resolve().name, "unreadable")]
+
+
+def _describe(folder: Path, uid: str, files: tuple[str, ...], alone: bool) -> Series:
+    """Read the header of a series' first file."""
+    itk = import_itk()
+    io = itk.GDCMImageIO.New()
+    io.SetFileName(files[0])
+    io.ReadImageInformation()
+    header = io.GetMetaDataDictionary()
+
+    def tag(key: str) -> str:
+        return str(header[key]).strip() if header.HasKey(key) else ""
+
+    plane = "unknown"
+    # enhanced (multi-frame) files keep their orientation elsewhere, but ITK has found it
+    if tag("0020|0037") or (io.GetNumberOfDimensions() == 3 and io.GetDimensions(2) > 1):
+        normal = [abs(component) for component in io.GetDirection(2)]
+        if max(normal) >= SAGITTAL_COSINE:
+            plane = ("sagittal", "coronal", "axial")[normal.index(max(normal))]
+    name, number = folder.resolve().name, tag("0020|0011")
+    sequence, evidence = sequence_of({key: tag(key) for key in TAGS})
+    return Series(
+        folder=folder,
+        uid=uid,
+        files=files,
+        name=name if alone else f"{name}_{number or uid[-8:]}",
+        plane=plane,
+        localiser="LOCALIZER" in tag("0008|0008").upper(),
+        patient=tag("0010|0020"),
+        alone=alone,
+        study=tag("0020|000d"),
+        number=number,
+        modality=tag("0008|0060"),
+        sequence=sequence,
+        evidence=evidence,
+        first_instance=tag("0008|0018"),
+    )
+
+
+def convert_series(series: Series, out: Path) -> None:
+    """Write a series as NIfTI; the file appears whole or not at all.
+
+    Raises:
+        RuntimeError: ITK cannot read the series, slices are missing, or it has one slice only.
+    """
+    itk = import_itk()
+    if gap := slice_gap(series.files):
+        raise RuntimeError(gap)
+    image = itk.imread(series.files[0] if len(series.files) == 1 else list(series.files))
+    if image.GetImageDimension() != 3 or min(image.GetLargestPossibleRegion().GetSize()) < 2:
+        raise RuntimeError("it has one slice only")
+    # a fresh image: the header that ITK copies along could name the patient
+    clean = itk.image_from_array(itk.array_view_from_image(image))
+    clean.SetSpacing(image.GetSpacing())
+    clean.SetOrigin(image.GetOrigin())
+    clean.SetDirection(image.GetDirection())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f".part_{out.name}")
+    itk.imwrite(clean, str(part), compression=True)
+    part.replace(out)
+
+
+def slice_gap(files: Sequence[str]) -> str | None:
+    """What is wrong with the places of a series' slices, as the beginning of a sentence; None if nothing is.
+
+    A series with a hole would be read as if its slices were evenly spaced, and all beyond the hole would lie elsewhere.
+
+    Args:
+        files: of one series, a slice each.
+    """
+    places = [_place(file) for file in files]
+    known = sorted(place for place in places if place is not None)
+    if len(known) < 3 or len(known) < len(files):
+        return None  # enhanced files hold all slices in one, and ITK reads their places
+    steps = [after - before for before, after in itertools.pairwise(known)]
+    usual = sorted(steps)[len(steps) // 2]
+    if min(steps) < 0.01 * max(usual, 1e-3):
+        return f"holds several slices at the same place ({len(known)} files)"
+    if max(steps) > GAP * usual:
+        lost = sum(round(step / usual) - 1 for step in steps)
+        return f"lacks about {lost} slices (a gap of {max(steps):.1f} mm among steps of {usual:.1f} mm)"
+    return None
+
+
+def _place(file: str) -> float | None:
+    """Where a slice lies along its normal, in mm; None if its header does not say."""
+    io = import_itk().GDCMImageIO.New()
+    io.SetFileName(file)
+    io.ReadImageInformation()
+    header = io.GetMetaDataDictionary()
+    if not (header.HasKey("0020|0032") and header.HasKey("0020|0037")):
+        return None
+    position = [float(p) for p in str(header["0020|0032"]).split("\\")]
+    row, column = (a := [float(c) for c in str(header["0020|0037"]).split("\\")])[:3], a[3:6]
+    normal = [row[i - 2] * column[i - 1] - row[i - 1] * column[i - 2] for i in range(3)]
+    return sum(n * p for n, p in zip(normal, position, strict=True))
+
+
+def import_itk() -> ModuleType:
+    """The module itk, or a sentence that says how to get it.
+
+    Raises:
+        ModuleNotFoundError: itk is not installed.
+    """
+    try:
+        import itk
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("DICOM, MHA and NRRD files are read with itk: run `pip install itk`") from error
+    return itk

@@ -1,0 +1,222 @@
+"""Dictionary transforms that MONAI lacks: slices as volumes, guarded in-plane resampling, label values to class ids."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor, NibabelWriter
+from monai.transforms import InvertibleTransform, MapTransform, SaveImaged, Spacingd, Transform
+from monai.utils import TraceKeys, convert_to_tensor
+
+from ..labels import ClassTable, LabelMap
+from ..ops.resampling import resampled_top_class
+
+STRAIGHT = 1e-4
+"""Deviation below which the axes of two grids are taken for parallel: a twentieth of a pixel along 512 of them."""
+
+
+class EnsureVolumed(MapTransform, InvertibleTransform):
+    """Give a single slice (1, X, Y) a third axis of length one; a volume (1, X, Y, Z) passes unchanged.
+
+    The inverse takes the axis away again, so that a label map returns in the scan's own number of dimensions.
+
+    Raises:
+        ValueError: the image has more than one channel or more than three spatial axes.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with every key as a one-channel volume."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            image = d[key]
+            if image.ndim not in (3, 4) or image.shape[0] != 1:
+                name = image.meta.get("filename_or_obj", key) if isinstance(image, MetaTensor) else key
+                raise ValueError(
+                    f"{name}: expected one channel and two or three axes, got an array of shape {tuple(image.shape)}; "
+                    "give one grey-value volume per file"
+                )
+            added = image.ndim == 3
+            d[key] = image[..., None] if added else image
+            self.push_transform(d, key, extra_info={"added": added})
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Take the added axis away."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            if self.pop_transform(d, key)["extra_info"]["added"]:
+                d[key] = d[key][..., 0]
+        return d
+
+
+class InPlaneSpacingd(Spacingd):
+    """Resample the first two axes to `pixel_mm`; slices along the third are left as they are.
+
+    Args:
+        keys: keys of (1, H, W, S) volumes, slices last.
+        pixel_mm: edge length of a pixel in mm, for both axes.
+        mode: interpolation for each key, "bilinear" or "nearest".
+
+    Convention: MONAI 1.6's `Spacingd` updates every entry whose key starts with "<key>_" as if it were a dictionary;
+    MONAI Label puts the string `image_path` there. Such entries are kept out of its way.
+    """
+
+    def __init__(self, keys: KeysCollection, pixel_mm: float, mode: Any = "bilinear", **kwargs: Any) -> None:
+        # MONAI's default is double precision, which doubles the time of every scan and of its inverse.
+        kwargs = {"dtype": np.float32, **kwargs}
+        super().__init__(keys, pixdim=(pixel_mm, pixel_mm, -1.0), mode=mode, padding_mode="border", **kwargs)
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        """Return the data with every key resampled in plane."""
+        hidden = {
+            k: v
+            for k, v in data.items()
+            if k not in self.keys and any(str(k).startswith(f"{key}_") for key in self.keys) and not isinstance(v, dict)
+        }
+        visible = {k: v for k, v in data.items() if k not in hidden}
+        return {**super().__call__(visible, lazy=lazy), **hidden}
+
+    def inverse_top_class(self, scores: MetaTensor) -> MetaTensor:
+        """Scores (N, H, W, S) to the grid before this transform, and there the class of the largest one.
+
+        Returns:
+            (1, H', W', S) uint8 with the meta data of the inverse; see `scripts.ops.resampling.resampled_top_class`.
+        """
+        resample = self.spacing_transform.sp_resample
+        info = resample.get_most_recent_transform(scores)
+        target = torch.as_tensor(info[TraceKeys.EXTRA_INFO]["src_affine"], dtype=torch.float64)
+        step = torch.linalg.solve(scores.affine.to(target), target).cpu()  # pixel of the scan -> pixel of the scores
+        scale, shift = step.diagonal()[:3], step[:3, 3]
+        other = torch.cat([(step[:3, :3] - scale.diag()).flatten(), scale[2:] - 1, shift[2:]])
+        if other.abs().max() > STRAIGHT:  # a sheared scan: its axes are not those of the slices
+            back = self.spacing_transform.inverse(scores)
+            return MetaTensor(back.max(0, keepdim=True).indices.to(torch.uint8), meta=back.meta).copy_meta_from(back)
+        resample.pop_transform(scores)
+        size = tuple(info[TraceKeys.ORIG_SIZE][:2])
+        label = resampled_top_class(scores.as_tensor(), tuple(scale[:2].tolist()), tuple(shift[:2].tolist()), size)
+        made = MetaTensor(label[None]).copy_meta_from(scores)
+        made.affine = target
+        return made
+
+
+class MapLabelValuesd(MapTransform):
+    """Turn a data set's label values into class ids; a value that the map does not know is an error.
+
+    Args:
+        keys: keys of label volumes.
+        label_map: name of a label map, a JSON file, a table, or None for class ids as they are; an entry's own
+            `label_map` (the datalist's) wins over it.
+        class_table: JSON file of the class table; None is the bundle's own.
+
+    Raises:
+        ValueError: a label value that the label map does not contain.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_map: str | dict[str, Any] | None = None,
+        class_table: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        # Read here, not at the first volume: what they say has to count in the hash of a cache.
+        self.table = ClassTable.load(class_table)
+        self.label_map = LabelMap.load(label_map, self.table)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with class ids, uint8, in every key."""
+        d = dict(data)
+        label_map = LabelMap.load(d["label_map"], self.table) if "label_map" in d else self.label_map
+        for key in self.key_iterator(d):
+            values = convert_to_tensor(d[key], track_meta=False).round().to(torch.int64)
+            high = max(int(values.max()), 0)
+            lookup = np.full(high + 1, -1, dtype=np.int64)
+            for value, target in label_map.mapping.items():
+                if 0 <= value <= high:
+                    lookup[value] = target
+            mapped = torch.from_numpy(lookup)[values.clamp_min(0)]
+            unknown = sorted(set(values[(mapped < 0) | (values < 0)].tolist()))
+            if unknown:
+                name = d[key].meta.get("filename_or_obj", key) if isinstance(d[key], MetaTensor) else key
+                raise ValueError(
+                    f"{name}: label values {unknown} are not in the label map {label_map.name!r}; "
+                    "correct the file or name the label map that fits"
+                )
+            mapped = mapped.to(torch.uint8)
+            d[key] = MetaTensor(mapped, meta=d[key].meta) if isinstance(d[key], MetaTensor) else mapped
+            if isinstance(data[key], MetaTensor):
+                d[key].applied_operations = data[key].applied_operations
+        return d
+
+
+class SaveLabelMapd(SaveImaged):
+    """Write label maps as `<output_dir>/<case>_seg.nii.gz`, uint8, whole or not at all, in the grid they have.
+
+    MONAI's own `SaveImaged`, of which this is one because MONAI Label leaves those out, takes the name from the file,
+    which scans in two folders may share, and cannot write a single sagittal slice (X, Y).
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str | Path) -> None:
+        super().__init__(keys, output_dir=output_dir, print_log=False)
+        self.output_dir = Path(output_dir)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write every key and return the data unchanged."""
+        for key in self.key_iterator(data):
+            label_map = data[key]
+            array = np.asarray(label_map[0].cpu()).astype(np.uint8)  # (1, X, Y[, Z]) -> (X, Y[, Z])
+            image = NibabelWriter.create_backend_obj(array, affine=label_map.affine, dtype=np.uint8)
+            for set_form in (image.set_sform, image.set_qform):
+                set_form(image.affine, code=1)
+            image.header.set_xyzt_units("mm")
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            path = label_map_path(self.output_dir, result_name(data, label_map))
+            part = path.with_name(f".part_{path.name}")
+            image.to_filename(part)
+            part.replace(path)
+        return dict(data)
+
+
+def result_name(item: Mapping[Any, Any], volume: MetaTensor) -> str:
+    """File name of a result: the entry's `case`, else the name of the file or folder that the volume was read from."""
+    name = item.get("case") or scan_name(str(volume.meta.get("filename_or_obj", "scan")))
+    return str(name).replace("/", "_")
+
+
+def label_map_path(folder: str | Path, name: str) -> Path:
+    """File of the label map of a scan."""
+    return Path(folder) / f"{name.replace('/', '_')}_seg.nii.gz"
+
+
+def scan_name(path: str) -> str:
+    """File name without the endings of image formats; a folder's name stays whole."""
+    name = Path(path).name
+    lower = name.lower()
+    for ending in (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".dcm"):
+        if lower.endswith(ending):
+            return name[: -len(ending)]
+    return name
+
+
+class VolumeLabelMapsd(Transform):
+    """Make label maps (S, H, W) of a validated volume's slices, and name the classes that it does not label.
+
+    Takes `pred` as logits (S, N, H, W) or class ids (S, H, W), `label` (S, 1, H, W), `is_unlabelled` (N,) bool and
+    `index`; gives `pred` and `label` (S, H, W), `unlabelled_classes`, a tuple of ids, and `volume`, the index.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with its label maps."""
+        d = dict(data)
+        if d["pred"].ndim == 4:
+            d["pred"] = d["pred"].argmax(1)
+        d["label"] = d["label"].squeeze(1)
+        d["volume"] = d["index"]  # a name that the batch does not have comes into the engine's output
+        d["unlabelled_classes"] = tuple(d["is_unlabelled"].nonzero().flatten().tolist())
+        return d

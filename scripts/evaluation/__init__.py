@@ -1,0 +1,1 @@
+"""Scores of label maps, case by case."""

@@ -1,0 +1,1 @@
+"""From a scan to its label map: inferers, postprocessing, and what happens before the first scan."""

@@ -1,0 +1,105 @@
+"""How sure the names of a volume's structures are, and what about them a reader should look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..check_shape import check_shape
+from .tissue import group_index, level_probability, top_class
+
+if TYPE_CHECKING:
+    from ...labels import ClassTable
+
+BLOCK = 3
+"""Structures in a row that must disagree in the same way before an extra or missing vertebra is suspected."""
+SECOND_SHARE = 0.3
+"""Share of a structure's pixels from which another name counts as given, too."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One structure of a volume.
+
+    Attributes:
+        name: as decoded.
+        confidence: mean probability in [0, 1] that the network itself gives to this level, given the type.
+        own_name: the name that the network itself gives to most of its pixels.
+    """
+
+    name: str
+    confidence: float
+    own_name: str
+
+
+def level_report(
+    probs: Tensor, label: Tensor, table: ClassTable, chain: Sequence[int] | Tensor
+) -> tuple[list[Structure], list[str]]:
+    """Compare decoded names with the network's own.
+
+    Args:
+        probs: (S, N, H, W) probabilities of the network itself.
+        label: (S, H, W) int64 decoded class ids.
+        table: the classes.
+        chain: class ids from the lowest structure upwards, as :func:`scripts.ops.levels.ordering.chain_index` gives it.
+
+    Returns:
+        The structures from the lowest upwards, and warnings, a sentence each: a gap in the chain, a name that the
+        network gave twice, and signs of a vertebra more or less than usual (four or six lumbar vertebrae).
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    sizes = check_shape("probs", probs, "S N H W")
+    check_shape("label", label, "S H W", sizes)
+    chain = [int(c) for c in chain if c]
+    groups = group_index(table).to(probs.device)
+    levels = level_probability(probs, groups)
+    own = top_class(levels.masked_fill(groups[:, None, None] != groups[label][:, None], -1.0))  # own name of the type
+    place = {c: k for k, c in enumerate(chain)}
+    structures, offsets = [], []
+    given: dict[int, list[str]] = {}
+    for c in chain:
+        inside = label == c
+        if not inside.any():
+            continue
+        votes = torch.bincount(own[inside], minlength=len(table.names)).float()
+        most = int(votes.argmax())
+        confidence = float(levels[:, c][inside].mean())
+        structures.append(Structure(table.names[c], confidence, table.names[most]))
+        offsets.append((place[c], place.get(most, place[c]) - place[c]))
+        for other in (votes >= SECOND_SHARE * votes.sum()).nonzero().flatten().tolist():
+            given.setdefault(other, []).append(table.names[c])
+    return structures, [*_gaps(structures, table, chain), *_twice(given, table), *_extra(offsets, table, chain)]
+
+
+def _gaps(structures: Sequence[Structure], table: ClassTable, chain: Sequence[int]) -> list[str]:
+    found = [s.name for s in structures]
+    names = [table.names[c] for c in chain]
+    if not found:
+        return ["no structure was found"]
+    between = names[names.index(found[0]) : names.index(found[-1]) + 1]
+    missing = [name for name in between if name not in found]
+    return [f"gap: {', '.join(missing)} not found between {found[0]} and {found[-1]}"] if missing else []
+
+
+def _twice(given: dict[int, list[str]], table: ClassTable) -> list[str]:
+    return [
+        f"the network itself sees {table.names[c]} in {len(places)} places, which are named {', '.join(places)}"
+        for c, places in given.items()
+        if len(places) > 1
+    ]
+
+
+def _extra(offsets: Sequence[tuple[int, int]], table: ClassTable, chain: Sequence[int]) -> list[str]:
+    """A lower block that fits and an upper block that is one vertebra off (two places), or the other way round."""
+    for cut in range(BLOCK, len(offsets) - BLOCK + 1):
+        below, above = ({o for _, o in part} for part in (offsets[:cut], offsets[cut:]))
+        if len(below) == len(above) == 1 and abs(below.pop() - above.pop()) == 2:
+            name = table.names[chain[offsets[cut][0]]]
+            return [f"from {name} upwards the network counts one vertebra differently: possible transitional anatomy"]
+    return []

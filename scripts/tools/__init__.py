@@ -1,0 +1,1 @@
+"""What measures and publishes the bundle; no run of a user needs it."""

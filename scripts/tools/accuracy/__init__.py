@@ -1,0 +1,1 @@
+"""`benchmark accuracy` and its kin: train and score systems under equal conditions."""

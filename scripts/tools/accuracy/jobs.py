@@ -1,0 +1,221 @@
+"""Do jobs that need each other, some at the same time, perhaps beside other machines, and say how long it will take."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+POLL_S = 2.0
+BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of work with a folder of its own; killed on the way and done again, it goes on.
+
+    Attributes:
+        name: of its folder and its lock.
+        kind: jobs of one kind take a like time a step.
+        steps: what it costs.
+        state: says "done" if there is nothing left to do.
+        do: does it.
+        needs: jobs that have to be done before.
+    """
+
+    name: str
+    kind: str
+    steps: int
+    state: Callable[[], str] = field(compare=False)
+    do: Callable[[], None] = field(compare=False)
+    needs: tuple[Job, ...] = ()
+
+
+def with_needs(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs that are not done, those that they need before them, each once."""
+    ordered: dict[str, Job] = {}
+    for job in jobs:
+        if job.state() != "done":
+            ordered.update({need.name: need for need in with_needs(job.needs) if need.name not in ordered})
+            ordered.setdefault(job.name, job)
+    return list(ordered.values())
+
+
+def run_jobs(
+    jobs: Sequence[Job], at_once: int, locks: Locks, after: Callable[[], object] = lambda: None
+) -> dict[str, BaseException]:
+    """Do all jobs; a failing one stops only those that need it.
+
+    A job that another process holds is passed over and looked at again, until it is done there or free.
+
+    Args:
+        jobs: every job behind those that it needs.
+        at_once: how many at the same time.
+        locks: of the folder of the jobs.
+        after: called after each job.
+
+    Returns:
+        Name -> error of those that failed.
+    """
+    pending, failed = list(jobs), dict[str, BaseException]()
+    running: dict[Future[None], tuple[Job, float]] = {}
+    timed: list[tuple[Job, float]] = []
+
+    def start(pool: ThreadPoolExecutor, job: Job) -> bool:
+        """Begin a job, or drop one that is done or cannot be done; False if it has to wait."""
+        if broken := [need.name for need in job.needs if need.name in failed]:
+            failed[job.name] = RuntimeError(f"it needs {broken[0]}, which failed")
+        elif job.state() != "done":
+            ready = len(running) < at_once and all(need.state() == "done" for need in job.needs)
+            if not (ready and locks.claim(job.name)):
+                return False
+            running[pool.submit(job.do)] = (job, time.monotonic())
+        return True
+
+    try:
+        with ThreadPoolExecutor(at_once) as pool, tqdm(total=len(pending), desc="runs", bar_format=BAR) as bar:
+            while pending or running:
+                pending = [job for job in pending if not start(pool, job)]
+                if not running:
+                    time.sleep(POLL_S if pending else 0)
+                for future in wait(running, POLL_S, FIRST_COMPLETED).done:
+                    job, begin = running.pop(future)
+                    locks.release(job.name)
+                    if error := future.exception():
+                        failed[job.name] = error
+                    else:
+                        timed.append((job, time.monotonic() - begin))
+                        after()
+                locks.show_life()
+                left = [*pending, *(job for job, _ in running.values())]
+                if more := len(jobs) - len(left) - bar.n:
+                    words = f"about {clock(remaining_s(timed, left) / at_once)} left" if timed else ""
+                    bar.set_postfix_str(words, refresh=False)
+                    bar.update(more)
+    finally:
+        locks.release_all()
+    return failed
+
+
+def remaining_s(timed: Sequence[tuple[Job, float]], left: Sequence[Job]) -> float:
+    """Seconds that jobs will take one after the other: their steps, at the pace of those of their kind so far.
+
+    A kind that has not been seen is taken to be as fast as all others together.
+    """
+
+    def pace(some: Sequence[tuple[Job, float]]) -> float:
+        return sum(seconds for _, seconds in some) / max(1, sum(job.steps for job, _ in some))
+
+    known: Mapping[str, float] = {
+        kind: pace([pair for pair in timed if pair[0].kind == kind]) for kind in {job.kind for job, _ in timed}
+    }
+    return sum(job.steps * known.get(job.kind, pace(timed)) for job in left)
+
+
+def clock(seconds: float) -> str:
+    """`1:05 h`, or minutes below an hour."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02d} h" if minutes >= 60 else f"{minutes} min"
+
+
+def share(jobs: Sequence[Job], number: int, of: int) -> list[Job]:
+    """Every `of`-th job, from the `number`-th on (from 1): the shares of all numbers are all jobs, each once.
+
+    Raises:
+        ValueError: the number is not among 1 to `of`.
+    """
+    if not 1 <= number <= of:
+        raise ValueError(f"a share is 1/{of} to {of}/{of}, got {number}/{of}")
+    return list(jobs[number - 1 :: of])
+
+
+DEAD_AFTER_S, SILENT_AFTER_S = 30, 600
+"""Seconds without a sign of life after which a lock is broken: of a process of this host that is gone, of any."""
+
+
+class Locks:
+    """Lock files in a folder; a holder shows that it lives by touching them.
+
+    Args:
+        folder: shared by all who work.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.held: set[Path] = set()
+        self.me = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+
+    def claim(self, name: str) -> bool:
+        """Take a lock that nobody holds, or whose holder is dead; False if somebody does."""
+        path = self.folder / f"{name}.lock"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._stale(path):
+            self._break(path)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(self.me)
+        except FileExistsError:
+            return False
+        self.held.add(path)
+        return True
+
+    def release(self, name: str) -> None:
+        """Give a lock back."""
+        path = self.folder / f"{name}.lock"
+        self.held.discard(path)
+        path.unlink(missing_ok=True)
+
+    def release_all(self) -> None:
+        """Give back what is still held."""
+        for path in self.held:
+            path.unlink(missing_ok=True)
+        self.held.clear()
+
+    def show_life(self) -> None:
+        """Touch all locks that are held; to be called every few seconds."""
+        for path in self.held:
+            path.touch()
+
+    def _stale(self, path: Path) -> bool:
+        try:
+            age, text = time.time() - path.stat().st_mtime, path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return False
+        if age > SILENT_AFTER_S:
+            return True
+        try:
+            holder = json.loads(text)
+        except json.JSONDecodeError:  # made in this moment, and still empty
+            return False
+        # hosts of one name exist, in containers above all: a process that is not here may live there, and touches
+        here = holder["host"] == socket.gethostname()
+        return here and age > DEAD_AFTER_S and not _alive(holder["pid"])
+
+    def _break(self, path: Path) -> None:
+        """Remove a stale lock under a name of its own first: of two who break it, one finds it."""
+        aside = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
+        try:
+            path.rename(aside)
+        except FileNotFoundError:
+            return
+        if self._stale(aside):
+            aside.unlink()
+        else:  # another had broken it and taken the lock anew
+            aside.rename(path)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,34 @@
+"""`python -m scripts benchmark accuracy|nnunet|prompts|transfer|bad_input|kills|growth|versions|speed|onnx`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+KINDS = {
+    "accuracy": ("accuracy.accuracy", "train and score methods under equal conditions"),
+    "nnunet": ("accuracy.nnunet", "train and score nnU-Net v2 on the same labelled patients"),
+    "prompts": ("accuracy.wordings", "train and score CPS4 under several wordings of its class prompts"),
+    "transfer": ("accuracy.transfer", "score a trained network on data that it was not trained for"),
+    "bad_input": ("reliability.bad_input", "give every command bad and odd input, and write down what it said"),
+    "speed": ("speed.speed", "time steps, maps and thresholds against stated references"),
+    "onnx": ("speed.onnx", "time and score a trained network in ONNX Runtime against PyTorch"),
+    "growth": ("reliability.growth", "time and memory of every step of the work against the number of volumes"),
+    "versions": ("reliability.versions", "run the project's tests with the oldest and the newest versions"),
+    "kills": ("reliability.kills", "kill both stages at random moments, go on, and compare the ends bit for bit"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the benchmarks."""
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    for name, (module, words) in KINDS.items():
+        benchmark = importlib.import_module(f"scripts.tools.{module}")
+        sub = kinds.add_parser(name, help=words, description=benchmark.__doc__)
+        benchmark.add_arguments(sub)
+        sub.set_defaults(benchmark=benchmark.run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one benchmark."""
+    return int(args.benchmark(args) or 0)

@@ -1,0 +1,180 @@
+"""`python -m scripts demo`: the whole method on phantoms, from drawing scans to a page of results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..bundle.launch import bundle_run
+from ..labels import ClassTable
+from ..phantom.write import DRAWING_VERSION, write_phantoms
+from ..report.charts import curves, per_class_bars
+from ..report.tables import format_table, percent
+from .results.page import demo_page
+
+log = logging.getLogger(__name__)
+
+METHODS = {"supervised": ["methods/supervised.yaml"], "mean_teacher": ["methods/mean_teacher.yaml"], "cps4": []}
+# pseudo-labels are as good as the warm start, so that gets two thirds of the steps; every method goes on for the rest
+WARM_START = {"max_epochs": 30, "val_interval": 5}
+AFTER_WARM_START = {
+    "ramp#start": 0.0, "learning_rate": 0.001, "max_epochs": 12, "val_interval": 2,
+}  # fmt: skip
+NAMES = {"supervised": "supervised", "mean_teacher": "Mean Teacher", "cps4": "CPS4"}
+
+
+@dataclass
+class Demo:
+    """One run of the demo; phases that are already done in its folder are not repeated.
+
+    Attributes:
+        folder: everything that the demo makes.
+        seed: of the labelled subset's networks and batches; the phantoms stay the same.
+        seconds: phase -> seconds; a reused phase keeps the seconds of the run that did it.
+        history: settings of all phases so far; a phase is reused only if those before it were the same.
+    """
+
+    folder: Path
+    seed: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    history: list[Any] = field(default_factory=list)
+
+    @property
+    def datalist(self) -> Path:
+        """The phantoms' datalist."""
+        return self.folder / "phantoms" / "datalist.json"
+
+    def phase(self, name: str, action: Callable[[], Any], *, config: dict[str, Any] | None = None) -> None:
+        """Do a phase, or say that an earlier run with the same settings has done it."""
+        record = self.folder / "phases" / f"{name.replace(' ', '_')}.json"
+        self.history.append(json.loads(json.dumps({name: config})))
+        if record.is_file():
+            done = json.loads(record.read_text(encoding="utf-8"))
+            if done["settings"] == self.history:
+                self.seconds[name] = done["seconds"]
+                print(f"{name:24s} reused from an earlier run ({done['seconds']:.0f} s then)", flush=True)
+                return
+        begin = time.perf_counter()
+        action()
+        self.seconds[name] = round(time.perf_counter() - begin, 1)
+        print(f"{name:24s} {self.seconds[name]:6.1f} s", flush=True)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps({"settings": self.history, "seconds": self.seconds[name]}), encoding="utf-8")
+
+    def _start_over_if_changed(self, out: Path) -> None:
+        """Remove what a training of other settings left: going on from its checkpoint would pass for these settings."""
+        begun = out / "settings.json"
+        settings = json.dumps(self.history)
+        if out.is_dir() and not (begun.is_file() and begun.read_text(encoding="utf-8") == settings):
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+        begun.write_text(settings, encoding="utf-8")
+
+    def train(self, name: str, run_id: str, configs: list[str], **overrides: Any) -> None:
+        """Run a training as a phase; killed on the way, it goes on from its last epoch."""
+        out = self.folder / name.replace(" ", "_")
+        settings = {"seed": self.seed, "resume": True, **overrides}
+        paths = {
+            "datalist": self.datalist, "output_dir": out, "cache_dir": self.folder / "cache",
+            "prompt_model_dir": self.folder / "prompt",
+        }  # fmt: skip
+        if run_id == "training":
+            paths["ckpt_dir"] = out / "models"
+
+        def action() -> None:
+            self._start_over_if_changed(out)
+            bundle_run(run_id, configs, {**paths, **settings}, out / "log.txt")
+
+        self.phase(name, action, config={"configs": configs, **{k: str(v) for k, v in settings.items()}})
+
+    def score(self, method: str) -> None:
+        """Label and score the held-out volumes with a method's network."""
+        out = self.folder / method / "test"
+        models = self.folder / method / "models"
+        bundle_run(
+            "evaluating",
+            ["inference.yaml", "evaluate.yaml"],
+            {"datalist": self.datalist, "ckpt_dir": models, "output_dir": out},
+            out / "log.txt",
+        )
+
+    def summary(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Write `summary.json` from what the evaluations wrote."""
+        result: dict[str, Any] = {}
+        for method in METHODS:
+            scores = json.loads((self.folder / method / "test" / "summary.json").read_text(encoding="utf-8"))
+            result[method] = {k: scores[k] for k in ("mdice", "miou", "n_cases")}
+        result.update(settings=settings, seconds=self.seconds)
+        (self.folder / "summary.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        return result
+
+    def page(self, summary: dict[str, Any]) -> Path:
+        """Write `report.html` with the pictures that the runs made."""
+        figures = self.folder / "figures"
+        figures.mkdir(exist_ok=True)
+        curves({NAMES[m]: self.folder / m / "metrics.csv" for m in METHODS}, figures / "curves.png")
+        scores = {
+            NAMES[m]: json.loads((self.folder / m / "test" / "summary.json").read_text(encoding="utf-8"))
+            for m in METHODS
+        }
+        per_class_bars(scores, ClassTable.load(), figures / "classes.png")
+        pictures = {
+            f"{NAMES[m]} on a held-out phantom": (min((self.folder / m / "test" / "pictures").glob("*.png")), words)
+            for m, words in (
+                ("cps4", "Image, truth and prediction on three slices, in the scan's own grid."),
+                ("supervised", "The same slices after supervised training on the labelled phantoms alone."),
+            )
+        }
+        cps4 = self.folder / "cps4" / "pictures"
+        pictures |= {
+            "Where training targets come from": (cps4 / "targets.png", "A validation slice at the end of training."),
+            "Attention maps of the class prompts": (cps4 / "attention.png", "Stage 1: each map beside its OTSU mask."),
+            "Dice of every class": (figures / "classes.png", "Held-out phantoms."),
+            "Training": (figures / "curves.png", "Losses, and mean Dice on the validation phantoms."),
+        }
+        commands = "python -m scripts prepare FOLDER --out D.json\n" + "\n".join(
+            f"python -m monai.bundle run {run} --config_file configs/{file}.yaml --datalist D.json"
+            for run, file in (("pretraining", "pretrain"), ("training", "train"))
+        )
+        demo_page(self.folder / "report.html", summary, pictures, commands)
+        return self.folder / "report.html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the demo")
+    parser.add_argument("--seed", type=int, default=0, help="of networks and batches; the phantoms stay the same")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo."""
+    demo = Demo(args.out.absolute(), args.seed)
+    begin = time.perf_counter()
+    print(f"the demo's folder is {demo.folder}; progress bars show each phase", flush=True)
+    phantoms = {"labelled": 2, "unlabelled": 40, "validation": 6, "test": 16, "seed": 2026}
+    drawing: dict[str, Any] = {"shape_hw": (128, 80), "pixel_mm": 2.35}
+    draw = lambda: write_phantoms(demo.folder / "phantoms", **phantoms, **drawing)  # noqa: E731
+    demo.phase("phantoms", draw, config={"drawing": DRAWING_VERSION, **phantoms, **drawing})
+    overlays = ["narrow.yaml", "datasets/phantom.yaml"]
+    demo.train("warm start", "training", ["train.yaml", "methods/supervised.yaml", *overlays], **WARM_START)
+    demo.train("stage 1", "pretraining", ["pretrain.yaml", "offline_encoders.yaml", overlays[-1]], val_interval=2)
+    warm = demo.folder / "warm_start" / "models" / "model.pt"
+    for method, configs in METHODS.items():
+        demo.train(method, "training", ["train.yaml", *configs, *overlays], warm_start=warm, **AFTER_WARM_START)
+        demo.phase(f"{method} scores", partial(demo.score, method))
+    settings = {**phantoms, "phantom_seed": phantoms["seed"], "seed": args.seed, "python": platform.python_version()}
+    summary = demo.summary(settings)
+    page = demo.page(summary)
+    rows = [[NAMES[m], percent(summary[m]["mdice"]), percent(summary[m]["miou"])] for m in METHODS]
+    print("\n" + format_table(["method", "mDice %", "mIoU %"], rows))
+    print(f"\n{page}\n{time.perf_counter() - begin:.0f} s in all", flush=True)
+    return 0

@@ -1,0 +1,1 @@
+"""`benchmark bad_input`, `kills`, `growth`, `versions`: what the bundle survives."""

@@ -1,0 +1,165 @@
+"""Time and memory of every step of the work, from a folder of scans to label maps, against the number of volumes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import itertools
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...bundle.launch import runs_here
+from ...phantom.write import write_phantoms
+from ...report.tables import format_table
+from ..accuracy.grid import device_name
+from ..figures_file import RELIABILITY, add_figures
+from ..speed.memory import OVERLAYS, STAGE1, in_new_process
+
+SMALL = {"shape_hw": (40, 32), "pixel_mm": 7.0}
+"""Phantoms that are quick to draw: their number is what matters."""
+SIZES = {"unlabelled_batch_size": 8, "image_size": [32, 16], "pixel_mm": 8.0}
+LABELLED = 2
+PHASES = {
+    "prepare": "`prepare`: a datalist of a folder",
+    "check": "`check`: every file opened",
+    "cache": "slices and attention maps of all volumes, and one step",
+    "epoch": "pseudo-labels of all volumes, then as many steps of 8 unlabelled slices, a volume's worth, on that cache",
+    "labelling": "`inference`: label maps of all volumes",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `python -m scripts benchmark growth`."""
+    parser.add_argument("--out", type=Path, default=RELIABILITY, help="file to add to; a table is written next to it")
+    parser.add_argument("--volumes", type=int, nargs="+", default=[10, 100, 1000, 2000], help="numbers of phantoms")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="folder for phantoms and runs; a temporary one without")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and write `volumes`, `memory_ratio` and `growth` into the file, and `growth.md`."""
+    numbers = sorted(set(args.volumes))
+    if len(numbers) < 2 or numbers[0] <= LABELLED:
+        raise ValueError(f"--volumes takes two or more numbers above {LABELLED}, got {args.volumes}")
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = growth_rows(args.work or Path(scratch), numbers, args.seed)
+    figures = {"volumes": numbers[-1], "memory_ratio": memory_ratio(rows), "growth": rows}
+    add_figures(args.out, figures)
+    table = args.out.with_name("growth.md")
+    table.write_text(markdown(rows, args.seed), encoding="utf-8")
+    print(table.read_text(encoding="utf-8"), args.out, table, sep="\n")
+    return 0
+
+
+def growth_rows(work: Path, numbers: Sequence[int], seed: int = 0) -> list[dict[str, Any]]:
+    """One row for each phase and number of volumes: `phase`, `volumes`, `seconds`, `peak_mb`.
+
+    Every phase runs in a process of its own; seconds are without its start, memory is that of this process alone.
+    """
+    rows = []
+    for number in numbers:
+        datalist = write_phantoms(
+            work / "phantoms", labelled=LABELLED, unlabelled=number - LABELLED, validation=1, test=0, seed=seed, **SMALL
+        )
+        for phase, (do, *given) in _jobs(work / str(number), datalist, number, seed).items():
+            seconds, peak = in_new_process(work / f"{number}_{phase}.txt", do, *given)
+            rows.append({"phase": phase, "volumes": number, "seconds": round(seconds, 2), "peak_mb": round(peak, 1)})
+            logging.getLogger(__name__).info("%s", rows[-1])
+    return rows
+
+
+def _jobs(folder: Path, datalist: Path, number: int, seed: int) -> dict[str, tuple[Any, ...]]:
+    """Phase -> a function of this module and what it is called with."""
+    for name in ("images", "labels"):
+        _link(datalist.parent / name, folder / name, number)
+    paths = {
+        "cache_dir": folder / "cache", "prompt_model_dir": folder / "prompt", "datalist": datalist, "seed": seed,
+        "device": "$torch.device('cpu')", "max_epochs": 1, "iters_per_epoch": 1, **SIZES,
+    }  # fmt: skip
+    stage1 = {**paths, "output_dir": folder / "stage1"}
+    stage2 = {
+        **paths, "output_dir": folder / "stage2", "ckpt_dir": folder / "models", "ramp#start": 0.0, "ramp#length": 0.0,
+    }  # fmt: skip
+    inference = {
+        "input_dir": folder / "images", "output_dir": folder / "out", "ckpt_dir": folder / "models",
+        "device": paths["device"],
+    }  # fmt: skip
+    train = ("train.yaml", *OVERLAYS)
+    prepare = ["prepare", folder, "--layout", "pairs", "--labelled-cases", LABELLED, "--out", folder / "d.json"]
+    return {
+        "prepare": (_command, prepare),
+        "check": (_command, ["check", datalist]),
+        "cache": (runs_here, ("pretraining", STAGE1, stage1), ("training", train, {**stage2, "rounds": 0})),
+        "epoch": (runs_here, ("training", train, {**stage2, "rounds": 1, "iters_per_epoch": number})),
+        "labelling": (runs_here, ("inference", ("inference.yaml",), inference)),
+    }
+
+
+def _link(source: Path, target: Path, number: int) -> None:
+    """The first files of a folder in another one."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.glob("*.nii.gz"))[:number]:
+        with contextlib.suppress(FileExistsError):
+            os.link(file, target / file.name)
+
+
+def _command(words: Sequence[Any]) -> None:
+    from ...__main__ import main
+
+    if main([str(word) for word in words]) != 0:
+        raise RuntimeError(f"{words[0]} failed")
+
+
+def memory_ratio(rows: Sequence[dict[str, Any]]) -> float:
+    """Peak memory at the largest number of volumes over that at the second smallest, of the phase that grows most.
+
+    At the smallest, of a few volumes, some of what a process needs once may not have been needed yet.
+    """
+    numbers = sorted({row["volumes"] for row in rows})
+    few, many = numbers[:2][-1] if len(numbers) > 2 else numbers[0], numbers[-1]
+    peaks = {(row["phase"], row["volumes"]): row["peak_mb"] for row in rows}
+    return round(max(peaks[phase, many] / peaks[phase, few] for phase in {row["phase"] for row in rows}), 4)
+
+
+def markdown(rows: Sequence[dict[str, Any]], seed: int) -> str:
+    """The page: seconds and peak memory of each phase, and what each further volume costs."""
+    numbers = sorted({row["volumes"] for row in rows})
+    by = {(row["phase"], row["volumes"]): row for row in rows}
+    phases = [phase for phase in PHASES if (phase, numbers[0]) in by]
+    steps = list(itertools.pairwise(numbers))
+    seconds = [[phase, *(f"{by[phase, n]['seconds']:.1f}" for n in numbers)] for phase in phases]
+    further = [
+        [phase, *(f"{(by[phase, b]['seconds'] - by[phase, a]['seconds']) / (b - a) * 1000:.0f}" for a, b in steps)]
+        for phase in phases
+    ]
+    memory = [[phase, *(f"{by[phase, n]['peak_mb']:.0f}" for n in numbers)] for phase in phases]
+    of = [f"{n} volumes" for n in numbers]
+    further_heads = [f"from {a} to {b}" for a, b in steps]
+    machine = f"{device_name()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return f"""# Growth with the number of volumes
+
+Written by `python -m scripts benchmark growth`: every phase in a process of its own, without the start of Python; small
+phantoms and networks, so that what grows with the number shows.
+
+{chr(10).join(f"- **{phase}**: {PHASES[phase]}" for phase in phases)}
+
+Seconds:
+
+{format_table(["phase", *of], seconds, markdown=True)}
+
+Milliseconds that each further volume costs:
+
+{format_table(["phase", *further_heads], further, markdown=True)}
+
+Peak memory in MB; the largest ratio, of the largest number to the second smallest, is {memory_ratio(rows):.3f}:
+
+{format_table(["phase", *of], memory, markdown=True)}
+
+{machine}; seed {seed}; {datetime.date.today()}.
+"""

@@ -1,0 +1,1 @@
+"""`report`: tables, charts and pages of a benchmark's results."""

@@ -1,0 +1,158 @@
+"""`python -m scripts report DIR`: tables, charts, pictures and pages of the runs that `benchmark accuracy` left."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from ...labels import ClassTable
+from ...report.tables import spider_rows
+from .document import Chapter, Picture, write_html, write_latex, write_markdown
+from .layout import Table, as_markdown
+from .method_charts import ablation_bars, class_chart, curve_over_labelled
+from .method_tables import (
+    comparison_grid,
+    other_ablations_table,
+    outside_table,
+    overview_table,
+    score_table,
+    steps_table,
+)
+from .runs import READOUTS, TEST, Results, read_results, write_cases
+
+START, END = "<!-- results -->", "<!-- /results -->"
+READING = (
+    "Percent, mean ± standard deviation over seeds; each has other labelled patients and initial weights. "
+    "Test: mean over the test patients. Unlabelled: hidden labels of the unlabelled training patients (transductive). "
+    "Map: the prompt-guided map of stage 1 on the unlabelled patients. Pseudo-label: what the teacher itself predicts "
+    "there, before any fusion.",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("folder", type=Path, help="the benchmark's --out")
+    parser.add_argument("--name", default="results", help="start of the names of all files that are written")
+    parser.add_argument("--title", default="Results", help="head of the page")
+    parser.add_argument("--note", default="", help="a paragraph that the reader must know, below the head")
+    parser.add_argument("--into", type=Path, help="a Markdown file whose block <!-- results --> receives the overview")
+    parser.add_argument("--to", type=Path, help="where everything goes; default: the folder itself")
+    parser.add_argument("--paper", action="store_true", help="the paper's numbers, marked as such, beside ours")
+    shown = parser.add_argument_group("what the pictures show")
+    shown.add_argument("--no-pictures", action="store_true", help="tables and charts alone, which need no torch")
+    shown.add_argument("--labelled", type=int, help="number of labelled patients; default: the smallest")
+    shown.add_argument("--seed", type=int, help="default: the first")
+    shown.add_argument("--case", help="a test case; default: the one whose score of CPS4 is the median")
+    shown.add_argument("--slice", type=int, help="slice of the case, from 1; default: the one that shows most")
+    shown.add_argument("--beside", default="clip", help="the stage-1 model whose attention stands below CPS4's")
+    shown.add_argument("--attention-case", help="an unlabelled or test case; default: the first unlabelled one")
+    shown.add_argument("--classes", nargs="+", default=[], help="classes whose attention is shown, such as L5 L4/L5")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write `<name>.md`, `.html`, `.tex`, `.csv`, `_per_case.csv.gz` and the charts and pictures as PNG."""
+    results = read_results(args.folder)
+    to = args.to or args.folder
+    to.mkdir(parents=True, exist_ok=True)
+    start = to / args.name
+    if (args.folder / "results.csv") != start.with_name(f"{args.name}.csv"):
+        start.with_name(f"{args.name}.csv").write_bytes((args.folder / "results.csv").read_bytes())
+    write_cases(results, f"{start}_per_case.csv.gz")
+    scores = [
+        table for readout in READOUTS if (table := score_table(results, readout, paper=args.paper and readout == TEST))
+    ]
+    overview = overview_table(results)
+    chapters = [
+        Chapter("Overview", [overview] if overview else []),
+        Chapter("Scores", [*scores, *_curve(results, start)]),
+        Chapter("Ablation", _ablation(results, start)),
+        Chapter("CPS4 against the others", [table for table in [comparison_grid(results)] if table]),
+        Chapter("Outside", [table for table in [outside_table(results)] if table]),
+        Chapter("Structures", _classes(results, args, start)),
+        Chapter("Pictures", [] if args.no_pictures else _pictures(results, args, start)),
+        Chapter("All columns", [_all_columns(args.folder)]),
+        Chapter("Settings", [_settings(args.folder)]),
+    ]
+    lead = [args.note, *READING] if args.note else list(READING)
+    latex = write_latex(Path(f"{start}.tex"), chapters[:4])
+    markdown = write_markdown(Path(f"{start}.md"), args.title, lead, chapters)
+    page = write_html(Path(f"{start}.html"), args.title, lead, chapters)
+    print(markdown, page, latex, sep="\n")
+    if args.into:
+        text = args.into.read_text(encoding="utf-8")
+        before, _, rest = text.partition(START)
+        _, _, after = rest.partition(END)
+        block = as_markdown(overview) if overview else ""
+        args.into.write_text(f"{before}{START}\n{block}\n{END}{after}", encoding="utf-8")
+    return 0
+
+
+def _curve(results: Results, start: Path) -> list[Picture]:
+    path = curve_over_labelled(results, f"{start}_curve.png")
+    caption = (
+        "Mean Dice over the number of labelled patients: mean and, as a band, one standard deviation over n seeds; "
+        "dashed the upper bound."
+    )
+    return [Picture(path, caption)] if path else []
+
+
+def _ablation(results: Results, start: Path) -> list[Table | Picture]:
+    tables = [t for t in (steps_table(results), other_ablations_table(results)) if t]
+    path = ablation_bars(results, f"{start}_ablation.png")
+    caption = "The same as bars: means over n seeds, a dot for each seed."
+    return [*tables[:1], *([Picture(path, caption)] if path else []), *tables[1:]]
+
+
+def _classes(results: Results, args: argparse.Namespace, start: Path) -> list[Picture]:
+    labelled = args.labelled or results.labelled[0]
+    path = class_chart(results, labelled, ClassTable.load(), f"{start}_classes.png")
+    cases = results.n_cases(labelled, TEST)
+    caption = (
+        f"Dice (%) of every structure with {labelled} labelled, over those of the {cases} test patients that show it, "
+        "mean over seeds."
+    )
+    return [Picture(path, caption)] if path else []
+
+
+def _pictures(results: Results, args: argparse.Namespace, start: Path) -> list[Picture]:
+    """The strip of methods and the attention maps; one whose files are missing is left out, and the log says why."""
+    from .showcase import PictureError, attention_of_models, strip_of_methods
+
+    table, labelled = ClassTable.load(), args.labelled or results.labelled[0]
+    draw: list[Callable[[], tuple[Path, str]]] = [
+        lambda: strip_of_methods(
+            results, labelled, table, f"{start}_strip.png", seed=args.seed, case=args.case, slice_number=args.slice
+        ),
+        lambda: attention_of_models(
+            results, labelled, table, f"{start}_attention.png", seed=args.seed, beside=args.beside,
+            classes=args.classes, case=args.attention_case,
+        ),
+    ]  # fmt: skip
+    found = []
+    for picture in draw:
+        try:
+            found.append(Picture(*picture()))
+        except PictureError as reason:
+            logging.getLogger(__name__).warning("a picture is left out: %s", reason)
+    return found
+
+
+def _all_columns(folder: Path) -> Table:
+    head, rows = spider_rows(folder / "results.csv")
+    return Table("all", "Every row with its steps, over n seeds.", head, [("", rows)])
+
+
+def _settings(folder: Path) -> Table | str:
+    file = folder / "settings.json"
+    if not file.is_file():
+        return "The benchmark left no settings.json."
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    rows = [[name.replace("_", " "), _plain(value)] for name, value in settings.items()]
+    return Table("settings", "What all runs share.", ["setting", "value"], [("", rows)])
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

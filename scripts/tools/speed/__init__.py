@@ -1,0 +1,1 @@
+"""`benchmark speed` and `onnx`: ratios against stated references."""

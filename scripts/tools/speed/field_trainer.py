@@ -1,0 +1,129 @@
+"""Training with the slices' cache and augmented batches against a trainer as the field writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandGaussianNoised
+from torch.utils.data import Dataset
+
+from ...data.loaders import TwoStreamLoader
+from ...phantom.write import write_phantoms
+from .pairs import Goal, in_turns, missing, now
+from .steps import WARM_UP, Sizes, bare_step, described
+
+METHOD = "methods/mean_teacher.yaml"
+FIELD = Goal(
+    "stage-2 training, time of a slice with loading",
+    1 / 3,
+    "a Mean Teacher trainer of the field's style: the item's volume file read and transformed for every slice, random "
+    "transforms slice by slice, float32, contiguous layout, no cache; same network, losses and batch",
+)
+WAIT = Goal("waiting for data after the first epoch", 0.02, "the whole step")
+
+
+class FileSlices(Dataset[dict[str, Any]]):
+    """Slices of volume files, read anew for each, as a trainer without a cache has them.
+
+    Args:
+        data: entries with `image` and maybe `label`.
+        transform: of a whole volume, to `image` and `label` (1, H, W, S).
+        augment: of one slice.
+        num_classes: N.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Callable[[Any], Any],
+        augment: Callable[[Any], Any],
+        num_classes: int,
+    ) -> None:
+        self.data, self.transform, self.augment = list(data), transform, augment
+        self.items = [
+            (entry, number) for entry in self.data for number in range(min(nib.load(entry["image"]).shape))
+        ]  # slices are the axis with the fewest
+        self.is_unlabelled = torch.zeros(num_classes, dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        entry, number = self.items[index]
+        volume = self.transform({k: entry[k] for k in ("image", "label") if k in entry})
+        one = {k: volume[k][..., number].as_tensor() for k in ("image", "label") if k in entry}
+        return {**self.augment(one), "is_unlabelled": self.is_unlabelled}
+
+
+def field_rows(
+    sizes: Sizes, work: Path, pairs: int, shape: tuple[int, int], pixel_mm: float
+) -> Iterator[dict[str, Any]]:
+    """Rows: a step with its loading against that of the field's trainer, on phantoms; and the wait for the loader.
+
+    Both load in the process that trains. In float32 on one core a step costs both the same, but for the layout.
+
+    Args:
+        sizes: of the steps.
+        work: folder for phantoms and cache.
+        pairs: of steps that are timed.
+        shape: (H, W) of the scans.
+        pixel_mm: of the scans.
+    """
+    goals = [goal.on(sizes.device) for goal in (FIELD, WAIT)]
+    if reason := missing(sizes.device):
+        yield from (goal.not_measured(reason) for goal in goals)
+        return
+    drawing = {"shape_hw": shape, "pixel_mm": pixel_mm}
+    datalist = write_phantoms(
+        work / "scans", labelled=2, unlabelled=4, validation=0, test=0, seed=sizes.seed, **drawing
+    )
+    place = {"datalist": str(datalist), "cache_dir": str(work / "cache")}
+    ours = sizes.graph(METHOD, **place)
+    contiguous = {"network": "$@network_def.to(@device)", "teacher": "$copy.deepcopy(@network_def).to(@device)"}
+    theirs = sizes.graph(METHOD, **place, **contiguous)
+    loader, step = ours.get_parsed_content("train#dataloader"), bare_step(ours)
+    epoch = max(len(sampler.dataset) // sampler.batch_size + 1 for sampler in loader.samplers)
+    feed, their_feed, their_step = iter(loader), iter(field_loader(theirs)), bare_step(theirs, augmented=True)
+    for _ in range(epoch):
+        next(feed)
+    waits = []
+
+    def our_step() -> None:
+        begin = now(sizes.device)
+        batch = next(feed)
+        waits.append(now(sizes.device) - begin)
+        step(batch)
+
+    times = in_turns(our_step, lambda: their_step(next(their_feed)), pairs, WARM_UP, sizes.device)
+    slices = sum(ours.get_parsed_content(k) for k in ("batch_size", "unlabelled_batch_size"))
+    ours_s, theirs_s = (float(np.median(side)) for side in zip(*times, strict=True))
+    per_second = {"ours_slices_per_s": slices / ours_s, "reference_slices_per_s": slices / theirs_s}
+    scan = {"scan_shape": [*shape], "scan_pixel_mm": pixel_mm}
+    yield goals[0].row(times, **described(ours), **scan, **{k: round(v, 2) for k, v in per_second.items()})
+    shares = [(wait, step) for wait, (step, _) in zip(waits[WARM_UP:], times, strict=True)]
+    yield goals[1].row(shares, **described(ours))
+
+
+def field_loader(parser: ConfigParser) -> TwoStreamLoader:
+    """The two streams of a config from the volume files, in batches of its sizes."""
+    get = parser.get_parsed_content
+    keys = {"keys": ["image", "label"], "allow_missing_keys": True}
+    augment = Compose([
+        RandAffined(
+            **keys, prob=1.0, rotate_range=np.deg2rad(10), scale_range=0.1, translate_range=[2, 2],
+            mode=["bilinear", "nearest"], padding_mode="border",
+        ),
+        RandAdjustContrastd("image", prob=1.0, gamma=(0.75, 1.35)),
+        RandGaussianNoised("image", prob=1.0, std=0.1),
+    ])  # fmt: skip
+    transform, classes = get("slice_cache").transform, get("num_classes")
+    labelled, unlabelled = (
+        FileSlices(get(f"train#{name}#data"), transform, augment, classes) for name in ("dataset", "unlabelled_dataset")
+    )
+    return TwoStreamLoader(labelled, unlabelled, get("batch_size"), get("unlabelled_batch_size"), get("seed"))

@@ -1,0 +1,234 @@
+"""Time training, inference and starts against stated references, as ratios of pairs measured in turns.
+
+Every row of the table is a median ratio ours / reference with its 95 % interval, beside the goal that was set for it.
+Rows of parts that were measured earlier stay in the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+import yaml
+
+from ...bundle.launch import BUNDLE_ROOT
+from ...files import write_whole
+from ...report.tables import format_table
+from ..figures_file import read_figures
+from .ceilings import ceiling_rows
+from .field_trainer import field_rows
+from .folders import folder_row
+from .inference import Setting, inference_rows
+from .memory import memory_row
+from .prompt_guides import prompt_guide_rows
+from .stage1 import stage1_row
+from .starts import start_rows
+from .steps import Sizes, engine_row, method_rows
+from .thresholds import otsu_rows
+
+PARTS = {
+    "engine": "a stage-2 step through the engine",
+    "method": "a CPS4 step beside Mean Teacher's",
+    "field": "training beside a trainer of the field's style, and the wait for data",
+    "stage1": "a stage-1 step",
+    "ceiling": "a stage-2 step beside what the device can do",
+    "otsu": "thresholds of many maps",
+    "guides": "attention maps to prompt-guided maps",
+    "inference": "a whole volume, and its level decoding",
+    "folder": "a folder of volumes in two processes",
+    "start": "start of a training and of the command line",
+    "memory": "peak memory on few and on many volumes",
+}
+"""Kinds of rows, in the order of the table."""
+HEAD = ("measured", "ratio", "95 % interval", "goal", "met", "ours", "reference", "pairs", "against")
+SIZES = ["channels=[16,32,64,128,256]", "batch_size=6", "unlabelled_batch_size=6"]
+DEVICES = ("cpu", "cuda")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument
+    add("--out", type=Path, default=BUNDLE_ROOT / "docs/results/speed.json", help="a table .md is written beside it")
+    kinds = "; ".join(f"{name}: {words}" for name, words in PARTS.items())
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"what to measure ({kinds})")
+    add("--pairs", type=int, default=40, help="pairs of measurements of a row; what takes long has its own number")
+    add("--threads", type=int, default=1, help="CPU threads of the steps; thresholds always have one")
+    add("--seed", type=int, default=0)
+    add("--overlays", nargs="*", default=["datasets/phantom.yaml"], help="config files behind train.yaml, for steps")
+    add("--set", nargs="*", default=SIZES, metavar="KEY=VALUE", help="overrides of the config, for steps")
+    add("--maps", type=int, default=160, help="maps whose thresholds are taken at once")
+    add("--map-sides", nargs="+", type=int, default=[128, 512], help="sides of these maps in pixels")
+    add("--volumes", nargs=2, type=int, default=[10, 200], metavar=("FEW", "MANY"), help="phantoms of the memory row")
+    add("--volume-shape", nargs=2, type=int, default=[128, 128], metavar=("H", "W"), help="pixels of their slices")
+    add("--memory-pairs", type=int, default=3, help="runs of both stages on few and on many volumes")
+    add("--memory-steps", type=int, default=40, help="optimiser steps of each stage of these runs")
+    add("--scan-shape", nargs=2, type=int, default=[512, 512], metavar=("H", "W"), help="of full scans, in pixels")
+    add("--scan-pixel-mm", type=float, default=0.58, help="edge of their pixels")
+    add("--guides-slices", type=int, default=4, help="slices that become prompt-guided maps at a time")
+    add("--model", type=Path, help="folder `models` of a run, for inference; without it a network is trained briefly")
+    add("--model-steps", type=int, default=40, help="steps of this training")
+    add("--inference-pairs", type=int, default=20, help="labellings of a volume")
+    add("--folder-volumes", type=int, default=100, help="scans in the folder")
+    add("--folder-pairs", type=int, default=1, help="labellings of the folder")
+    add("--start-pairs", type=int, default=7, help="starts of a training; of the command line three times as many")
+    add("--work", type=Path, help="folder for phantoms and runs; a temporary one if not given")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print and write the table; after every part, since some take long."""
+    torch.set_num_threads(args.threads)
+    measured: dict[str, list[dict[str, Any]]] = {}
+    for part, row in measure(args):
+        measured.setdefault(part, []).append(row)
+        print(_plain(row), flush=True)
+        write(args.out, measured, conditions(args))
+    print("\n" + table([row for rows in measured.values() for row in rows]))
+    return 0
+
+
+def write(out: Path, measured: dict[str, list[dict[str, Any]]], conditions: dict[str, Any]) -> None:
+    """Put rows in the place of those that a part had before, as JSON and as a page."""
+    before = read_figures(out)
+    parts = {part: [row for row in before.get("rows", []) if row.get("part") == part] for part in PARTS}
+    parts |= {part: [{"part": part, **row} for row in rows] for part, rows in measured.items()}
+    made = {**before.get("conditions", {}), **{part: conditions for part in measured}}
+    report = {
+        "rows": [row for rows in parts.values() for row in rows],
+        "conditions": {part: made[part] for part, rows in parts.items() if rows},
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_whole(out.with_suffix(".md"), page(report))
+
+
+def measure(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of the parts that were asked for, one after another, each with the name of its part."""
+    with ExitStack() as stack:
+        work = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for part, rows in kinds(args, work).items():
+            if part in args.parts:
+                yield from ((part, row) for row in rows())
+
+
+def kinds(args: argparse.Namespace, work: Path) -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
+    """What measures each part."""
+    overrides = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in args.set)}
+    sizes = Sizes(args.overlays, overrides, work / "steps", args.seed)
+    shape = tuple(args.scan_shape)
+    setting = Setting(shape, args.scan_pixel_mm, args.model and args.model.absolute(), args.model_steps)
+
+    def on_devices(rows: Callable[..., Any], *rest: Any) -> Iterator[dict[str, Any]]:
+        for device in DEVICES:
+            made = rows(replace(sizes, device=device), *rest)
+            yield from [made] if isinstance(made, dict) else made
+
+    def memory() -> Iterator[dict[str, Any]]:
+        few, many = args.volumes
+        drawing = {"shape_hw": tuple(args.volume_shape), "pixel_mm": 1.1 * 256 / args.volume_shape[0]}
+        yield memory_row(work, (few, many), args.memory_pairs, args.memory_steps, args.seed, **drawing)
+
+    return {
+        "engine": partial(on_devices, engine_row, args.pairs),
+        "method": partial(on_devices, method_rows, args.pairs),
+        "field": partial(on_devices, field_rows, work / "field", args.pairs, shape, args.scan_pixel_mm),
+        "stage1": partial(on_devices, stage1_row, args.pairs),
+        "ceiling": partial(on_devices, ceiling_rows, args.pairs),
+        "otsu": partial(otsu_rows, args.maps, args.map_sides, args.pairs, args.seed),
+        "guides": partial(on_devices, prompt_guide_rows, args.guides_slices, shape[0], args.pairs),
+        "inference": partial(on_devices, inference_rows, setting, work / "inference", args.inference_pairs),
+        "folder": lambda: [folder_row(sizes, setting, work / "folder", args.folder_volumes, args.folder_pairs)],
+        "start": partial(start_rows, work / "start", args.start_pairs, 3 * args.start_pairs, args.seed),
+        "memory": memory,
+    }
+
+
+def conditions(args: argparse.Namespace) -> dict[str, Any]:
+    """What the numbers depend on."""
+    names = [line for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
+    processor = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "machine": {"processor": processor, "cores": os.cpu_count(), "gpu": gpu, "system": platform.system()},
+        "python": platform.python_version(), "torch": torch.__version__, "monai": monai.__version__,
+        "threads": args.threads, "seed": args.seed, "date": str(datetime.date.today()),
+        "config": [*args.overlays, *args.set], "load": round(os.getloadavg()[0], 1),
+    }  # fmt: skip
+
+
+def page(report: dict[str, Any]) -> str:
+    """The report in Markdown."""
+    places: dict[str, list[str]] = {}
+    for part, made in report["conditions"].items():
+        places.setdefault(_place(made), []).append(part)
+    profiles = [
+        f"- {row['name']}: {', '.join(f'{name} {value}' for name, value in row['profile'].items())}"
+        for row in report["rows"]
+        if "profile" in row
+    ]
+    return "\n".join(
+        [
+            "# Speed and memory",
+            "",
+            "Written by `python -m scripts benchmark speed`. Ratios are ours / reference, the median of pairs measured",
+            "in turns, with the 95 % interval of the median (fewer than six pairs: their range). Lower is faster: a",
+            "goal of 0.33 asks for three times the speed. What the missed goals would need: [speed.md](../speed.md).",
+            "",
+            table(report["rows"], markdown=True),
+            "",
+            *(["Where the time goes:", "", *profiles, ""] if profiles else []),
+            *(f"{', '.join(parts)}: {place}" for place, parts in places.items()),
+            "",
+        ]
+    )
+
+
+def _place(made: dict[str, Any]) -> str:
+    """What the numbers of a part depend on, in a sentence."""
+    machine = made["machine"]
+    gpu = machine["gpu"] or "no GPU"
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {gpu}; {made['threads']} thread(s); Python "
+        f"{made['python']}, PyTorch {made['torch']}, MONAI {made['monai']}; seed {made['seed']}; {made['date']}; "
+        f"steps of train.yaml with {', '.join(made['config'])}."
+    )
+
+
+def table(rows: list[dict[str, Any]], *, markdown: bool = False) -> str:
+    """The rows as a table."""
+    return format_table(HEAD, [_cells(row) for row in rows], markdown=markdown)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    goal = "–" if row["goal"] is None else f"{row['goal']:.2f}"
+    if row["ratio"] is None:
+        why = f"{row['reference']} (not measured: {row['reason']})"
+        return [row["name"], "–", "–", goal, "–", "–", "–", "0", why]
+    unit = "ms" if "ours_ms" in row else "MB"
+    met = {True: "yes", False: "no", None: "reported"}[row["met"]]
+    return [
+        row["name"], f"{row['ratio']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}", goal,
+        met, f"{row[f'ours_{unit}']:.1f} {unit}", f"{row[f'reference_{unit}']:.1f} {unit}",
+        str(row["pairs"]), row["reference"],
+    ]  # fmt: skip
+
+
+def _plain(row: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{head} {cell}" if head != HEAD[0] else cell for head, cell in zip(HEAD, _cells(row), strict=True)
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []

@@ -1,0 +1,1 @@
+"""Training with MONAI's engines: the step, its handlers, pseudo-labels, pictures."""

@@ -1,0 +1,148 @@
+"""Pictures that runs leave behind: overlays of label maps, attention maps of class prompts, and training targets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
+from monai.transforms import LoadImage, Orientation
+from torch import Tensor
+
+from ..data.prompt_maps import PromptMaps
+from ..data.transforms import result_name
+from ..labels import ClassTable
+from ..ops.batch_norm import normalised_by
+from ..ops.otsu import otsu_thresholds
+from ..ops.prompt_map import upsample
+from ..report.figures import attention_panel, overlay_volume, prompt_map_panel, telling_slices
+
+
+class PicturesAtEnd:
+    """Draw pictures of a volume when training ends; a volume that cannot be drawn is logged and stops nothing.
+
+    Of several processes the first draws.
+
+    Args:
+        volumes: items `image` (S, 1, H, W) and `label` (S, 1, H, W); the first is drawn.
+        draw: `draw(image, label, folder)` writes the pictures.
+        folder: where they go.
+    """
+
+    def __init__(self, volumes: Any, draw: Callable[[Tensor, Tensor, Path], Any], folder: str | Path) -> None:
+        self.volumes, self.draw, self.folder = volumes, draw, Path(folder)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Draw."""
+        if idist.get_rank() > 0 or not len(self.volumes):
+            return
+        log = logging.getLogger(__name__)
+        try:
+            item = self.volumes[0]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with torch.no_grad():
+                self.draw(item["image"].to(engine.state.device), item["label"].squeeze(1), self.folder)
+        except Exception:  # whatever it is, hours of training must not end in it
+            log.exception("the pictures could not be drawn")
+        else:
+            log.info("pictures are in %s", self.folder)
+
+
+def draw_overlay(image: Tensor, label: Tensor, folder: Path, *, network: torch.nn.Module, table: ClassTable) -> None:
+    """`overlay.png`: image, truth and prediction on the network's own grid."""
+    network.eval()
+    pred = network(image).argmax(1)
+    overlay_volume(_slices_last(image[:, 0]), _slices_last(label), _slices_last(pred), table, folder / "overlay.png")
+
+
+def draw_attention(image: Tensor, label: Tensor, folder: Path, *, model: torch.nn.Module, table: ClassTable) -> None:
+    """`attention.png`: the attention map of every class prompt beside its Otsu mask, on the most telling slice."""
+    model.eval()
+    chosen = telling_slices(_slices_last(label), 1)[0]
+    maps = upsample(model(image[chosen][None]), image.shape[-2:])
+    masks = maps > otsu_thresholds(maps)[..., None, None]
+    picture = image[chosen, 0].cpu().numpy()
+    attention_panel(picture, maps[0].cpu().numpy(), masks[0].cpu().numpy(), table, folder / "attention.png")
+
+
+def draw_targets(
+    image: Tensor,
+    label: Tensor,
+    folder: Path,
+    *,
+    prompt_maps: PromptMaps,
+    prompt_map: Callable[[Tensor, Tensor], Tensor],
+    teacher: torch.nn.Module,
+    table: ClassTable,
+) -> None:
+    """`targets.png` and `attention.png`: prompt-guided map beside the teacher's pseudo-label and the truth."""
+    if not prompt_maps.available:
+        return
+    model = prompt_maps.load_model(prompt_maps.model_dir).to(image.device)
+    draw_attention(image, label, folder, model=model, table=table)
+    maps, thresholds = prompt_maps.compute(model, image)
+    chosen = telling_slices(_slices_last(label), 1)[0]
+    guided = prompt_map(upsample(maps, image.shape[-2:]), thresholds)
+    with normalised_by(teacher.eval(), "volume"):
+        pseudo_label = teacher(image).argmax(1).cpu()
+    slices = (image[:, 0], guided, pseudo_label, label)
+    picture, by_prompts, by_teacher, truth = (a[chosen].cpu().numpy() for a in slices)
+    prompt_map_panel(picture, by_prompts, by_teacher, truth, folder / "targets.png", table)
+
+
+class CaseOverlays:
+    """Draw an overlay of every case that an evaluator labels, in the scan's own grid turned to sagittal slices.
+
+    Args:
+        folder: receives `<case>.png`.
+        table: the classes.
+        count: slices of each case.
+    """
+
+    def __init__(self, folder: str | Path, table: ClassTable, count: int = 3) -> None:
+        self.folder, self.table, self.count = Path(folder), table, count
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Draw the cases of one iteration."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
+            self.draw(batch, output)
+
+    def draw(self, batch: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+        """Draw one case."""
+        file = str(output["pred"].meta["filename_or_obj"])
+        scan = LoadImage(ensure_channel_first=True, image_only=True)(file)
+        truth = output.get("label")
+        volumes = [canonical(v) for v in (scan, truth, output["pred"]) if v is not None]
+        spacing: Sequence[float] = affine_to_spacing(volumes[0].affine)[:2].tolist()
+        arrays = [np.asarray(v[0]) for v in volumes]
+        image, label, pred = arrays if truth is not None else (arrays[0], None, arrays[1])
+        path = self.folder / f"{result_name(batch, output['pred'])}.png"
+        overlay_volume(image, label, pred, self.table, path, count=min(self.count, image.shape[-1]), spacing=spacing)
+
+
+def canonical(volume: MetaTensor) -> MetaTensor:
+    """Turn a volume (1, ...) so that its axes run superior-inferior, anterior-posterior, across the slices."""
+    if volume.ndim == 3:
+        volume = volume[..., None]
+    return Orientation(axcodes="IPR", labels=(("L", "R"), ("P", "A"), ("I", "S")))(volume.cpu())
+
+
+def _slices_last(volume: Tensor) -> np.ndarray:
+    """(S, H, W) -> (H, W, S)."""
+    return volume.detach().cpu().permute(1, 2, 0).numpy()

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.data import MetaTensor
+
+from scripts.evaluation.cases import CaseScores
+from scripts.evaluation.score_handlers import ScoreWriter, VolumeScoresHandler, case_name, class_ids, spacing_of
+from scripts.labels import ClassTable
+from scripts.report.tables import case_means, read_per_case, read_summary
+
+TABLE = ClassTable.load()
+L5, L4, SACRUM = 2, 3, 1
+KEYS = {"mdice", "miou", "n_cases", "per_class", "groups", "level_agnostic_dice", "wrong_level", "missed", "spurious"}
+
+
+def spine(*ids: int) -> np.ndarray:
+    """A stack of blocks with the given labels, (8 * ids, 8, 2)."""
+    return np.repeat(np.array(ids, dtype=np.uint8), 8)[:, None, None] * np.ones((1, 8, 2), dtype=np.uint8)
+
+
+@pytest.fixture
+def scores() -> CaseScores:
+    """Case a: L5 right, L4 called L3. Case b: all right, one class only."""
+    found = CaseScores(TABLE)
+    found.add("a", spine(L5, 0, 4), spine(L5, 0, L4), (1, 1, 3))
+    found.add("b", spine(L5, 0, 0), spine(L5, 0, 0), (1, 1, 3))
+    return found
+
+
+class TestCaseScores:
+    def test_summary_has_the_agreed_keys(self, scores):
+        assert set(scores.summary()) == KEYS
+
+    def test_value(self, scores):
+        summary = scores.summary()
+        assert summary["n_cases"] == 2
+        assert summary["mdice"] == pytest.approx((1 / 3 + 1) / 2)  # over classes first, then over cases
+        assert (summary["wrong_level"], summary["missed"], summary["spurious"]) == (1, 1, 1)
+        assert summary["per_class"]["L5"]["n"] == 2
+        assert summary["per_class"]["L4"]["wrong_level"] == 1
+        assert summary["groups"]["vertebra"]["dice"] == summary["mdice"]
+        assert summary["level_agnostic_dice"]["vertebra"] == 1.0
+        assert math.isnan(summary["level_agnostic_dice"]["disc"])
+
+    def test_files(self, scores, tmp_path):
+        path = scores.write(tmp_path / "new")
+        summary = read_summary(path)
+        assert summary["groups"]["disc"]["dice"] is None  # NaN is no JSON
+        assert "NaN" not in path.read_text(encoding="utf-8")
+        lines = (tmp_path / "new" / "per_case.csv").read_text(encoding="utf-8").splitlines()
+        assert lines[0] == "case,class_id,class,dice,iou,hd95_mm,assd_mm"
+        rows = read_per_case(tmp_path / "new" / "per_case.csv")
+        assert len(rows) == 2 * 19
+        assert np.mean(list(case_means(rows).values())) == pytest.approx(summary["mdice"])
+        assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["per_case.csv", "summary.json"]
+
+    def test_unlabelled_classes_enter_no_score(self, tmp_path):
+        scores = CaseScores(TABLE)
+        scores.add("a", spine(SACRUM, L5), spine(0, L5), (1, 1, 1), unlabelled_classes=(SACRUM,))
+        summary = scores.summary()
+        assert (summary["mdice"], summary["spurious"]) == (1.0, 0)
+        assert summary["per_class"]["S"]["n"] == 0
+
+    def test_another_variant_stands_beside(self, scores, tmp_path):
+        for case in ("a", "b"):
+            scores.add(case, spine(L5, 0, L4), spine(L5, 0, L4), (1, 1, 3), variant="decoded")
+        summary = read_summary(scores.write(tmp_path))
+        assert set(summary) == KEYS | {"decoded"}
+        assert set(summary["decoded"]) == KEYS
+        assert summary["decoded"]["mdice"] == 1.0 > summary["mdice"]
+        assert (tmp_path / "per_case_decoded.csv").is_file()
+
+    def test_exception(self, scores, tmp_path):
+        with pytest.raises(ValueError, match="case a was scored twice"):
+            scores.add("a", spine(0), spine(0), (1, 1, 1))
+        with pytest.raises(ValueError, match="case c: pred must have the shape of truth"):
+            scores.add("c", spine(0), spine(0, 0), (1, 1, 1))
+        with pytest.raises(ValueError, match="no case was scored"):
+            CaseScores(TABLE).write(tmp_path)
+
+
+def item(case: str, pred: np.ndarray, label: np.ndarray, **more) -> dict:
+    affine = torch.diag(torch.tensor([0.5, 2.0, 4.0, 1.0]))
+    volumes = {"pred": pred, "label": label}
+    return {"case": case} | {k: MetaTensor(torch.tensor(v)[None], affine=affine) for k, v in volumes.items()} | more
+
+
+class TestScoreWriter:
+    def test_writes_at_the_end_and_logs(self, tmp_path, caplog):
+        batches = [
+            [item("a", spine(L5, 0), spine(0, L5))],
+            [item("b", spine(SACRUM, L5), spine(0, L5), unlabelled_classes=[torch.tensor([SACRUM])])],
+        ]
+        engine = Engine(lambda _, batch: batch)
+        ScoreWriter(tmp_path, TABLE).attach(engine)
+        with caplog.at_level(logging.INFO, logger="scripts.evaluation.score_handlers"):
+            engine.run(batches)
+            engine.run(batches)  # a second run starts afresh
+        rows = read_per_case(tmp_path / "per_case.csv")
+        found = {(r["case"], r["class_id"]): r for r in rows}
+        assert found["a", L5]["hd95_mm"] == pytest.approx(8 * 0.5)  # eight rows of half a millimetre
+        assert found["b", L5]["dice"] == 1.0
+        assert ("b", SACRUM) not in found
+        assert read_summary(tmp_path / "summary.json")["n_cases"] == 2
+        assert "n = 2 cases" in caplog.text
+
+    def test_variants(self, tmp_path):
+        output = item("a", spine(L4), spine(L5)) | {"decoded": torch.tensor(spine(L5))[None]}
+        engine = Engine(lambda _, batch: batch)
+        ScoreWriter(tmp_path, TABLE, {"raw": "pred", "decoded": "decoded"}, distances=False).attach(engine)
+        engine.run([[output]])
+        summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+        assert (summary["mdice"], summary["decoded"]["mdice"]) == (0.0, 1.0)
+
+    def test_exception(self, tmp_path):
+        engine = Engine(lambda _, batch: batch)
+        engine.logger.setLevel(logging.CRITICAL)
+        ScoreWriter(tmp_path, TABLE).attach(engine)
+        two = torch.zeros(2, 4, 4, 2)
+        with pytest.raises(ValueError, match=r"must be \(1, ...\) or \(...\), one volume, got \(2, 4, 4, 2\)"):
+            engine.run([[{"case": "a", "pred": two, "label": two}]])
+
+
+class TestVolumeScoresHandler:
+    def test_value(self):
+        engine = Engine(lambda _, batch: batch)
+        VolumeScoresHandler(TABLE.num_classes).attach(engine, "val_mean_dice")
+        stack = torch.tensor(spine(L5, L4).astype(np.int64)).movedim(-1, 0)  # (S, H, W)
+        with_sacrum = item("b", spine(SACRUM, L5), spine(0, L5), unlabelled_classes=(SACRUM,))
+        engine.run([{"pred": stack, "label": stack}, [with_sacrum, item("c", spine(L4, L5), spine(L5, L4))]])
+        assert engine.state.metrics["val_mean_dice"] == pytest.approx((1 + 1 + 0) / 3)
+        assert engine.state.metric_details["val_mean_dice"].shape == (3, 19)
+
+
+class TestReadingOutputs:
+    @pytest.mark.parametrize("ids", [(1, 4), [torch.tensor([1]), torch.tensor([4])], torch.tensor([1, 4]), [1, 4]])
+    def test_class_ids(self, ids):
+        assert class_ids(ids) == (1, 4)
+
+    @pytest.mark.parametrize("ids", [(), [], None])
+    def test_no_class_ids(self, ids):
+        assert class_ids(ids) == ()
+
+    def test_case_name_from_the_file(self):
+        label = MetaTensor(torch.zeros(1, 2, 2, 2), meta={"filename_or_obj": "/data/spine_07.nii.gz"})
+        assert case_name({"label": label}) == "spine_07"
+        assert case_name({"label": label, "case": "x.y"}) == "x.y"
+        with pytest.raises(ValueError, match="needs the key 'case'"):
+            case_name({"label": torch.zeros(1)})
+
+    def test_spacing(self):
+        turned = torch.tensor([[0, 0, 3.0, 7], [-0.5, 0, 0, 1], [0, 2.0, 0, 5], [0, 0, 0, 1]])
+        assert spacing_of(MetaTensor(torch.zeros(1, 4, 4, 2), affine=turned)) == pytest.approx((0.5, 2.0, 3.0))
+        assert spacing_of(torch.zeros(4, 4, 2)) == (1, 1, 1)

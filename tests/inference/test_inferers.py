@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import copy
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from monai.engines import SupervisedTrainer
+from torch import Tensor, nn
+
+from scripts.inference.inferers import PromptMapInferer, SlicewiseInferer, VolumeInferer
+from scripts.ops.otsu import otsu_thresholds
+from scripts.ops.prompt_map import prompt_guided_map, upsample
+from scripts.training.step import OptimizationStep, to_device
+
+
+def engine(network: nn.Module, iteration: int = 1, amp: bool = False, device: str = "cpu") -> Any:
+    """What a step reads of a trainer."""
+    state = SimpleNamespace(iteration=iteration, max_epochs=2, epoch_length=5, device=torch.device(device))
+    return SimpleNamespace(state=state, network=network, non_blocking=False, amp=amp, scaler=None)
+
+
+class Quadratic:
+    """Mean square of a linear layer's output; remembers what it was called with."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.seen = network, []
+
+    def __call__(self, batch: dict[str, Any], progress: float) -> dict[str, Tensor]:
+        out = self.network(batch["image"])
+        self.seen.append((progress, out.dtype, self.network.training))
+        return {"loss": out.square().mean(), "part": out.mean()}
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return nn.Linear(3, 2).eval()
+
+
+class TestOptimizationStep:
+    def test_twin(self, network: nn.Module) -> None:
+        twin, image = copy.deepcopy(network), torch.randn(4, 3)
+        optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        step = OptimizationStep(Quadratic(network), optimizer)
+        for iteration in (1, 2):
+            losses = step(engine(network, iteration), {"image": image})
+            loss = twin(image).square().mean()
+            gradients = torch.autograd.grad(loss, list(twin.parameters()))
+            with torch.no_grad():
+                for parameter, gradient in zip(twin.parameters(), gradients, strict=True):
+                    parameter -= 0.1 * gradient
+            torch.testing.assert_close(losses["loss"], loss.detach())
+            torch.testing.assert_close(list(network.parameters()), list(twin.parameters()))
+        assert set(losses) == {"loss", "part"}
+        assert not any(value.requires_grad for value in losses.values())
+
+    def test_gradient_clipping(self, network: nn.Module) -> None:
+        before = copy.deepcopy(network)
+        optimizer = torch.optim.SGD(network.parameters(), 1.0)
+        OptimizationStep(Quadratic(network), optimizer, max_grad_norm=0.01)(
+            engine(network), {"image": 100 * torch.randn(4, 3)}
+        )
+        moved = torch.cat([(a - b).flatten() for a, b in zip(network.parameters(), before.parameters(), strict=True)])
+        assert float(moved.detach().norm()) == pytest.approx(0.01, rel=1e-3)
+
+    def test_step_and_progress_in_a_trainer(self, network: nn.Module) -> None:
+        objective, steps = Quadratic(network), []
+
+        def augment(batch: dict[str, Any], step: int) -> dict[str, Any]:
+            steps.append(step)
+            return {"image": batch["image"] + 1}
+
+        optimizer = torch.optim.SGD(network.parameters(), 0.0)
+        trainer = SupervisedTrainer(
+            device=torch.device("cpu"),
+            max_epochs=2,
+            epoch_length=3,
+            train_data_loader=[{"image": torch.ones(1, 3)}] * 3,
+            network=network,
+            optimizer=optimizer,
+            loss_function=objective,
+            iteration_update=OptimizationStep(objective, optimizer, augment),
+            decollate=False,
+        )
+        trainer.run()
+        assert steps == [1, 2, 3, 4, 5, 6]
+        assert [progress for progress, _, _ in objective.seen] == pytest.approx([i / 6 for i in range(6)])
+        assert all(training for _, _, training in objective.seen)
+        torch.testing.assert_close(trainer.state.output["part"], network(torch.full((1, 3), 2.0)).mean().detach())
+
+    @pytest.mark.parametrize(("amp", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+    def test_mixed_precision(self, network: nn.Module, amp: bool, dtype: torch.dtype) -> None:
+        objective = Quadratic(network)
+        optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        OptimizationStep(objective, optimizer)(engine(network, amp=amp), {"image": torch.randn(4, 3)})
+        assert objective.seen[0][1] == dtype
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in network.parameters())
+
+    @pytest.mark.parametrize("max_grad_norm", [None, 0.1])
+    def test_scaler_changes_nothing_but_the_scale(self, network: nn.Module, max_grad_norm: float | None) -> None:
+        image, twin = torch.randn(4, 3), copy.deepcopy(network)
+        for model, scaler in ((network, None), (twin, torch.amp.GradScaler("cpu", init_scale=1024.0))):
+            step = OptimizationStep(Quadratic(model), torch.optim.SGD(model.parameters(), 0.1), None, max_grad_norm)
+            step._backward(step.objective({"image": image}, 0.0)["loss"], scaler)
+        torch.testing.assert_close(list(network.parameters()), list(twin.parameters()))
+
+    @pytest.mark.gpu
+    def test_gpu(self) -> None:
+        network = nn.Linear(3, 2).cuda()
+        step = OptimizationStep(Quadratic(network), torch.optim.SGD(network.parameters(), 0.1))
+        losses = step(engine(network, amp=True, device="cuda"), {"image": torch.randn(4, 3), "none": None})
+        assert losses["loss"].device.type == "cuda"
+        assert losses["loss"].isfinite()
+
+
+class TestVolumeInferer:
+    @pytest.mark.parametrize("chunk", [1, 3, 16])
+    def test_value(self, chunk: int) -> None:
+        convolution, sizes = nn.Conv2d(1, 2, 3).requires_grad_(False), []
+        volume = torch.randn(7, 1, 6, 5)
+        expected = convolution(volume)
+        convolution.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+        torch.testing.assert_close(VolumeInferer(chunk)(volume, convolution), expected)
+        assert max(sizes) <= chunk
+        assert sum(sizes) == 7
+
+    @pytest.mark.parametrize("inferer", ["volume", "slicewise"])
+    def test_statistics(self, inferer: str) -> None:
+        """With its own statistics a volume of other contrast gives the same; the running averages stay."""
+        layer = nn.BatchNorm2d(1).eval()
+        volume, before = torch.randn(6, 1, 8, 8), copy.deepcopy(layer.state_dict())
+        found = {}
+        for statistics in ("running", "volume"):
+            infer: Any = VolumeInferer(statistics=statistics)
+            if inferer == "slicewise":
+                slices = SlicewiseInferer(roi_size=(8, 8), spatial_dim=2, sw_batch_size=6, statistics=statistics)
+                infer = lambda v, n, run=slices: run(v.movedim(0, -1)[None], n)[0].movedim(-1, 0)  # noqa: E731
+            with torch.no_grad():
+                found[statistics] = infer(volume, layer), infer(5 * volume + 3, layer)
+        torch.testing.assert_close(*found["volume"], atol=1e-3, rtol=0)
+        torch.testing.assert_close(found["running"][0], volume, atol=1e-4, rtol=0)
+        torch.testing.assert_close(found["running"][1], 5 * volume + 3, atol=1e-3, rtol=0)
+        assert not layer.training
+        torch.testing.assert_close(layer.state_dict(), before)
+
+
+class TestOrder:
+    def test_logits_then_ordered_probabilities(self) -> None:
+        network = nn.Conv2d(1, 3, 1).requires_grad_(False)
+        order = lambda probs: probs.flip(1)  # noqa: E731
+        volume = torch.rand(1, 1, 8, 8, 5)
+        plain = SlicewiseInferer(roi_size=(8, 8), spatial_dim=2, sw_batch_size=5)(volume, network)
+        both = SlicewiseInferer(roi_size=(8, 8), spatial_dim=2, sw_batch_size=5, order=order)(volume, network)
+        assert both.shape == (1, 6, 8, 8, 5)
+        torch.testing.assert_close(both[:, :3], plain)
+        torch.testing.assert_close(both[:, 3:].exp(), plain.softmax(1).flip(1))
+
+
+class TestPromptMapInferer:
+    NETWORK = nn.Sequential(nn.Conv2d(1, 4, 4, stride=4), nn.Softmax(1)).requires_grad_(False)
+    GUIDED = staticmethod(partial(prompt_guided_map, gate=0.05))
+
+    def test_twin(self) -> None:
+        volume = torch.rand(5, 1, 12, 8)
+        logits = PromptMapInferer(self.GUIDED, chunk=2)(volume, self.NETWORK)
+        assert logits.shape == (5, 4, 12, 8)
+        assert sorted(logits.unique().tolist()) == [0.0, PromptMapInferer.CERTAIN]
+        assert logits.softmax(1).amax(1).min() > 1 - 1e-6
+        assert len(logits.argmax(1).unique()) > 1
+        for number in range(5):
+            maps = upsample(self.NETWORK(volume[number : number + 1]), (12, 8))
+            assert torch.equal(logits[number : number + 1].argmax(1), self.GUIDED(maps, otsu_thresholds(maps)))
+
+    def test_neighbours(self) -> None:
+        volume, network = torch.rand(3, 1, 12, 8), self.NETWORK
+        found = PromptMapInferer(self.GUIDED, neighbours=1)(volume, network).argmax(1)
+        maps = upsample(network(volume).mean(0, keepdim=True), (12, 8))
+        assert torch.equal(found[1:2], self.GUIDED(maps, otsu_thresholds(maps)))
+
+    def test_volume_with_slices_last(self) -> None:
+        volume, inferer = torch.rand(5, 1, 12, 8), PromptMapInferer(self.GUIDED)
+        whole = inferer(volume.movedim(0, -1)[None], self.NETWORK)
+        assert whole.shape == (1, 4, 12, 8, 5)
+        assert torch.equal(whole[0].movedim(-1, 0), inferer(volume, self.NETWORK))
+
+
+class TestToDevice:
+    def test_nested(self) -> None:
+        batch = {"a": {"x": torch.ones(2), "name": "case", "n": 3}, "b": None, "t": torch.zeros(1)}
+        moved = to_device(batch, "meta")
+        assert moved["a"]["x"].device.type == moved["t"].device.type == "meta"
+        assert (moved["a"]["name"], moved["a"]["n"], moved["b"]) == ("case", 3, None)
+        assert batch["t"].device.type == "cpu"

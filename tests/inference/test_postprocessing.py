@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, ClassVar
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Flipd, Invertd, SaveImaged
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from scripts.bundle.launch import BUNDLE_ROOT
+from scripts.inference.postprocessing import (
+    ChooseLevelsd,
+    CompareWithTrainingd,
+    InvertedTopClassd,
+    LevelReportd,
+    SaveLevelReportd,
+)
+from scripts.labels import ClassTable
+from scripts.ops.levels.ordering import chain_index
+
+TABLE = ClassTable.load()
+CHAIN = chain_index(TABLE)
+
+
+def prediction(own: Tensor, ordered: Tensor) -> MetaTensor:
+    """Two label maps (H, W, S) -> what an inferer with `order` gives, (2N, H, W, S)."""
+    both = [6.0 * F.one_hot(label, TABLE.num_classes).movedim(-1, 0).float() for label in (own, ordered)]
+    return MetaTensor(torch.cat(both), meta={"filename_or_obj": "scans/anna.nii.gz"})
+
+
+@pytest.fixture
+def pair() -> tuple[Tensor, Tensor]:
+    own, ordered = torch.zeros(2, 8, 4, 2, dtype=torch.int64)
+    own[0:4], own[4:8] = TABLE.id_of("L3"), TABLE.id_of("L4/L5")
+    ordered[0:4], ordered[4:8] = TABLE.id_of("L4"), TABLE.id_of("L4/L5")
+    return own, ordered
+
+
+class TestChooseLevels:
+    def test_decoded(self, pair: tuple[Tensor, Tensor]) -> None:
+        out = ChooseLevelsd("pred", "decoded", raw_key="raw")({"pred": prediction(*pair)})
+        assert torch.equal(out["raw"].argmax(0), pair[0])
+        assert torch.equal(out["pred"].argmax(0), pair[1])
+
+    def test_raw_is_left_as_it_is(self) -> None:
+        logits = MetaTensor(torch.rand(TABLE.num_classes, 4, 4, 2))
+        assert ChooseLevelsd("pred", "raw")({"pred": logits})["pred"] is logits
+
+    def test_exception(self) -> None:
+        with pytest.raises(ValueError, match="levels must be 'decoded' or 'raw', got 'both'"):
+            ChooseLevelsd("pred", "both")
+
+
+class TestInvertedTopClass:
+    def test_twin(self) -> None:
+        scan = MetaTensor(torch.rand(1, 4, 3, 2), affine=torch.diag(torch.tensor([2.0, 3, 4, 1])))
+        flip = Flipd("image", spatial_axis=0)
+        scores = MetaTensor(torch.rand(5, 4, 3, 2), affine=scan.affine)
+        data = {**flip({"image": scan}), "pred": scores}
+        label = InvertedTopClassd("pred", flip, orig_keys="image", nearest_interp=False)(data)["pred"]
+        assert torch.equal(label.as_tensor(), scores.as_tensor().argmax(0, keepdim=True).flip(1).to(torch.uint8))
+        assert torch.equal(label.affine, scan.affine)
+        assert label.dtype == torch.uint8
+
+    @pytest.mark.parametrize("kind", ["straight", "oblique", "sheared", "one_slice"])
+    def test_twin_of_resampling(self, kind: str, tmp_path: Path) -> None:
+        """As MONAI's inverse of all scores, but where two are equal to within its rounding."""
+        affine = np.diag([4.0, 0.7, 0.7, 1.0])
+        if kind != "straight":
+            affine[:3, :3] = Rotation.from_euler("xyz", [4, 7, -5], degrees=True).as_matrix() @ affine[:3, :3]
+        if kind == "sheared":
+            affine[:3, 1] += 0.1 * affine[:3, 2]
+        affine[:3, 3] = -10, 20, 5
+        shape = (30, 40, 1) if kind == "one_slice" else (3, 30, 40)
+        affine = affine[:, [1, 2, 0, 3]] if kind == "one_slice" else affine
+        nib.save(
+            nib.Nifti1Image(np.random.default_rng(0).normal(size=shape).astype(np.float32), affine), tmp_path / "a.nii"
+        )
+        parser = ConfigParser(ConfigParser.load_config_files(str(BUNDLE_ROOT / "configs/inference.yaml")))
+        parser.update({"image_size": [32, 14], "pixel_mm": 1.2})
+        preprocessing = parser.get_parsed_content("preprocessing")
+        image = preprocessing({"image": str(tmp_path / "a.nii")})["image"]
+        generator = torch.Generator().manual_seed(0)
+        coarse = torch.randn(1, 5, *(max(1, n // 4) for n in image.shape[1:]), generator=generator)
+        scores = F.interpolate(coarse, size=image.shape[1:], mode="trilinear")[0].softmax(0)
+        data = {"image": image, "pred": MetaTensor(scores, affine=image.affine)}
+        options = {"keys": "pred", "transform": preprocessing, "orig_keys": "image", "nearest_interp": False}
+        theirs = Invertd(**options)(data)["pred"]
+        ours = InvertedTopClassd(**options)({**data, "pred": MetaTensor(scores, affine=image.affine)})["pred"]
+        assert tuple(ours.shape) == (1, *shape)
+        torch.testing.assert_close(ours.affine, theirs.affine)
+        assert not ours.applied_operations
+        first, second = theirs.as_tensor().topk(2, 0).values
+        plain = (first - second > 1e-4) | (first == 0)  # 0: cropped away
+        assert plain.float().mean() > 0.95
+        assert ours.as_tensor().unique().numel() == 5
+        assert torch.equal(ours.as_tensor()[0][plain], theirs.as_tensor().max(0).indices[plain].to(torch.uint8))
+
+    def test_monai_label_leaves_it_out(self) -> None:
+        # its scoring by dropout filters these two classes, and takes the last step's scores for probabilities
+        assert issubclass(InvertedTopClassd, Invertd)
+        assert issubclass(SaveLevelReportd, SaveImaged)
+
+
+class TestCompareWithTraining:
+    SEEN: ClassVar = {"scans": 2, "planes": ["sagittal"], "ranges": {"height_mm": [250.0, 300.0]}}
+
+    def scan(self, **meta: Any) -> MetaTensor:
+        # rows 2 mm apart, slices 4
+        affine = np.diag([4.0, 2.0, 2.0, 1.0])
+        return MetaTensor(torch.randn(1, 8, 4, 2), meta={"original_affine": affine, "spatial_shape": (2, 4, 8), **meta})
+
+    def test_other_field_of_view(self, pair: tuple[Tensor, Tensor], caplog: pytest.LogCaptureFixture) -> None:
+        data = {"image": self.scan(filename_or_obj="scans/anna.nii.gz"), "pred": prediction(*pair)}
+        out = CompareWithTrainingd("pred", "image", self.SEEN, TABLE)(data)
+        (sentence,) = out["unlike_training"]
+        assert "16 mm from head to foot (250 to 300)" in sentence
+        assert f"anna: {sentence}" in caplog.text
+        report = LevelReportd("pred", TABLE, CHAIN)(out)["result"]
+        assert report["unlike_training"] == [sentence]
+
+    def test_alike(self, pair: tuple[Tensor, Tensor]) -> None:
+        data = {"image": self.scan(spatial_shape=(2, 4, 140)), "pred": prediction(*pair)}
+        assert CompareWithTrainingd("pred", "image", self.SEEN, TABLE)(data)["unlike_training"] == []
+
+    @pytest.mark.parametrize("seen", [None, {}])
+    def test_nothing_to_compare_with(self, pair: tuple[Tensor, Tensor], seen: Any) -> None:
+        data = {"image": self.scan(), "pred": prediction(*pair)}
+        assert CompareWithTrainingd("pred", "image", seen, TABLE)(data)["unlike_training"] == []
+
+
+class TestLevelReport:
+    def test_value(self, pair: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+        data = {"pred": prediction(*pair)}
+        out = SaveLevelReportd("pred", tmp_path / "new")(LevelReportd("pred", TABLE, CHAIN)(data))
+        assert out["pred"] is data["pred"]
+        report = json.loads((tmp_path / "new/anna_levels.json").read_text(encoding="utf-8"))
+        assert report == out["result"]
+        assert [(s["name"], s["own_name"]) for s in report["structures"]] == [("L4/L5", "L4/L5"), ("L4", "L3")]
+        assert report["structures"][0]["confidence"] > 0.9 > 0.1 > report["structures"][1]["confidence"]
+        assert report["warnings"] == []
+        assert report["level_disagreement"] == 0.5  # the upper half is L3 to the network and L4 when decoded
+
+    def test_warnings_are_logged_with_the_scan(self, caplog: pytest.LogCaptureFixture) -> None:
+        nothing = torch.zeros(8, 4, 2, dtype=torch.int64)
+        with caplog.at_level(logging.WARNING):
+            out = LevelReportd("pred", TABLE, CHAIN)({"pred": prediction(nothing, nothing)})
+        assert "anna: no structure was found" in caplog.text
+        assert out["result"]["level_disagreement"] == 1.0

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from scripts.__main__ import main
+from tests.tools.results.synthetic import MANY, write_benchmark
+from tests.tools.results.test_layout import check_latex
+from tests.tools.results.test_page import read
+
+FEW = {m: MANY[m] for m in ("supervised", "mean_teacher", "token", "cps4")}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_benchmark(tmp_path / "runs", FEW, full=22, n_unlabelled=4)
+
+
+class TestReport:
+    def test_everything_is_written(self, folder, tmp_path):
+        to, readme = tmp_path / "to", tmp_path / "README.md"
+        readme.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n", encoding="utf-8")
+        options = ["--name", "space", "--title", "On phantoms", "--note", "Read this.", "--no-pictures", "--paper"]
+        assert main(["report", str(folder), "--to", str(to), "--into", str(readme), *options]) == 0
+        kinds = (".csv", "_per_case.csv.gz", ".md", ".html", ".tex", "_curve.png", "_classes.png", "_ablation.png")
+        assert sorted(p.name for p in to.iterdir()) == sorted(f"space{kind}" for kind in kinds)
+        assert (to / "space.csv").read_bytes() == (folder / "results.csv").read_bytes()
+        text = (to / "space.md").read_text(encoding="utf-8")
+        assert text.startswith("# On phantoms\n\nRead this.\n")
+        for words in ("CPS4 (ours)", "fully supervised, all patients", "the paper's, on MRSpineSeg", "CPS4 minus"):
+            assert words in text
+        assert "–" in text
+        check_latex((to / "space.tex").read_text(encoding="utf-8"))
+        page = read(to / "space.html")
+        assert "On phantoms" in page.words
+        assert sum(tag == "img" for tag, _ in page.tags) == 3
+        inside = readme.read_text(encoding="utf-8")
+        assert inside.startswith("before\n<!-- results -->\nMean Dice, %")
+        assert inside.endswith("<!-- /results -->\nafter\n")
+        assert "old" not in inside
+        assert inside.count("\n| method") == 1  # all read-outs in one table
+
+    def test_pictures_that_cannot_be_drawn_are_named(self, folder, caplog):
+        assert main(["report", str(folder)]) == 0
+        assert "a picture is left out: there is no" in caplog.text
+        assert (folder / "results.md").is_file()
+        assert (folder / "results.csv").read_text().startswith("method,labelled,seed")
+
+    def test_exception(self, tmp_path, capsys):
+        assert main(["report", str(tmp_path)]) == 1
+        assert "there is no" in capsys.readouterr().err
