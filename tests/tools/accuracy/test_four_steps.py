@@ -1,4 +1,4 @@
-"""The four steps of docs/configs.md, walked with a toy method in a copy of the bundle: no line of it is changed."""
+"""The four steps of CONTRIBUTING.md, walked with a toy method in a copy of the bundle: no line of it is changed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_sureness() -> None:
     losses = toy(batch(), 0.5)
     assert torch.isclose(losses["loss"], 2 * losses["sureness"])
 """
-ROW = "| `methods/toy.yaml` | train | a toy |\n"
+ROW = "| `methods/toy.yaml` | a toy |\n"
 
 
 def python(copy: Path, *line: str) -> str:
@@ -81,9 +81,9 @@ def test_four_steps(tmp_path: Path) -> None:
     (copy / "scripts/methods/toy.py").write_text(OBJECTIVE, encoding="utf-8")
     (copy / "configs/methods/toy.yaml").write_text(OVERLAY, encoding="utf-8")
     (copy / "tests/methods/test_toy.py").write_text(TEST, encoding="utf-8")
-    page = (copy / "docs/configs.md").read_text(encoding="utf-8")
+    page = (copy / "docs/compare.md").read_text(encoding="utf-8")
     before = "| `methods/supervised.yaml`"
-    (copy / "docs/configs.md").write_text(page.replace(before, ROW + before), encoding="utf-8")
+    (copy / "docs/compare.md").write_text(page.replace(before, ROW + before), encoding="utf-8")
 
     # its own test, and the tests over all overlays and modules
     chosen = ["tests/methods/test_toy.py", "tests/configs/test_compose.py", "tests/test_architecture.py"]
