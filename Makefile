@@ -82,7 +82,7 @@ label-demo: $(LABEL_READY)  ## a MONAI Label server with phantoms, a few of them
 	$(LABEL_BIN)/python -m scripts label_demo
 
 test-zoo: $(READY_EXTRAS)  ## what the Model Zoo verifies, on a folder assembled with small weights trained on phantoms
-	$(BIN)/python -m pytest -m "" tests/integration/test_zoo.py
+	$(BIN)/python -m pytest -m "" tests/integration/test_zoo.py tests/integration/test_zoo_folder.py
 
 demo: $(READY)  ## phantom data, both stages, a table and pictures; minutes on a CPU
 	$(BIN)/python -m scripts demo

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import logging
 import sys
+from pathlib import Path
 
 COMMANDS = {
     "info": ("scripts.info", "list the classes, label maps and methods"),
@@ -25,12 +26,15 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Parse the command line and run one command; return its exit code.
 
-    A command is a module with `add_arguments(parser)` and `run(args) -> int`; only the one asked for is imported.
+    A command is a module with `add_arguments(parser)` and `run(args) -> int`; only the one asked for is imported. The
+    Model Zoo's folder has not all of them, and offers those that it has.
     """
     given = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="python -m scripts", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (module, words) in COMMANDS.items():
+    root = Path(__file__).parents[1]
+    there = {name: row for name, row in COMMANDS.items() if (root / f"{row[0].replace('.', '/')}.py").is_file()}
+    for name, (module, words) in there.items():
         sub = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
         if given[:1] == [name]:
             command = importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""The folder that a pull request to MONAI's Model Zoo adds: the bundle, and the address and hash of its weights.
+"""The folder that a pull request to MONAI's Model Zoo adds: what runs, and the address and hash of its weights.
 
 The Zoo takes no file above 25 MB, and weights are no source: a public host keeps them; `large_files.yml` says where.
 """
@@ -17,15 +17,18 @@ import yaml
 
 from ..bundle.launch import BUNDLE_ROOT
 from ..bundle.model_file import SETTINGS, WEIGHTS, load_weights, trained_settings
+from .needed_files import needed_files, say_where
 
 NAME = "spine_mri_cps4_segmentation"
 LARGE_FILES = "large_files.yml"
-PARTS = ("LICENSE", "requirements.txt", "configs", "docs", "scripts")
+DOCUMENTS = (".md", ".yaml", ".json", ".txt")
+"""What is mended in copying; code stays byte for byte."""
 NOT_SAID = "Its maker did not say which data they were trained on."
 UNPUBLISHED = {
     "docs/README.md": (
         "**Weights are not published.** `models/` is empty in a fresh copy; the commands below fill it.",
-        f"**Weights** are fetched from the address in `{LARGE_FILES}`. {{trained_on}}",
+        f"**Weights** are fetched from the address in `{LARGE_FILES}`. {{trained_on}}\n\n"
+        'This folder holds what runs. Pages and commands "of the project" are in the repository that it was made from.',
     ),
     "docs/data_license.txt": (
         "It ships no scans, no labels and no weights.",
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def assemble(weights: Path, url: str, out: Path, trained_on: str = "") -> dict[str, str]:
-    """Write the folder; the weights themselves are not in it.
+    """Write the folder: :func:`needed_files` and `large_files.yml`; the weights themselves are not in it.
 
     Args:
         weights: a state dict that training wrote, its settings `model.json` beside it.
@@ -77,12 +80,13 @@ def assemble(weights: Path, url: str, out: Path, trained_on: str = "") -> dict[s
     part = out.with_name(f".part_{out.name}")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for name in PARTS:
-        source = BUNDLE_ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, part / name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
-        else:
-            shutil.copyfile(source, part / name)
+    files = needed_files()
+    for name in files:
+        (part / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(BUNDLE_ROOT / name, part / name)
+        if name.endswith(DOCUMENTS):
+            text = (BUNDLE_ROOT / name).read_text(encoding="utf-8")
+            (part / name).write_text(say_where(text, name, files), encoding="utf-8")
     (part / "models").mkdir()
     shutil.copyfile(weights.with_name(SETTINGS), part / "models" / SETTINGS)
     describe(part, settings, trained_on or NOT_SAID)

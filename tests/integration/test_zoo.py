@@ -80,10 +80,19 @@ class TestFiles:
         [
             *("LICENSE", "large_files.yml", "configs/metadata.json", "configs/inference.yaml", "configs/train.yaml"),
             *("configs/logging.conf", "docs/README.md", "docs/data_license.txt", "scripts/__main__.py"),
+            *("configs/evaluate.yaml", "configs/multi_gpu_train.yaml", "configs/label_maps/spider.json"),
         ],
     )
     def test_needed_file(self, zoo: Path, name: str) -> None:
         assert (zoo / name).stat().st_size > 0
+
+    def test_no_more_than_runs(self, zoo: Path) -> None:
+        assert [room for room in ("label_server", "phantom", "tools") if (zoo / "scripts" / room).exists()] == []
+        assert sum(path.stat().st_size for path in files(zoo)) < 2 * 2**20
+
+    def test_code_is_the_project_s_own(self, zoo: Path) -> None:
+        code = [path.relative_to(zoo) for path in files(zoo / "scripts")]
+        assert [path for path in code if (zoo / path).read_bytes() != (ROOT / path).read_bytes()] == []
 
     def test_every_file_is_small(self, zoo: Path) -> None:
         assert [path.name for path in files(zoo) if path.stat().st_size > LIMIT] == []

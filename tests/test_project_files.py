@@ -1,0 +1,111 @@
+"""The files around the code that other programs read: hooks, workflow, citation, container, conda environment."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.tools.needed_files import needed_files
+from tests.dockerfile import as_script, entry, instructions, sources
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def content(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+class TestHooks:
+    @pytest.fixture
+    def hooks(self) -> dict[str, dict[str, Any]]:
+        (repository,) = content(".pre-commit-config.yaml")["repos"]
+        assert repository["repo"] == "local"
+        return {hook["id"]: hook for hook in repository["hooks"]}
+
+    def test_lint_is_the_makefile_s(self, hooks: dict[str, dict[str, Any]]) -> None:
+        recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert recipe is not None
+        lines = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
+        assert [hook["entry"] for hook in hooks.values()][: len(lines)] == lines
+
+    def test_the_rest(self, hooks: dict[str, dict[str, Any]]) -> None:
+        assert (ROOT / hooks["architecture"]["entry"].split()[-1]).is_file()
+        assert {"end-of-file-fixer", "check-added-large-files", "detect-private-key"} < set(hooks)
+        for hook in hooks.values():
+            assert hook["language"] == "system" or "==" in hook["additional_dependencies"][0]
+
+
+class TestWorkflow:
+    def test_runs_what_a_developer_runs(self) -> None:
+        job = content(".github/workflows/ci.yml")["jobs"]["test"]
+        assert [step["run"] for step in job["steps"] if "run" in step] == ["bash .ci/run"]
+        assert (ROOT / ".ci/run").is_file()
+
+    def test_versions(self) -> None:
+        job = content(".github/workflows/ci.yml")["jobs"]["test"]
+        (setup,) = [step for step in job["steps"] if "setup-python" in step.get("uses", "")]
+        assert setup["with"]["python-version"] == "${{ matrix.python }}"
+        # quoted: 3.10 as a number would be 3.1
+        assert all(isinstance(version, str) for version in job["strategy"]["matrix"]["python"])
+        assert "3.11" in job["strategy"]["matrix"]["python"]
+
+
+class TestCitation:
+    def test_value(self) -> None:
+        citation, metadata = content("CITATION.cff"), json.loads((ROOT / "metadata.json").read_text(encoding="utf-8"))
+        assert citation["version"] == metadata["version"]
+        assert citation["authors"] == [{"name": metadata["authors"]}]
+        assert citation["license"] == "Apache-2.0"
+        (paper,) = citation["references"]
+        assert any("arXiv:2606.15802" in reference for reference in metadata["references"])
+        assert [one["value"] for one in paper["identifiers"]] == ["arXiv:2606.15802"]
+
+
+class TestConda:
+    def test_versions_are_those_of_the_requirements(self) -> None:
+        *_, python, pip, packages = content("environment.yml")["dependencies"]
+        assert (python, pip) == ("python=3.11", "pip")
+        assert packages == {"pip": ["-r requirements.txt"]}
+
+
+class TestContainer:
+    def test_sources_exist(self) -> None:
+        assert [name for name in sources() if not (ROOT / name).exists()] == []
+
+    def test_sources_are_not_ignored(self) -> None:
+        lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        everything, *others = [line for line in lines if not line.startswith("#")]
+        assert everything == "*"
+        assert {line[1:] for line in others if line.startswith("!")} == set(sources())
+        assert "**/__pycache__" in others
+
+    def test_what_runs_is_there(self) -> None:
+        there = [name for name in needed_files() if name.startswith(("configs/", "scripts/", "LICENSE"))]
+        assert [name for name in there if not name.startswith(tuple(sources()))] == []
+
+    def test_order(self) -> None:
+        """Torch first, by itself; code last: a change of it installs nothing anew."""
+        steps = [f"{word} {rest}" for word, rest in instructions()]
+        order = [next(i for i, step in enumerate(steps) if part in step) for part in ("^torch==", "-r req", "scripts")]
+        assert order == sorted(order)
+        assert [word for word, _ in instructions()][:2] == ["ARG", "FROM"]
+
+    def test_user_is_not_root(self) -> None:
+        assert dict(instructions())["USER"] not in ("root", "0")
+        words = [word for word, _ in instructions()]
+        assert set(words[words.index("USER") + 1 :]) <= {"ENTRYPOINT", "CMD"}
+
+    def test_entry(self) -> None:
+        assert entry() == ["python", "-m", "monai.bundle"]
+
+    def test_steps_parse(self, tmp_path: Path) -> None:
+        script = as_script(tmp_path)
+        assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+        assert f"{tmp_path}/bundle" in script
+        assert not re.search(r"\s/(opt|bundle)", script)
