@@ -20,7 +20,7 @@ MONAI = "torch numpy monai"
 # room of scripts: (rooms it may import beside itself, packages it may import beside the standard library)
 TABLE = {
     "labels": ("", ""),
-    "files": ("", ""),
+    "files": ("", "filelock"),
     "ops": ("labels", f"{MONAI} scipy"),
     "networks": ("labels files ops", f"{MONAI} transformers onnxruntime"),
     "methods": ("labels ops", TORCH),
