@@ -38,7 +38,7 @@ TABLE = {
     "info": ("labels", ""),
     "tools": (
         "labels files ops networks phantom data bundle training report __main__",
-        f"{MONAI} ignite nibabel itk scipy skimage matplotlib tqdm yaml nbclient nbformat",
+        f"{MONAI} ignite nibabel itk scipy skimage matplotlib tqdm yaml nbclient nbformat filelock",
     ),
     "__main__": ("", ""),  # imports the one command that is asked for by its name
 }
