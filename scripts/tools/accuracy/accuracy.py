@@ -9,16 +9,13 @@ common folder, or the processes of torchrun, may share a grid.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...files import write_whole
-from .grid import Grid, Settings, device_name, read, write_json
+from .grid import Grid, Settings, device_name, read, write_csv, write_json
 from .jobs import POLL_S, Job, Locks, run_jobs, share, with_needs
 from .subsets import Cell, Source, cell, full_cell
 from .systems import System, chosen, pairs, systems, variant
@@ -151,12 +148,7 @@ def collect(out: Path) -> Path:
     rows = [read(p) for p in sorted(out.glob("*/row.json"))]
     rows.sort(key=lambda r: (r["labelled"], r["method"], r["seed"]))
     path = out / "results.csv"
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
-    write_whole(path, text.getvalue())
+    write_csv(path, FIELDS, rows)
     return path
 
 

@@ -27,6 +27,7 @@ from ...data.cache import VolumeDataset
 from ...data.check.command import check_datalist
 from ...data.datalist import load_datalist, raise_problems
 from ...data.prepare.nnunet import DATASET, DATASET_ID, file_name, write_raw_dataset
+from ...files import write_whole
 from .accuracy import add_cell_arguments, open_folder, run_rows
 from .grid import decoded_columns, device_name, evaluation, read, write_json
 from .jobs import Job
@@ -208,8 +209,7 @@ def write_trainer(folder: Path, steps: int, steps_per_epoch: int, seed: int, mir
         name=TRAINER, base=base, epochs=steps // steps_per_epoch, steps_per_epoch=steps_per_epoch, seed=seed
     )
     path = folder / "trainer" / "short_trainer.py"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     return path
 
 
