@@ -25,11 +25,11 @@ TABLE = {
     "networks": ("labels files ops", f"{MONAI} transformers onnxruntime"),
     "methods": ("labels ops", TORCH),
     "phantom": ("labels files", "numpy scipy nibabel tqdm"),
-    "report": ("labels", "numpy matplotlib nibabel"),
+    "report": ("labels files", "numpy matplotlib nibabel"),
     "data": ("labels files ops", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
     "evaluation": ("labels files report", f"{MONAI} ignite nibabel scipy tqdm"),
     "bundle": ("labels files data", f"{TORCH} monai"),
-    "inference": ("labels ops data bundle", f"{MONAI} ignite"),
+    "inference": ("labels files ops data bundle", f"{MONAI} ignite"),
     "training": ("labels files ops data evaluation bundle report", f"{MONAI} ignite matplotlib tqdm yaml"),
     "label_server": (
         "data phantom",
