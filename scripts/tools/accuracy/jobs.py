@@ -1,4 +1,4 @@
-"""Do jobs that need each other, some at the same time, perhaps beside other machines, and say how long it will take."""
+"""A queue of jobs with dependencies: several at a time, locked against other processes, with the time that is left."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}"
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work with a folder of its own; killed on the way and done again, it goes on.
+    """One run of a benchmark, with a folder of its own. Killed and done again, it resumes.
 
     Attributes:
         name: of its folder and its lock.
-        kind: jobs of one kind take a like time a step.
-        steps: what it costs.
-        state: says "done" if there is nothing left to do.
-        do: does it.
+        kind: jobs of one kind take about the same time for a step.
+        steps: its number of optimiser steps.
+        state: returns "done" if nothing is left to do.
+        do: runs it.
         needs: jobs that have to be done before.
     """
 
@@ -38,7 +38,7 @@ class Job:
 
 
 def with_needs(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs that are not done, those that they need before them, each once."""
+    """The jobs that are not done, each once and behind those that it needs."""
     ordered: dict[str, Job] = {}
     for job in jobs:
         if job.state() != "done":
@@ -50,13 +50,13 @@ def with_needs(jobs: Sequence[Job]) -> list[Job]:
 def run_jobs(
     jobs: Sequence[Job], at_once: int, locks: Locks, after: Callable[[], object] = lambda: None
 ) -> dict[str, BaseException]:
-    """Do all jobs; a failing one stops only those that need it.
+    """Run all jobs in threads; one that fails stops only those that need it.
 
-    A job that another process holds is passed over and looked at again, until it is done there or free.
+    A job that another process has locked is skipped and tried again, until it is done there or free.
 
     Args:
-        jobs: every job behind those that it needs.
-        at_once: how many at the same time.
+        jobs: each behind those that it needs.
+        at_once: number of jobs that run at the same time.
         locks: of the folder of the jobs.
         after: called after each job.
 
@@ -68,7 +68,7 @@ def run_jobs(
     timed: list[tuple[Job, float]] = []
 
     def start(pool: ThreadPoolExecutor, job: Job) -> bool:
-        """Begin a job, or drop one that is done or cannot be done; False if it has to wait."""
+        """Start a job, or drop one that is done or cannot be done; False if it has to wait."""
         if broken := [need.name for need in job.needs if need.name in failed]:
             failed[job.name] = RuntimeError(f"it needs {broken[0]}, which failed")
         elif job.state() != "done":
@@ -103,9 +103,9 @@ def run_jobs(
 
 
 def remaining_s(timed: Sequence[tuple[Job, float]], left: Sequence[Job]) -> float:
-    """Seconds that jobs will take one after the other: their steps, at the pace of those of their kind so far.
+    """Seconds that jobs will take one after the other, from the mean time of a step of their kind so far.
 
-    A kind that has not been seen is taken to be as fast as all others together.
+    A kind that has not run yet is given the mean of all kinds.
     """
 
     def pace(some: Sequence[tuple[Job, float]]) -> float:
@@ -124,7 +124,7 @@ def clock(seconds: float) -> str:
 
 
 def share(jobs: Sequence[Job], number: int, of: int) -> list[Job]:
-    """Every `of`-th job, from the `number`-th on (from 1): the shares of all numbers are all jobs, each once.
+    """Every `of`-th job, beginning with the `number`-th (counted from 1); the shares partition the jobs.
 
     Raises:
         ValueError: the number is not among 1 to `of`.

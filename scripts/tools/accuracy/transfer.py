@@ -1,7 +1,7 @@
-"""Score a trained network on data that it was not trained for, and say what breaks: finding, outlining or levels.
+"""`benchmark transfer`: score a trained network on other data (domain shift), and say what breaks.
 
-Beside the datalists that are named, it is scored on drawn phantoms of T2-like and of T1-like contrast: the same spines,
-other grey values.
+What may break is finding the structures, their outlines or their levels. Beside the given datalists, the network is
+scored on drawn phantoms of T2-like and of T1-like contrast: the same spines, other grey values.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Train and score CPS4 under several wordings of its class prompts: does it matter how a structure is called?
+"""`benchmark prompts`: train and score CPS4 under several wordings of its class prompts.
 
-Both stages, for each wording, in the grid of `benchmark accuracy`. The control is `shuffled`: long names, each standing
-for another structure. Only a pretrained text encoder can tell wordings apart by what they mean.
+Both stages are trained for each wording, in the grid of `benchmark accuracy`. The control is `shuffled`: long names,
+permuted among the structures. Only a pretrained text encoder can tell wordings apart by their meaning.
 """
 
 from __future__ import annotations
