@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
+import gzip
 import os
 import shutil
 import socket
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
+from filelock import FileLock, Timeout, lock_descriptor
+
+WINDOWS = os.name == "nt"
 PART, LOCK, UNFINISHED = ".part-", ".lock", ".unfinished"
 """Beginning of the names of what is not written yet; the lock of a run's folder; the mark of models in the making."""
 REASONS = {
@@ -24,6 +27,8 @@ REASONS = {
     errno.EACCES: "this user may not write there; name another folder, or change its permissions",
     errno.EPERM: "this user may not write there; name another folder, or change its permissions",
 }
+WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+"""Errors of file systems that know no locks."""
 
 
 class FileError(ValueError):
@@ -57,9 +62,11 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
             with os.fdopen(handle, "wb") as file:
                 yield file
                 file.flush()
-                os.fchmod(handle, 0o666 & ~_umask())
+                os.chmod(name, 0o666 & ~_umask())
                 os.fsync(handle)
-                os.replace(name, path)  # while the lock is held: nobody sweeps it away
+                if WINDOWS:
+                    file.close()  # Windows renames no open file
+                os.replace(name, path)  # elsewhere while the lock is held: nobody sweeps it away
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -72,9 +79,17 @@ def write_whole(path: str | Path, text: str) -> None:
         file.write(text.encode())
 
 
+def write_nifti(path: str | Path, image: Any) -> None:
+    """Write an image of nibabel as `.nii.gz`, see :func:`whole_file`; the same image gives the same bytes."""
+    with whole_file(path) as file, gzip.GzipFile("", "wb", 1, cast(Any, file), mtime=0) as packed:
+        image.to_stream(packed)
+
+
 @contextlib.contextmanager
 def whole_folder(target: str | Path) -> Iterator[Path]:
     """An empty folder to fill; it becomes `target` when the block ends, unless another process was faster.
+
+    What killed writers left is removed, but on Windows, where a folder cannot be locked.
 
     Raises:
         StorageError: as :func:`whole_file`; there is no `target` then.
@@ -100,19 +115,16 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
             shutil.rmtree(part, ignore_errors=True)
             raise
         finally:
-            os.close(handle)
+            if handle is not None:
+                os.close(handle)
         _sync(target.parent)
-
-
-_held: dict[Path, tuple[int, object]] = {}
-"""Locks of this process: folder -> descriptor of the open file, and who asked last."""
 
 
 def lock_folder(folder: str | Path, owner: object = None) -> None:
     """Keep other processes from writing into a folder until `owner` is gone, or this process is.
 
-    The system drops the lock of a process that is killed, at once, also while its loader processes live on. Runs that
-    follow each other in one process share it.
+    The system drops the lock of a process that is killed, at once, also while its loader processes live on: filelock
+    closes in a forked process what it inherits. Runs that follow each other in one process share the lock.
 
     Args:
         folder: made if it is missing.
@@ -123,40 +135,36 @@ def lock_folder(folder: str | Path, owner: object = None) -> None:
         StorageError: the folder cannot be written.
     """
     folder = Path(folder).resolve()
+    # one object for each folder, which counts who holds it; the last may let go in another thread than the first
+    lock = FileLock(folder / LOCK, thread_local=False, is_singleton=True, fallback_to_soft=False)
     with _as_storage_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    handle = _held[folder][0] if folder in _held else _claim(folder)
-    token = object()
-    _held[folder] = (handle, token)
-    if owner is not None:
-        weakref.finalize(owner, _release, folder, token)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise FolderInUseError(
+                f"{folder} is in use: {_holder(folder / LOCK)} is writing into it; wait for its end, or give this run "
+                "an --output_dir of its own"
+            ) from None
+        except OSError as error:
+            if error.errno in WITHOUT_LOCKS:
+                return  # nothing to be done about it
+            raise
+        weakref.finalize(lock_folder if owner is None else owner, lock.release)  # the function lives to the end
+        with (folder / LOCK).open("r+b") as file:
+            file.seek(1)  # on Windows nobody else may touch the byte that is locked, the first
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+            file.truncate()
 
 
-def _claim(folder: Path) -> int:
-    with _as_storage_error(folder):
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+def _holder(lock: Path) -> str:
+    """Who wrote its name into a lock."""
     try:
-        # of the process, not of the open file: loader processes that outlive a killed run do not inherit it
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return handle  # a file system without locks: nothing to be done about it
-        holder = os.read(handle, 200).decode(errors="replace").strip() or "another process"
-        os.close(handle)
-        raise FolderInUseError(
-            f"{folder} is in use: {holder} is writing into it; wait for its end, or give this run an --output_dir of "
-            "its own"
-        ) from None
-    with _as_storage_error(folder):
-        os.ftruncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
-    return handle
-
-
-def _release(folder: Path, token: object) -> None:
-    """Give a lock back, unless a later run of this process asked for it too."""
-    if folder in _held and _held[folder][1] is token:
-        os.close(_held.pop(folder)[0])
+        with lock.open("rb") as file:
+            file.seek(1)
+            return file.read(200).decode(errors="replace") or "another process"
+    except OSError:
+        return "another process"  # it has just let go
 
 
 def mark_unfinished(folder: str | Path, unfinished: bool) -> None:
@@ -210,12 +218,14 @@ def _system_error(error: BaseException | None) -> OSError | None:
     return error if isinstance(error, OSError) else None
 
 
-def _begin(make: Any) -> tuple[int, str]:
+def _begin(make: Callable[[], tuple[Any, str]]) -> tuple[Any, str]:
     """Make something unfinished and lock it, so that `_sweep` knows that its writer lives."""
     while True:
         handle, name = make()
+        if handle is None:
+            return handle, name
         with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_descriptor(handle)
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), os.stat(name)):
                 return handle, name
@@ -237,24 +247,34 @@ def _sweep(folder: Path, prefix: str) -> None:
         except OSError:
             continue
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+            if not lock_descriptor(handle, blocking=False):
+                continue  # its writer lives
+            _remove(left)
         except OSError:
-            pass  # its writer lives
+            continue  # a file system without locks
         finally:
             os.close(handle)
+        _remove(left)  # again: Windows removes nothing that is open
 
 
-def _open_folder(name: str) -> tuple[int, str]:
-    return os.open(name, os.O_RDONLY), name
+def _remove(path: Path) -> None:
+    """Remove a file or folder, as far as that is allowed."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _open_folder(name: str) -> tuple[int | None, str]:
+    return None if WINDOWS else os.open(name, os.O_RDONLY), name  # Windows opens no folders
 
 
 def _sync(path: Path) -> None:
     """Bring a file, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
     except OSError as error:

@@ -20,16 +20,16 @@ MONAI = "torch numpy monai"
 # room of scripts: (rooms it may import beside itself, packages it may import beside the standard library)
 TABLE = {
     "labels": ("", ""),
-    "files": ("", ""),
+    "files": ("", "filelock"),
     "ops": ("labels", f"{MONAI} scipy"),
     "networks": ("labels files ops", f"{MONAI} transformers onnxruntime"),
     "methods": ("labels ops", TORCH),
     "phantom": ("labels files", "numpy scipy nibabel tqdm"),
-    "report": ("labels", "numpy matplotlib nibabel"),
+    "report": ("labels files", "numpy matplotlib nibabel"),
     "data": ("labels files ops", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
     "evaluation": ("labels files report", f"{MONAI} ignite nibabel scipy tqdm"),
     "bundle": ("labels files data", f"{TORCH} monai"),
-    "inference": ("labels ops data bundle", f"{MONAI} ignite"),
+    "inference": ("labels files ops data bundle", f"{MONAI} ignite"),
     "training": ("labels files ops data evaluation bundle report", f"{MONAI} ignite matplotlib tqdm yaml"),
     "label_server": (
         "data phantom",
@@ -38,7 +38,7 @@ TABLE = {
     "info": ("labels", ""),
     "tools": (
         "labels files ops networks phantom data bundle training report __main__",
-        f"{MONAI} ignite nibabel itk scipy skimage matplotlib tqdm yaml nbclient nbformat",
+        f"{MONAI} ignite nibabel itk scipy skimage matplotlib tqdm yaml nbclient nbformat filelock",
     ),
     "__main__": ("", ""),  # imports the one command that is asked for by its name
 }

@@ -13,6 +13,7 @@ from monai.data import MetaTensor, NibabelWriter
 from monai.transforms import InvertibleTransform, MapTransform, SaveImaged, Spacingd, Transform
 from monai.utils import TraceKeys, convert_to_tensor
 
+from ..files import write_nifti
 from ..labels import ClassTable, LabelMap
 from ..ops.resampling import resampled_top_class
 
@@ -175,11 +176,7 @@ class SaveLabelMapd(SaveImaged):
             for set_form in (image.set_sform, image.set_qform):
                 set_form(image.affine, code=1)
             image.header.set_xyzt_units("mm")
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            path = label_map_path(self.output_dir, result_name(data, label_map))
-            part = path.with_name(f".part_{path.name}")
-            image.to_filename(part)
-            part.replace(path)
+            write_nifti(label_map_path(self.output_dir, result_name(data, label_map)), image)
         return dict(data)
 
 

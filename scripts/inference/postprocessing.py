@@ -19,6 +19,7 @@ from monai.utils import convert_to_tensor
 from ..data.check.grid import grid_of
 from ..data.training_ranges import unlike_training
 from ..data.transforms import InPlaneSpacingd, result_name
+from ..files import write_whole
 from ..labels import ClassTable
 from ..ops.levels.report import level_report
 
@@ -144,11 +145,8 @@ class SaveLevelReportd(SaveImaged):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the file and return the data."""
         for key in self.key_iterator(data):
-            self.output_dir.mkdir(parents=True, exist_ok=True)
             path = self.output_dir / f"{result_name(data, data[key])}_levels.json"
-            part = path.with_name(f".part_{path.name}")
-            part.write_text(json.dumps(data[self.result_key], indent=1) + "\n", "utf-8")
-            part.replace(path)
+            write_whole(path, json.dumps(data[self.result_key], indent=1) + "\n")
         return dict(data)
 
 

@@ -19,6 +19,7 @@ from ..bundle.model_file import check_weights, trained_settings
 from ..data.check.command import check_datalist, check_scans
 from ..data.datalist import DataError, Problem, errors, raise_problems
 from ..data.dicom.seg import import_highdicom
+from ..files import write_whole
 from ..labels import ClassTable
 
 LONGEST_WAIT = timedelta(days=7)
@@ -83,10 +84,9 @@ def start_inference(
         raise DataError("no scans were given; add --input_dir FOLDER (for evaluating: --datalist D.json)")
     aside = [] if datalist else _put_aside(entries, keep_on=bool(input_dir))
     table, folder = ClassTable.load(class_table), Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "labels.json").write_text(json.dumps(table.channel_def(), indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "labels.json", json.dumps(table.channel_def(), indent=1) + "\n")
     rows = [f"{c.id} {c.name} {' '.join(map(str, c.colour))} {255 if c.id else 0}" for c in table.classes]
-    (folder / "colours.ctbl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    write_whole(folder / "colours.ctbl", "\n".join(rows) + "\n")
     return aside
 
 

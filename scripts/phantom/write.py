@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..files import write_whole
+from ..files import write_nifti, write_whole
 from .volume import check_drawing, make_phantom
 
 DRAWING_VERSION = 2
@@ -111,11 +110,8 @@ def _sections(counts: dict[str, int]) -> dict[str, list[dict[str, str]]]:
 
 
 def _save(array: NDArray[Any], affine: NDArray[np.float64], path: Path) -> None:
-    """Write a NIfTI file under another name first: a file that bears the right name is complete."""
     volume = nib.Nifti1Image(array, affine)
     volume.set_qform(affine, code="scanner")
     volume.set_sform(affine, code="scanner")
     volume.header.set_xyzt_units("mm")
-    part = path.with_name(f"part_{path.name}")
-    nib.save(volume, part)
-    os.replace(part, path)
+    write_nifti(path, volume)

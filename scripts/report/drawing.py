@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files import whole_file
 from ..labels import IGNORE, ClassTable
 
 if TYPE_CHECKING:
@@ -41,15 +42,19 @@ def new_figure(rows: int, columns: int, panel_inches: tuple[float, float], **gri
 
 def save(figure: Figure, path: str | Path, dpi: int = 150, largest: int | None = None) -> Path:
     """Write a figure as PNG, coarser if it would have more than `largest` bytes; an interrupted run leaves no half."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    figure.savefig(scratch, format="png", dpi=dpi, facecolor="white")
-    while largest is not None and scratch.stat().st_size > largest and dpi > COARSEST:
+    picture = _png(figure, dpi)
+    while largest is not None and len(picture) > largest and dpi > COARSEST:
         dpi = max(COARSEST, round(0.85 * dpi))
-        figure.savefig(scratch, format="png", dpi=dpi, facecolor="white")
-    os.replace(scratch, target)
-    return target
+        picture = _png(figure, dpi)
+    with whole_file(path) as file:
+        file.write(picture)
+    return Path(path)
+
+
+def _png(figure: Figure, dpi: int) -> bytes:
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi, facecolor="white")
+    return content.getvalue()
 
 
 def grey(image: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.launch import bundle_run
+from ..files import write_whole
 from ..labels import ClassTable
 from ..phantom.write import DRAWING_VERSION, write_phantoms
 from ..report.charts import curves, per_class_bars
@@ -67,8 +68,7 @@ class Demo:
         action()
         self.seconds[name] = round(time.perf_counter() - begin, 1)
         print(f"{name:24s} {self.seconds[name]:6.1f} s", flush=True)
-        record.parent.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps({"settings": self.history, "seconds": self.seconds[name]}), encoding="utf-8")
+        write_whole(record, json.dumps({"settings": self.history, "seconds": self.seconds[name]}))
 
     def _start_over_if_changed(self, out: Path) -> None:
         """Remove what a training of other settings left: going on from its checkpoint would pass for these settings."""
@@ -76,8 +76,7 @@ class Demo:
         settings = json.dumps(self.history)
         if out.is_dir() and not (begun.is_file() and begun.read_text(encoding="utf-8") == settings):
             shutil.rmtree(out)
-        out.mkdir(parents=True, exist_ok=True)
-        begun.write_text(settings, encoding="utf-8")
+        write_whole(begun, settings)
 
     def train(self, name: str, run_id: str, configs: list[str], **overrides: Any) -> None:
         """Run a training as a phase; killed on the way, it goes on from its last epoch."""
@@ -114,7 +113,7 @@ class Demo:
             scores = json.loads((self.folder / method / "test" / "summary.json").read_text(encoding="utf-8"))
             result[method] = {k: scores[k] for k in ("mdice", "miou", "n_cases")}
         result.update(settings=settings, seconds=self.seconds)
-        (self.folder / "summary.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_whole(self.folder / "summary.json", json.dumps(result, indent=1) + "\n")
         return result
 
     def page(self, summary: dict[str, Any]) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.launch import BUNDLE_ROOT
+from ..files import write_whole
 
 NOTEBOOK = BUNDLE_ROOT / "docs" / "tutorial.ipynb"
 WORKING_FOLDER = "CPS4_TUTORIAL"
@@ -41,9 +42,7 @@ def run(args: argparse.Namespace) -> int:
         execute(notebook, args.notebook.absolute().parent, work)
     clean(notebook, {str(work): "$WORK", str(BUNDLE_ROOT): "."})
     out: Path = args.out or args.notebook
-    part = out.with_name(f".part_{out.name}")
-    nbformat.write(notebook, part)
-    part.replace(out)
+    write_whole(out, nbformat.writes(notebook) + "\n")
     print(out)
     return 0
 

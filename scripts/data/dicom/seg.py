@@ -15,6 +15,7 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 
+from ...files import StorageError, whole_file
 from ...labels import ClassTable
 from ..datalist import DataError
 from ..transforms import result_name
@@ -78,20 +79,16 @@ class SaveDicomSegd(SaveImaged):
                 self._write(label, affine, files, name)
             except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
                 # the words of other libraries may quote the header, and with it a patient's name
-                reason = (
-                    str(error) if isinstance(error, DataError) else f"its header does not fit, {type(error).__name__}"
-                )
+                ours = isinstance(error, DataError | StorageError)
+                reason = str(error) if ours else f"its header does not fit, {type(error).__name__}"
                 log.error("%s: no DICOM SEG can be written (%s); the label map is", name, reason)
         return dict(data)
 
     def _write(self, label: np.ndarray, affine: np.ndarray, files: Sequence[str], name: str) -> None:
         with _silence():
             segmentation = dicom_seg(label, affine, files, self.table, self.about)
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            path = self.output_dir / f"{name}_seg.dcm"
-            part = path.with_name(f".part_{path.name}")
-            segmentation.save_as(part)
-            part.replace(path)
+            with whole_file(self.output_dir / f"{name}_seg.dcm") as file:
+                segmentation.save_as(file)
 
 
 @contextmanager

@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 
+from ...files import whole_file
 from .contrast import TAGS, sequence_of
 
 PREAMBLE = 128
@@ -233,10 +235,10 @@ def convert_series(series: Series, out: Path) -> None:
     clean.SetSpacing(image.GetSpacing())
     clean.SetOrigin(image.GetOrigin())
     clean.SetDirection(image.GetDirection())
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".part_{out.name}")
-    itk.imwrite(clean, str(part), compression=True)
-    part.replace(out)
+    with tempfile.TemporaryDirectory() as scratch:  # ITK writes to a name alone
+        itk.imwrite(clean, f"{scratch}/{out.name}", compression=True)
+        with whole_file(out) as file:
+            file.write(Path(scratch, out.name).read_bytes())
 
 
 def slice_gap(files: Sequence[str]) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+from ...files import write_nifti, write_whole
 from ...labels import IGNORE
 
 DATASET, DATASET_ID = "Dataset001_spine", 1
@@ -55,7 +56,7 @@ def write_raw_dataset(
         "numTraining": cases,
         "file_ending": ".nii.gz",
     }
-    (root / "dataset.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_whole(root / "dataset.json", json.dumps(content, indent=1) + "\n")
     return root
 
 
@@ -66,10 +67,7 @@ def file_name(case: str) -> str:
 
 def _save(path: Path, slices: np.ndarray, pixel_mm: float) -> None:
     """Write (S, H, W); nnU-Net's reader turns the axes of a NIfTI file round, and so sees (S, H, W) again."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     affine = np.diag([pixel_mm, pixel_mm, APART * pixel_mm, 1.0])
     image = nibabel.Nifti1Image(np.ascontiguousarray(slices.transpose(2, 1, 0)), affine)
     image.header.set_xyzt_units("mm")
-    part = path.with_name(f".part_{path.name}")
-    image.to_filename(part)
-    part.replace(path)
+    write_nifti(path, image)

@@ -1,24 +1,21 @@
-"""Train and score systems on the same labelled patients with the same steps; one CSV row a run, finished rows are kept.
+"""`benchmark accuracy`: train and score systems on the same labelled patients with the same steps, one CSV row a run.
 
 For each number of labelled patients and seed, a supervised warm start and stage 1 are trained once; every system then
-takes the same further steps on the segmentation network, with the same total weight of its unlabelled terms. What is
-kept of a run was chosen on the validation patients; test patients are scored once, at the end. Several machines with a
-common folder, or the processes of torchrun, may share a grid.
+takes the same further steps on the segmentation network, with the same total weight of its unlabelled terms. The
+checkpoint is chosen on the validation patients; test patients are scored once, at the end. Finished rows are kept.
+Several machines with a common folder, or the processes of torchrun, may share a grid.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ...files import write_whole
-from .grid import Grid, Settings, device_name, read, write_json
+from .grid import Grid, Settings, device_name, read, write_csv, write_json
 from .jobs import POLL_S, Job, Locks, run_jobs, share, with_needs
 from .subsets import Cell, Source, cell, full_cell
 from .systems import System, chosen, pairs, systems, variant
@@ -51,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what every grid of runs takes, whatever its rows are."""
+    """Declare the options of a grid of runs, whatever its rows are."""
     add_cell_arguments(parser)
     add = parser.add_argument
     add("--stage1-overlays", nargs="*", default=[], help="config files behind pretrain.yaml")
@@ -66,7 +63,7 @@ def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_cell_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what says on which data rows are trained, and where they go."""
+    """Declare the options of data and output folder."""
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--datalist", type=Path, help="a datalist; labelled subsets are cut from its training patients")
@@ -97,7 +94,7 @@ def run_grid(args: argparse.Namespace, rows: Sequence[System], known: Mapping[st
 
 
 def open_folder(args: argparse.Namespace, full: bool) -> tuple[Path, Locks, list[Cell], list[Cell]]:
-    """The folder of the runs, once its settings agree, its locks, its cells, and those with all labels if `full`.
+    """Open the folder of the runs: its path, its locks, its cells, and the cells with all labels if `full`.
 
     Raises:
         ValueError: the folder holds runs of other settings.
@@ -118,7 +115,7 @@ def open_folder(args: argparse.Namespace, full: bool) -> tuple[Path, Locks, list
 
 
 def run_rows(args: argparse.Namespace, out: Path, locks: Locks, jobs: Sequence[Job]) -> int:
-    """Do the rows and what they need, or list them, and write `results.csv`; 1 if a run failed."""
+    """Run the rows and the jobs that they need, or list them, and write `results.csv`; 1 if a run failed."""
     if args.list:
         print(listed(with_needs(jobs), jobs))
         return 0
@@ -139,7 +136,7 @@ def grid_jobs(
 
 
 def listed(jobs: Sequence[Job], rows: Sequence[Job]) -> str:
-    """What is to do, a line a run, and how many of the rows are done."""
+    """A line for each run that is left, and how many of the rows are done."""
     lines = [f"{job.name:32s}{job.steps:8d} steps  {job.state()}" for job in jobs]
     done = sum(row.state() == "done" for row in rows)
     steps = sum(job.steps for job in jobs)
@@ -151,17 +148,12 @@ def collect(out: Path) -> Path:
     rows = [read(p) for p in sorted(out.glob("*/row.json"))]
     rows.sort(key=lambda r: (r["labelled"], r["method"], r["seed"]))
     path = out / "results.csv"
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
-    write_whole(path, text.getvalue())
+    write_csv(path, FIELDS, rows)
     return path
 
 
 def check_settings(path: Path, args: argparse.Namespace) -> None:
-    """Write what the results page says about how the runs were made; no paths of the machine.
+    """Write `settings.json` for the results page, or compare with the one that is there; it has no paths.
 
     Raises:
         ValueError: the folder holds runs of other settings.

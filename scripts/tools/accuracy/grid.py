@@ -1,11 +1,12 @@
-"""The jobs of a grid: warm start and stage 1, which systems share, and the training and scoring of each system."""
+"""The jobs of a benchmark grid: warm start and stage 1, shared by systems, then training and scoring of each system."""
 
 from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Grid:
-    """Makes the jobs; `known` has every system whose stage 1 another may take."""
+    """Makes the jobs.
+
+    Attributes:
+        settings: of the benchmark.
+        known: all systems by name, since a system may take the stage 1 of another.
+    """
 
     settings: Settings
     known: Mapping[str, System]
 
     def row(self, system: System, cell: Cell) -> Job:
-        """Train a system from the warm start, score it, and leave `row.json` in its folder."""
+        """Train a system from the warm start and score it; writes `row.json` into its folder."""
         folder, s = self._folder(system.name, cell), self.settings
         warm = self.warm(cell)
         stage1 = None if system.stage1_of is None else self.stage1(self.known[system.stage1_of or "cps4"], cell)
@@ -85,7 +91,7 @@ class Grid:
         return Job(folder.name, system.name, s.epochs * s.iters, state, do, (warm, stage1) if stage1 else (warm,))
 
     def warm(self, cell: Cell) -> Job:
-        """Train on the labelled slices alone; every system goes on from these weights."""
+        """Supervised training on the labelled slices; every system starts from these weights."""
         folder, s = self._folder("warm", cell), self.settings
 
         def do() -> None:
@@ -95,7 +101,7 @@ class Grid:
         return Job(folder.name, "warm", s.warm * s.iters, lambda: _marked(folder, s.warm), do)
 
     def stage1(self, system: System, cell: Cell) -> Job:
-        """Train a stage 1, and score its prompt-guided map on the unlabelled patients."""
+        """Train a stage 1 and score its prompt-guided maps on the unlabelled patients."""
         own = f"stage1_{system.stage1_of}" if system.stage1_of else "stage1"
         folder, s = self._folder(own, cell), self.settings
         maps = folder / "map_unlabelled"
@@ -128,7 +134,7 @@ class Grid:
         return Job(folder.name, "stage1", s.stage1_epochs * s.iters, state, do, needs)
 
     def _train(self, folder: Path, system: System, cell: Cell, epochs: int, start: Mapping[str, Any]) -> None:
-        """Train a stage 2; killed on the way, it goes on from its last epoch. A system's own overrides go last."""
+        """Train a stage 2, or resume it from its last epoch. A system's own overrides go last."""
         s = self.settings
         if training_state(folder, epochs) == "scores":
             return
@@ -140,7 +146,7 @@ class Grid:
         bundle_run("training", ["train.yaml", *system.stage2, *s.overlays], overrides, folder / "log.txt", show=False)
 
     def _score(self, folder: Path, cell: Cell, teacher: bool) -> dict[str, Any]:
-        """Columns of the scores on test and unlabelled patients; what cannot be scored is None."""
+        """Columns of the scores on test and unlabelled patients; None where there are no labels to score against."""
         out = {what: folder / what for what in ("network_test", "network_unlabelled", "teacher_unlabelled")}
         runs = [evaluation(folder, cell, "test", out["network_test"])]
         if cell.hidden:
@@ -179,9 +185,9 @@ def evaluation(
 
 
 def training_state(folder: Path, epochs: int, kept: str = "models") -> str:
-    """Where a training stands: "scores" once all epochs are trained and `kept` has the network.
+    """State of a training: "to do", "goes on after epoch N", or "scores" once complete and `kept` has the network.
 
-    The log of an epoch is written behind its checkpoint and its validation.
+    Read from `metrics.csv`, to which an epoch is written after its checkpoint and its validation.
     """
     log = folder / "metrics.csv"
     if not log.is_file():
@@ -212,6 +218,15 @@ def read(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
     write_whole(path, json.dumps(content, indent=1, default=str) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV file, whole or not at all; fractions with four digits."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    write_whole(path, text.getvalue())
 
 
 def _marked(folder: Path, epochs: int, kept: str = "models") -> str:

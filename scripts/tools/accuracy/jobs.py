@@ -1,16 +1,15 @@
-"""Do jobs that need each other, some at the same time, perhaps beside other machines, and say how long it will take."""
+"""A queue of jobs with dependencies: several at a time, locked against other processes, with the time that is left."""
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import BaseFileLock, FileLock, Timeout
 from tqdm import tqdm
 
 POLL_S = 2.0
@@ -19,14 +18,14 @@ BAR = "{desc} {n_fmt}/{total_fmt} |{bar}| {elapsed}{postfix}"
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of work with a folder of its own; killed on the way and done again, it goes on.
+    """One run of a benchmark, with a folder of its own. Killed and done again, it resumes.
 
     Attributes:
         name: of its folder and its lock.
-        kind: jobs of one kind take a like time a step.
-        steps: what it costs.
-        state: says "done" if there is nothing left to do.
-        do: does it.
+        kind: jobs of one kind take about the same time for a step.
+        steps: its number of optimiser steps.
+        state: returns "done" if nothing is left to do.
+        do: runs it.
         needs: jobs that have to be done before.
     """
 
@@ -39,7 +38,7 @@ class Job:
 
 
 def with_needs(jobs: Sequence[Job]) -> list[Job]:
-    """The jobs that are not done, those that they need before them, each once."""
+    """The jobs that are not done, each once and behind those that it needs."""
     ordered: dict[str, Job] = {}
     for job in jobs:
         if job.state() != "done":
@@ -51,13 +50,13 @@ def with_needs(jobs: Sequence[Job]) -> list[Job]:
 def run_jobs(
     jobs: Sequence[Job], at_once: int, locks: Locks, after: Callable[[], object] = lambda: None
 ) -> dict[str, BaseException]:
-    """Do all jobs; a failing one stops only those that need it.
+    """Run all jobs in threads; one that fails stops only those that need it.
 
-    A job that another process holds is passed over and looked at again, until it is done there or free.
+    A job that another process has locked is skipped and tried again, until it is done there or free.
 
     Args:
-        jobs: every job behind those that it needs.
-        at_once: how many at the same time.
+        jobs: each behind those that it needs.
+        at_once: number of jobs that run at the same time.
         locks: of the folder of the jobs.
         after: called after each job.
 
@@ -69,7 +68,7 @@ def run_jobs(
     timed: list[tuple[Job, float]] = []
 
     def start(pool: ThreadPoolExecutor, job: Job) -> bool:
-        """Begin a job, or drop one that is done or cannot be done; False if it has to wait."""
+        """Start a job, or drop one that is done or cannot be done; False if it has to wait."""
         if broken := [need.name for need in job.needs if need.name in failed]:
             failed[job.name] = RuntimeError(f"it needs {broken[0]}, which failed")
         elif job.state() != "done":
@@ -93,7 +92,6 @@ def run_jobs(
                     else:
                         timed.append((job, time.monotonic() - begin))
                         after()
-                locks.show_life()
                 left = [*pending, *(job for job, _ in running.values())]
                 if more := len(jobs) - len(left) - bar.n:
                     words = f"about {clock(remaining_s(timed, left) / at_once)} left" if timed else ""
@@ -105,9 +103,9 @@ def run_jobs(
 
 
 def remaining_s(timed: Sequence[tuple[Job, float]], left: Sequence[Job]) -> float:
-    """Seconds that jobs will take one after the other: their steps, at the pace of those of their kind so far.
+    """Seconds that jobs will take one after the other, from the mean time of a step of their kind so far.
 
-    A kind that has not been seen is taken to be as fast as all others together.
+    A kind that has not run yet is given the mean of all kinds.
     """
 
     def pace(some: Sequence[tuple[Job, float]]) -> float:
@@ -126,7 +124,7 @@ def clock(seconds: float) -> str:
 
 
 def share(jobs: Sequence[Job], number: int, of: int) -> list[Job]:
-    """Every `of`-th job, from the `number`-th on (from 1): the shares of all numbers are all jobs, each once.
+    """Every `of`-th job, beginning with the `number`-th (counted from 1); the shares partition the jobs.
 
     Raises:
         ValueError: the number is not among 1 to `of`.
@@ -136,86 +134,39 @@ def share(jobs: Sequence[Job], number: int, of: int) -> list[Job]:
     return list(jobs[number - 1 :: of])
 
 
-DEAD_AFTER_S, SILENT_AFTER_S = 30, 600
-"""Seconds without a sign of life after which a lock is broken: of a process of this host that is gone, of any."""
-
-
 class Locks:
-    """Lock files in a folder; a holder shows that it lives by touching them.
+    """Locks of jobs, by name, among the processes that share a folder, on one machine or on several.
+
+    The system drops those of a process at its end, however it ends. Machines see each other's locks on file systems
+    that pass them on, as NFS does; on others, give each machine a share of its own (:func:`share`).
 
     Args:
-        folder: shared by all who work.
+        folder: gets a file for each lock that is held.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.held: set[Path] = set()
-        self.me = json.dumps({"host": socket.gethostname(), "pid": os.getpid()})
+        self.held: dict[str, BaseFileLock] = {}
 
     def claim(self, name: str) -> bool:
-        """Take a lock that nobody holds, or whose holder is dead; False if somebody does."""
-        path = self.folder / f"{name}.lock"
+        """Take a lock; False if somebody else holds it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self._stale(path):
-            self._break(path)
+        lock = FileLock(self.folder / f"{name}.lock", thread_local=False)
         try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(self.me)
-        except FileExistsError:
+            lock.acquire(blocking=False)
+        except Timeout:
             return False
-        self.held.add(path)
+        self.held[name] = lock
         return True
 
     def release(self, name: str) -> None:
         """Give a lock back."""
-        path = self.folder / f"{name}.lock"
-        self.held.discard(path)
-        path.unlink(missing_ok=True)
+        lock = self.held.pop(name)
+        with suppress(PermissionError):  # Windows removes no open file, but filelock does so there
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
     def release_all(self) -> None:
         """Give back what is still held."""
-        for path in self.held:
-            path.unlink(missing_ok=True)
-        self.held.clear()
-
-    def show_life(self) -> None:
-        """Touch all locks that are held; to be called every few seconds."""
-        for path in self.held:
-            path.touch()
-
-    def _stale(self, path: Path) -> bool:
-        try:
-            age, text = time.time() - path.stat().st_mtime, path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return False
-        if age > SILENT_AFTER_S:
-            return True
-        try:
-            holder = json.loads(text)
-        except json.JSONDecodeError:  # made in this moment, and still empty
-            return False
-        # hosts of one name exist, in containers above all: a process that is not here may live there, and touches
-        here = holder["host"] == socket.gethostname()
-        return here and age > DEAD_AFTER_S and not _alive(holder["pid"])
-
-    def _break(self, path: Path) -> None:
-        """Remove a stale lock under a name of its own first: of two who break it, one finds it."""
-        aside = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
-        try:
-            path.rename(aside)
-        except FileNotFoundError:
-            return
-        if self._stale(aside):
-            aside.unlink()
-        else:  # another had broken it and taken the lock anew
-            aside.rename(path)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        for name in list(self.held):
+            self.release(name)

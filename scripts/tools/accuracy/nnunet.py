@@ -1,8 +1,8 @@
-"""The row from outside: nnU-Net v2's 2D configuration on the labelled patients, slices and test patients of the others.
+"""`benchmark nnunet`: nnU-Net v2's 2D configuration on the labelled patients, slices and test patients of the others.
 
-nnU-Net is run by its own commands, from an environment of its own; its network, loss, optimiser and augmentation are
-as it plans them. It sees the slices that our networks see, already normalised, and its probabilities take the path of
-our own predictions: names raw and decoded, the scan's own grid, the same scores. It does not read unlabelled scans.
+nnU-Net is run by its own commands from an environment of its own, with the network, loss, optimiser and augmentation
+that it plans. It gets the slices that our networks get, already normalised. Its probabilities are resampled to the
+scan's grid, decoded and scored as our own predictions are. It does not read unlabelled scans.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from ...data.cache import VolumeDataset
 from ...data.check.command import check_datalist
 from ...data.datalist import load_datalist, raise_problems
 from ...data.prepare.nnunet import DATASET, DATASET_ID, file_name, write_raw_dataset
+from ...files import write_whole
 from .accuracy import add_cell_arguments, open_folder, run_rows
 from .grid import decoded_columns, device_name, evaluation, read, write_json
 from .jobs import Job
@@ -66,15 +67,15 @@ def run(args: argparse.Namespace) -> int:
             "change one of them"
         )
     out, locks, cells, full = open_folder(args, "nnunet_full" in args.methods)
-    plan = Outside(args, out)
-    jobs = [plan.row("nnunet", c) for c in cells if "nnunet" in args.methods]
-    jobs += [plan.row("nnunet_full", c) for c in full]
+    rows = NnunetRows(args, out)
+    jobs = [rows.row("nnunet", c) for c in cells if "nnunet" in args.methods]
+    jobs += [rows.row("nnunet_full", c) for c in full]
     return run_rows(args, out, locks, jobs)
 
 
 @dataclass(frozen=True)
-class Outside:
-    """Makes the jobs.
+class NnunetRows:
+    """Makes the jobs of nnU-Net's rows.
 
     Attributes:
         args: the options.
@@ -85,7 +86,7 @@ class Outside:
     out: Path
 
     def row(self, method: str, cell: Cell) -> Job:
-        """Have nnU-Net train and predict, score it, and leave `row.json` and `schedule.json` in the row's folder."""
+        """Train nnU-Net, predict, score; writes `row.json` and `schedule.json` into the row's folder."""
         folder = self.out / f"{method}_{cell.labelled}_{cell.seed}"
 
         def state() -> str:
@@ -136,7 +137,7 @@ class Outside:
             raise RuntimeError(f"{words[0]} failed, see {folder / log}\n{tail}")
 
     def _schedule(self, folder: Path) -> dict[str, Any]:
-        """What the results page says of this run."""
+        """Training schedule and plan of this run, for the results page."""
         a, plan = self.args, planned(folder)
         return {
             "steps": a.nnunet_steps, "steps_per_epoch": a.nnunet_steps_per_epoch, "batch_size": plan["batch_size"],
@@ -147,7 +148,7 @@ class Outside:
 
 
 def _score(folder: Path, cell: Cell, sections: list[str]) -> dict[str, Any]:
-    """Columns of the scores, by the evaluation that all rows have."""
+    """Columns of the scores, from the evaluation that all rows share."""
     given = {"ckpt_dir": folder / "slices", "probabilities_dir": folder / "predictions"}
     out = {section: folder / f"network_{section}" for section in sections}
     runs = [evaluation(folder, cell, s, path, given, ["evaluate_kept.yaml"]) for s, path in out.items()]
@@ -187,34 +188,33 @@ class {name}({base}):
 
 
 def trained(folder: Path) -> Path:
-    """Where nnU-Net leaves the training of a row's folder."""
+    """Folder of nnU-Net's trained model, below a row's folder."""
     return folder / "nnUNet_results" / DATASET / f"{TRAINER}__nnUNetPlans__{CONFIGURATION}" / "fold_all"
 
 
 def final_checkpoint(folder: Path) -> Path:
-    """What is there once nnU-Net has trained a row's folder to its end."""
+    """Checkpoint that nnU-Net writes when its training is complete."""
     return trained(folder) / "checkpoint_final.pth"
 
 
 def plans_file(folder: Path) -> Path:
-    """Where nnU-Net leaves its plans, below a row's folder."""
+    """nnU-Net's plans, below a row's folder."""
     return folder / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json"
 
 
 def write_trainer(folder: Path, steps: int, steps_per_epoch: int, seed: int, mirror: bool) -> Path:
-    """Write the trainer's file where :func:`environment` has nnU-Net look for it."""
+    """Write the custom trainer into the folder that :func:`environment` names to nnU-Net."""
     base = "nnUNetTrainer" if mirror else "nnUNetTrainerNoMirroring"
     text = TRAINER_FILE.format(
         name=TRAINER, base=base, epochs=steps // steps_per_epoch, steps_per_epoch=steps_per_epoch, seed=seed
     )
     path = folder / "trainer" / "short_trainer.py"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
     return path
 
 
 def planned(folder: Path) -> dict[str, Any]:
-    """What nnU-Net planned for its 2D configuration."""
+    """nnU-Net's plan of its 2D configuration."""
     return dict(read(plans_file(folder))["configurations"][CONFIGURATION])
 
 
@@ -224,12 +224,12 @@ def planning() -> list[str]:
 
 
 def training(device: str) -> list[str]:
-    """Command that trains on all cases; killed on the way, it goes on from its last checkpoint."""
+    """Command that trains on all cases; given again, it resumes from its last checkpoint."""
     return [COMMANDS[1], str(DATASET_ID), CONFIGURATION, "all", "-tr", TRAINER, "-device", device, "--c"]
 
 
 def predicting(images: Path, out: Path, device: str) -> list[str]:
-    """Command that predicts the volumes of a folder that it has not predicted, in one process, with probabilities."""
+    """Command that predicts the volumes of a folder with probabilities, in one process, skipping those it has done."""
     return [
         COMMANDS[2], "-i", str(images), "-o", str(out), "-d", str(DATASET_ID), "-c", CONFIGURATION, "-f", "all", "-tr",
         TRAINER, "-device", device, "-npp", "0", "-nps", "0", "--save_probabilities", "--continue_prediction",
@@ -237,9 +237,9 @@ def predicting(images: Path, out: Path, device: str) -> list[str]:
 
 
 def environment(folder: Path, command: str, before: Mapping[str, str]) -> dict[str, str]:
-    """Variables of a command of nnU-Net: its folders, its trainer, one process where its own default is many.
+    """Environment variables of a command of nnU-Net: its folders, its trainer, one process instead of many.
 
-    Training augments in its own process, so that the seed counts; planning takes none for a mistake.
+    Training augments in the main process (0 workers), so that the seed decides; planning refuses 0.
     """
     own = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     own |= {"nnUNet_extTrainer": str(folder / "trainer"), "nnUNet_def_n_proc": "1"}
@@ -256,7 +256,7 @@ def set_batch_size(folder: Path, size: int | None) -> None:
 
 
 def trained_s(folder: Path) -> float:
-    """Seconds of all epochs by nnU-Net's logs, those included that a resumed training repeated."""
+    """Seconds of all epochs in nnU-Net's logs, with those that a resumed training repeated."""
     logs = [path.read_text(encoding="utf-8") for path in sorted(trained(folder).glob("training_log_*.txt"))]
     return sum(float(s) for text in logs for s in re.findall(r"Epoch time: ([\d.]+) s", text))
 
@@ -264,9 +264,9 @@ def trained_s(folder: Path) -> float:
 def write_slices(
     folder: Path, cell: Cell, sections: Sequence[str], overlays: Sequence[str], image_size: Sequence[int], cache: Path
 ) -> Path:
-    """Write nnU-Net's raw dataset of a cell, and `slices/model.json`, by which our inference finds the same grid.
+    """Write nnU-Net's raw dataset of a cell, and `slices/model.json`, from which our inference takes the same grid.
 
-    Training slices are those of train.yaml, out of its cache; scans to predict are cut as inference.yaml does.
+    Training slices are those of train.yaml, from its cache; scans to predict are preprocessed by inference.yaml.
 
     Args:
         folder: of the row; gets `nnUNet_raw` and `slices`.

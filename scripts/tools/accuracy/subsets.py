@@ -1,4 +1,4 @@
-"""The labelled subsets of a benchmark: nested datalists cut by patient, and one with all labels, the upper bound."""
+"""The labelled subsets of a benchmark: nested datalists split by patient, and one with all labels, the upper bound."""
 
 from __future__ import annotations
 

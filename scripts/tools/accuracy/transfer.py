@@ -1,22 +1,22 @@
-"""Score a trained network on data that it was not trained for, and say what breaks: finding, outlining or levels.
+"""`benchmark transfer`: score a trained network on other data (domain shift), and say what breaks.
 
-Beside the datalists that are named, it is scored on drawn phantoms of T2-like and of T1-like contrast: the same spines,
-other grey values.
+What may break is finding the structures, their outlines or their levels. Beside the given datalists, the network is
+scored on drawn phantoms of T2-like and of T1-like contrast: the same spines, other grey values.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...bundle.launch import bundle_runs
 from ...data.datalist import load_datalist, write_datalist
+from ...files import write_whole
 from ...phantom.write import write_phantoms
 from ...report.tables import format_table, percent
-from .grid import EVALUATION, read, write_json
+from .grid import EVALUATION, read, write_csv, write_json
 from .systems import pairs
 
 CONTRASTS = ("t2", "t1")
@@ -108,12 +108,7 @@ def row_of(name: str, summary: Mapping[str, Any], levels: bool) -> dict[str, Any
 def write_table(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
     """Write `transfer.json` and `transfer.csv` (fractions) and `transfer.md` (percent)."""
     write_json(out / "transfer.json", list(rows))
-    with (out / "transfer.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            plain = {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()}
-            writer.writerow({**plain, "breaks": " ".join(row["breaks"])})
+    write_csv(out / "transfer.csv", list(rows[0]), [{**row, "breaks": " ".join(row["breaks"])} for row in rows])
     shares, counts = ("mdice", "mdice_decoded", "vertebra", "disc"), ("structures", "missed", "spurious", "wrong_level")
     cells = [
         [row["data"], str(row["cases"]), *(percent(row[k]) for k in shares)]
@@ -128,5 +123,5 @@ def write_table(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
         f"{BROKEN:.0%} carry another level, outlines where the Dice of a group is below {OUTLINED:.0%}.", "",
     ]  # fmt: skip
     page = out / "transfer.md"
-    page.write_text("\n".join(lines), encoding="utf-8")
+    write_whole(page, "\n".join(lines))
     return page

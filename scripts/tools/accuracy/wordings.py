@@ -1,14 +1,13 @@
-"""Train and score CPS4 under several wordings of its class prompts: does it matter how a structure is called?
+"""`benchmark prompts`: train and score CPS4 under several wordings of its class prompts.
 
-Both stages, for each wording, in the grid of `benchmark accuracy`. The control is `shuffled`: long names, each standing
-for another structure. Only a pretrained text encoder can tell wordings apart by what they mean.
+Both stages are trained for each wording, in the grid of `benchmark accuracy`. The control is `shuffled`: long names,
+permuted among the structures. Only a pretrained text encoder can tell wordings apart by their meaning.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import random
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +16,11 @@ from typing import Any
 
 import yaml
 
+from ...files import write_whole
 from ...labels import ClassTable
 from ...report.tables import format_table, percent
 from .accuracy import add_grid_arguments, collect, run_grid
-from .grid import read
+from .grid import read, write_csv, write_json
 from .systems import System, systems
 
 MEASURES = {"map_mdice": "prompt-guided map", "unlabelled_mdice": "unlabelled patients", "mdice": "test patients"}
@@ -71,7 +71,7 @@ def wording_system(wording: str, seed: int, out: Path, encoder: Path | None) -> 
     name, value = wording, wording
     if wording == "shuffled":
         path = out / "wording_shuffled.json"
-        path.write_text(json.dumps(shuffled_names(ClassTable.load(), seed), indent=1) + "\n", encoding="utf-8")
+        write_json(path, shuffled_names(ClassTable.load(), seed))
         value = str(path)
     elif wording not in ("long", "short"):
         if not Path(wording).is_file():
@@ -93,7 +93,7 @@ def text_overlay(folder: Path, out: Path) -> Path:
     target = "scripts.networks.text_encoder.BertTextEncoder"
     content = {"text": {"_target_": target, "prompts": "@prompts", "caption": "@caption", "pretrained": str(folder)}}
     path = out / "text_encoder.yaml"
-    path.write_text("# overlay on: pretrain\n" + yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    write_whole(path, "# overlay on: pretrain\n" + yaml.safe_dump(content, sort_keys=False))
     return path
 
 
@@ -131,10 +131,7 @@ def write_table(compared: Sequence[Mapping[str, Any]], out: Path, informed: bool
         out: the folder.
         informed: the text encoder knew words before; if not, the page says that it tells nothing.
     """
-    with (out / "prompts.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(compared[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in compared)
+    write_csv(out / "prompts.csv", list(compared[0]), compared)
     head = ["labelled patients", "wording", "seeds (n)"]
     head += [words for measure in MEASURES.values() for words in (f"{measure}, mDice %", "difference")]
     first = compared[0]["wording"]
@@ -147,7 +144,7 @@ def write_table(compared: Sequence[Mapping[str, Any]], out: Path, informed: bool
     words += "long name of another."
     lines = ["# Wording of the class prompts", "", *([] if informed else [SILENT, ""]), words, ""]
     page = out / "prompts.md"
-    page.write_text("\n".join([*lines, format_table(head, cells, markdown=True), ""]), encoding="utf-8")
+    write_whole(page, "\n".join([*lines, format_table(head, cells, markdown=True), ""]))
     return page
 
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from ...files import write_whole
 from ...labels import ClassTable
 from ...report.tables import spider_rows
 from .document import Chapter, Picture, write_html, write_latex, write_markdown
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         before, _, rest = text.partition(START)
         _, _, after = rest.partition(END)
         block = as_markdown(overview) if overview else ""
-        args.into.write_text(f"{before}{START}\n{block}\n{END}{after}", encoding="utf-8")
+        write_whole(args.into, f"{before}{START}\n{block}\n{END}{after}")
     return 0
 
 

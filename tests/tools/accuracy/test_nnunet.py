@@ -288,7 +288,7 @@ class TestRun:
         with pytest.raises(ValueError, match="--steps 30 is no multiple of --steps-per-epoch 20"):
             nnunet.run(parse(*line, "--nnunet", str(fake), "--steps", "30"))
         (fake / "bin/nnUNetv2_train").write_text("#!/bin/sh\necho no such luck; exit 3\n", encoding="utf-8")
-        row = nnunet.Outside(parse(*line, "--nnunet", str(fake)), tmp_path)
+        row = nnunet.NnunetRows(parse(*line, "--nnunet", str(fake)), tmp_path)
         with pytest.raises(RuntimeError, match=r"nnUNetv2_train failed, see .*log\.txt\nno such luck"):
             row._call(tmp_path, training("cpu"), "log.txt")
 
