@@ -26,18 +26,18 @@ from ..report.figures import attention_panel, overlay_volume, prompt_map_panel, 
 
 
 class PicturesAtEnd:
-    """Draw pictures of a volume when training ends; a volume that cannot be drawn is logged and stops nothing.
+    """Draw pictures of a volume when training ends; what cannot be drawn is logged and stops nothing.
 
     Of several processes the first draws.
 
     Args:
         volumes: items `image` (S, 1, H, W) and `label` (S, 1, H, W); the first is drawn.
-        draw: `draw(image, label, folder)` writes the pictures.
+        draws: each is called as `draw(image, label, folder)`, with `label` (S, H, W), and writes its pictures.
         folder: where they go.
     """
 
-    def __init__(self, volumes: Any, draw: Callable[[Tensor, Tensor, Path], Any], folder: str | Path) -> None:
-        self.volumes, self.draw, self.folder = volumes, draw, Path(folder)
+    def __init__(self, volumes: Any, draws: Sequence[Callable[..., Any]], folder: str | Path) -> None:
+        self.volumes, self.draws, self.folder = volumes, draws, Path(folder)
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -45,17 +45,20 @@ class PicturesAtEnd:
 
     def __call__(self, engine: Engine) -> None:
         """Draw."""
-        if idist.get_rank() > 0 or not len(self.volumes):
+        if idist.get_rank() > 0 or not self.draws or not len(self.volumes):
             return
-        log = logging.getLogger(__name__)
-        try:
-            item = self.volumes[0]
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with torch.no_grad():
-                self.draw(item["image"].to(engine.state.device), item["label"].squeeze(1), self.folder)
-        except Exception:  # whatever it is, hours of training must not end in it
-            log.exception("the pictures could not be drawn")
-        else:
+        log, drawn = logging.getLogger(__name__), False
+        for draw in self.draws:
+            try:
+                item = self.volumes[0]
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with torch.no_grad():
+                    draw(item["image"].to(engine.state.device), item["label"].squeeze(1), self.folder)
+            except Exception:  # whatever it is, hours of training must not end in it
+                log.exception("the pictures could not be drawn")
+            else:
+                drawn = True
+        if drawn:
             log.info("pictures are in %s", self.folder)
 
 
@@ -81,13 +84,16 @@ def draw_targets(
     label: Tensor,
     folder: Path,
     *,
-    prompt_maps: PromptMaps,
+    prompt_maps: PromptMaps | None,
     prompt_map: Callable[[Tensor, Tensor], Tensor],
     teacher: torch.nn.Module,
     table: ClassTable,
 ) -> None:
-    """`targets.png` and `attention.png`: prompt-guided map beside the teacher's pseudo-label and the truth."""
-    if not prompt_maps.available:
+    """`targets.png` and `attention.png`: prompt-guided map beside the teacher's pseudo-label and the truth.
+
+    Nothing is drawn without prompts (None), or before there are attention maps.
+    """
+    if prompt_maps is None or not prompt_maps.available:
         return
     model = prompt_maps.load_model(prompt_maps.model_dir).to(image.device)
     draw_attention(image, label, folder, model=model, table=table)

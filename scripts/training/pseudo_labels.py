@@ -87,7 +87,7 @@ class PseudoLabelRounds:
         self.teacher.eval()
         label = self._weighed_label()
         cases = range(rank, len(self.dataset.data), ranks)
-        bar = tqdm(cases, desc="pseudo-labels", leave=False, disable=rank > 0)
+        bar = tqdm(cases, desc="pseudo-labels", leave=False, disable=True if rank else None)  # None: on a terminal
         self._write(self._share(rank), cases, (self._label(case, label) for case in bar))
         self.teacher.train(mode)
 

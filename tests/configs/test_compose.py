@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,6 +137,51 @@ class TestOverlays:
 
     def test_no_addresses_into_lists(self, overlay: Path) -> None:
         assert [key for key in keys_of(overlay) if any(part.isdigit() for part in key.split("#"))] == []
+
+
+class TestOneKeyAblations:
+    """Rows of `ablations.json`, which stand for overlays of one key each."""
+
+    ROWS = json.loads((CONFIGS / "ablations.json").read_text(encoding="utf-8"))
+
+    @pytest.mark.parametrize("name", ROWS)
+    def test_composes(self, name: str) -> None:
+        row = self.ROWS[name]
+        assert set(row) == {"base", "key", "value", "about"}
+        parser = merged(*stack(row["base"]))
+        assert name_of(stack(row["base"])[0]) in BASES
+        assert row["key"] in parser
+        assert parser[row["key"]] != row["value"]
+        parser[row["key"]] = row["value"]
+        parser.parse()
+        assert broken_references(parser) == []
+        assert broken_expressions(parser) == []
+
+    @pytest.mark.parametrize("name", ROWS)
+    def test_command_line_is_documented(self, name: str) -> None:
+        row = self.ROWS[name]
+        word = str(row["value"])
+        shown = f"'{word}'" if "$" in word else f'"{word}"' if " " in word else word
+        docs = (CONFIGS.parent / "docs/configs.md").read_text(encoding="utf-8")
+        assert f"| `{name}` | {row['base']} | `--{row['key']} {shown}` |" in docs
+
+
+class TestSections:
+    def test_one_order(self) -> None:
+        """A reader of one base finds his way through the others."""
+        sections = {
+            base: [
+                line.removeprefix("# ---- ").split(":")[0].split(",")[0]
+                for line in (CONFIGS / f"{base}.yaml").read_text(encoding="utf-8").splitlines()
+                if line.startswith("# ---- ")
+            ]
+            for base in BASES
+        }
+        for base in BASES:
+            common = [section for section in sections[base] if section in sections["train"]]
+            assert common == [section for section in sections["train"] if section in common]
+            assert len(common) == len(set(common))
+        assert len(set(sections["pretrain"]) & set(sections["train"])) >= 11
 
 
 class TestHeader:

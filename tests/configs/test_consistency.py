@@ -115,6 +115,16 @@ class TestMainConfigs:
         train, pretrain = load("train"), load("pretrain")
         assert with_constants(train, train[key]) == with_constants(pretrain, pretrain[key])
 
+    @pytest.mark.parametrize(
+        "key",
+        [
+            *("augmentation", "slice_cache", "table", "prompt_map", "train#dataset", "train#inferer"),
+            *("validate#dataset", "validate#dataloader", "validate#postprocessing"),
+        ],
+    )
+    def test_both_stages_have_the_same_parts(self, key: str) -> None:
+        assert load("train")[key] == load("pretrain")[key]
+
     @pytest.mark.parametrize("name", ["train", "inference", "pretrain"])
     def test_class_count(self, name: str) -> None:
         assert load(name).get_parsed_content("num_classes") == ClassTable.load().num_classes

@@ -101,7 +101,6 @@ class TestTraining:
             for f in (alone, together)
         ]
         assert names[0] == names[1]
-        # one of the trainer, one of the evaluator
         assert len(list((together / "run/tensorboard").glob("*"))) == len(list((alone / "run/tensorboard").glob("*")))
 
     def test_pseudo_labels(self, alone: Path, together: Path) -> None:

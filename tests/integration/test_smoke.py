@@ -20,6 +20,7 @@ import yaml
 
 from scripts.labels import ClassTable
 from scripts.networks.prompt_model import load_prompt_model
+from scripts.tools.accuracy.systems import one_key_ablations
 from tests.overlays import methods_on
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,11 +30,22 @@ ORIGINALS = {
     for base in ("train", "pretrain")
 }
 REFRESHED = ROOT / "configs/ablations/refreshed.yaml"
-STAGE1_OVERLAYS = [
-    path
-    for path in sorted((ROOT / "configs/ablations").glob("*.yaml"))
-    if "# overlay on: pretrain" in path.read_text() and path != REFRESHED
-]
+ABLATIONS: dict[str, list[Any]] = {
+    base: [
+        *(
+            pytest.param([path], {}, id=path.stem)
+            for path in sorted((ROOT / "configs/ablations").glob("*.yaml"))
+            if f"# overlay on: {base}" in path.read_text() and path != REFRESHED
+        ),
+        *(
+            pytest.param([], {row["key"]: row["value"]}, id=name)
+            for name, row in one_key_ablations().items()
+            if row["base"].split(" + ")[0] == base
+        ),
+    ]
+    for base in ("train", "pretrain")
+}
+"""Files, and keys with their values, of each ablation of a stage."""
 TABLE = ClassTable.load()
 SCORES = {"mdice", "miou", "n_cases", "per_class", "groups", "level_agnostic_dice", "wrong_level", "missed", "spurious"}
 PER_CASE = ["case", "class_id", "class", "dice", "iou", "hd95_mm", "assd_mm"]
@@ -100,13 +112,19 @@ class TestPretraining:
         assert info["vision"]["kind"] == "vit"
         assert info["vision"]["options"]["config"]["hidden_size"] == 16
 
-    @pytest.mark.parametrize("overlay", STAGE1_OVERLAYS, ids=lambda path: path.stem)
-    def test_overlay(
-        self, run_bundle: Callable[..., None], stage1: SimpleNamespace, overlay: Path, tmp_path: Path
+    @pytest.mark.parametrize(("overlays", "keys"), ABLATIONS["pretrain"])
+    def test_ablation(
+        self,
+        run_bundle: Callable[..., None],
+        stage1: SimpleNamespace,
+        overlays: list[Path],
+        keys: dict[str, Any],
+        tmp_path: Path,
     ) -> None:
         run_bundle(
             "pretraining",
-            ["pretrain.yaml", "offline_encoders.yaml", overlay, "smoke.yaml"],
+            ["pretrain.yaml", "offline_encoders.yaml", *overlays, "smoke.yaml"],
+            **keys,
             datalist=stage1.datalist,
             output_dir=tmp_path / "run",
             prompt_model_dir=tmp_path / "models/prompt",
@@ -115,7 +133,7 @@ class TestPretraining:
         )
         made, plain = (state_dict(f / "prompt/model.pt")["prompt_matrix"] for f in (tmp_path / "models", stage1.models))
         assert made.shape == plain.shape
-        assert not torch.equal(made, plain)  # the overlay did something
+        assert not torch.equal(made, plain)  # the ablation did something
 
     def test_refreshed(
         self, run_bundle: Callable[..., None], stage1: SimpleNamespace, trained: SimpleNamespace, tmp_path: Path
@@ -211,6 +229,21 @@ class TestTraining:
         assert (len(names) > 3) == (overlay.stem != "supervised")
         assert [path.name for path in made.models.glob("*.pt")] == ["model.pt"]
         assert len(state_dict(made.models / "model.pt")) > 0
+
+    @pytest.mark.parametrize(("overlays", "keys"), ABLATIONS["train"])
+    def test_ablation(
+        self,
+        train: Callable[..., SimpleNamespace],
+        trained: SimpleNamespace,
+        overlays: list[Path],
+        keys: dict[str, Any],
+        tmp_path: Path,
+    ) -> None:
+        made = train(tmp_path, overlays, **keys)
+        assert {"loss", "loss/supervised"} <= {row["name"] for row in rows_of(made.folder / "metrics.csv")}
+        own, plain = (yaml.safe_load((run.folder / "config.yaml").read_text("utf-8")) for run in (made, trained))
+        differing = {key for key in own if own[key] != plain.get(key)}
+        assert differing - {"output_dir", "ckpt_dir"}  # the ablation changed the config that ran
 
     @pytest.mark.parametrize("overlay", ORIGINALS["train"], ids=lambda path: path.stem)
     def test_original(self, train: Callable[..., SimpleNamespace], overlay: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import errno
@@ -20,18 +21,12 @@ from torch import nn
 
 from scripts.data.cache import SliceDataset
 from scripts.data.loaders import TwoStreamLoader
-from scripts.files import StorageError, is_unfinished
+from scripts.files import StorageError, is_unfinished, mark_unfinished
 from scripts.methods.mean_teacher import MeanTeacher
+from scripts.ops.ema import update_ema_
 from scripts.ops.losses import PartialLabelCrossEntropy
-from scripts.training.handlers import (
-    EMATeacher,
-    MarkUnfinished,
-    MetricsLog,
-    ModelFile,
-    ProgressBar,
-    TeacherFromStudent,
-    TrainingCheckpoint,
-)
+from scripts.training.handlers import EMATeacher, ModelFile, On, TrainingCheckpoint
+from scripts.training.outputs import MetricsLog
 from scripts.training.step import OptimizationStep
 from tests.tiny import CLASSES, cache, network, volumes
 
@@ -123,20 +118,52 @@ class TestEMATeacher:
         assert teacher.running_mean.tolist() == [5.0 * (buffers == "copy")] * 2
 
 
-class TestTeacherFromStudent:
-    def test_value(self) -> None:
+class TestOn:
+    def test_teacher_starts_as_the_student(self) -> None:
         student, teacher = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
         engine = Engine(lambda e, b: None)
         # what MONAI Label puts in front of a bundle's handlers
         engine.add_event_handler(
             Events.STARTED, lambda: (student.weight.data.fill_(3.0), student.running_mean.fill_(5))
         )
-        TeacherFromStudent(student, teacher).attach(engine)
+        # as train.yaml has it
+        On("STARTED", partial(update_ema_, teacher=teacher, student=student, decay=0.0, buffers="copy")).attach(engine)
         engine.run([0])
         assert teacher.weight.tolist() == [3.0, 3.0]
         assert teacher.running_mean.tolist() == [5.0, 5.0]
         student.weight.data.fill_(4.0)
         assert teacher.weight.tolist() == [3.0, 3.0]
+
+    def test_calls_with_and_without_the_engine(self) -> None:
+        seen: list[Any] = []
+        engine = Engine(lambda e, b: None)
+        On("EPOCH_STARTED", lambda engine: seen.append(engine.state.epoch)).attach(engine)
+        On("COMPLETED", lambda: seen.append("end")).attach(engine)
+        engine.run([0, 0], max_epochs=3)
+        assert seen == [1, 2, 3, "end"]
+
+    def test_exception(self) -> None:
+        with pytest.raises(KeyError, match="STARTET"):
+            On("STARTET", print)
+
+    @pytest.mark.parametrize("breaks_off", [False, True])
+    def test_marks_a_model_from_the_first_step_to_the_last(self, tmp_path: Path, breaks_off: bool) -> None:
+        """As pretrain.yaml has it."""
+        seen = []
+
+        def step(engine: Engine, batch: Any) -> None:
+            seen.append(is_unfinished(tmp_path))
+            if breaks_off:
+                raise KeyboardInterrupt
+
+        engine = Engine(step)
+        engine.logger.setLevel(logging.CRITICAL)
+        On("STARTED", partial(mark_unfinished, folder=tmp_path, unfinished=True)).attach(engine)
+        On("COMPLETED", partial(mark_unfinished, folder=tmp_path, unfinished=False)).attach(engine)
+        with contextlib.suppress(KeyboardInterrupt):
+            engine.run([0, 0])
+        assert seen == ([True] if breaks_off else [True, True])
+        assert is_unfinished(tmp_path) == breaks_off
 
 
 class TestTrainingCheckpoint:
@@ -229,27 +256,6 @@ class TestTrainingCheckpoint:
         assert saved == [2, 4]
 
 
-class TestMarkUnfinished:
-    def test_from_the_first_step_to_the_last(self, tmp_path: Path) -> None:
-        seen = []
-        engine = Engine(lambda e, b: seen.append(is_unfinished(tmp_path)))
-        MarkUnfinished(tmp_path).attach(engine)
-        engine.run([0, 0])
-        assert seen == [True, True]
-        assert not is_unfinished(tmp_path)
-
-    def test_stays_where_training_breaks_off(self, tmp_path: Path) -> None:
-        def fail(engine: Engine, batch: Any) -> None:
-            raise KeyboardInterrupt
-
-        engine = Engine(fail)
-        engine.logger.setLevel(logging.CRITICAL)
-        MarkUnfinished(tmp_path).attach(engine)
-        with pytest.raises(KeyboardInterrupt):
-            engine.run([0])
-        assert is_unfinished(tmp_path)
-
-
 class TestModelFile:
     def test_keeps_the_best(self) -> None:
         scores, written = [0.3, 0.5, 0.5, 0.4, 0.6], []
@@ -280,90 +286,6 @@ class TestModelFile:
         ModelFile(lambda: written.append(trainer.state.epoch)).attach(trainer)
         trainer.run([0], max_epochs=3)
         assert written == [3]
-
-
-class TestMetricsLog:
-    def run(self, path: Path, epochs: int, start: int = 0, draw: Callable[[Path], Any] | None = None) -> None:
-        """Losses are the step; an evaluation follows every second epoch."""
-        evaluator = Engine(lambda e, b: None)
-
-        def step(engine: Engine, value: int) -> dict[str, torch.Tensor]:
-            losses = {"loss": torch.tensor(float(engine.state.iteration))}
-            return {**losses, "prompt": torch.tensor(1.0)} if engine.state.iteration % 2 == 0 else losses
-
-        def validate(engine: Engine) -> None:
-            evaluator.state.metrics = {"val_dice": engine.state.epoch / 10}
-
-        trainer = Engine(step)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED(every=2), validate)
-        if start:
-            trainer.add_event_handler(
-                Events.STARTED, lambda e: (setattr(e.state, "epoch", start), setattr(e.state, "iteration", start * 2))
-            )
-        MetricsLog(path, evaluator, draw).attach(trainer)
-        trainer.run([0, 0], max_epochs=epochs)
-
-    def test_value(self, tmp_path: Path) -> None:
-        drawn: list[Path] = []
-        path = tmp_path / "new" / "metrics.csv"
-        self.run(path, 2, draw=drawn.append)
-        assert path.read_text(encoding="utf-8").splitlines() == [
-            "epoch,step,name,value",
-            "1,2,loss,1.5",
-            "1,2,loss/prompt,1",
-            "2,4,loss,3.5",
-            "2,4,loss/prompt,1",
-            "2,4,val_dice,0.2",
-        ]
-        assert drawn == [path]
-
-    def test_resumed_run_repeats_no_row(self, tmp_path: Path) -> None:
-        self.run(tmp_path / "whole.csv", 4)
-        self.run(tmp_path / "m.csv", 3)
-        self.run(tmp_path / "m.csv", 4, start=2)  # the checkpoint was of epoch 2
-        assert rows(tmp_path / "m.csv") == rows(tmp_path / "whole.csv")
-
-    @pytest.mark.parametrize("cut", ["2", "2,4,lo", "2,4,loss,3."])
-    def test_half_a_row_of_a_killed_run_is_dropped(self, tmp_path: Path, cut: str) -> None:
-        self.run(tmp_path / "whole.csv", 4)
-        self.run(tmp_path / "m.csv", 2)
-        with (tmp_path / "m.csv").open("a", encoding="utf-8") as file:
-            file.write(cut)
-        self.run(tmp_path / "m.csv", 4, start=2)
-        assert rows(tmp_path / "m.csv") == rows(tmp_path / "whole.csv")
-
-    def test_new_run_starts_afresh(self, tmp_path: Path) -> None:
-        for _ in range(2):
-            self.run(tmp_path / "m.csv", 1)
-        assert len(rows(tmp_path / "m.csv")) == 2
-
-
-class TestProgressBar:
-    def test_counts_all_steps(self, capsys: pytest.CaptureFixture[str]) -> None:
-        evaluator = Engine(lambda e, b: None)
-        evaluator.state.metrics = {"val_dice": 0.5}
-        engine = Engine(lambda e, b: {"loss": torch.tensor(0.25)})
-        ProgressBar("training", evaluator).attach(engine)
-        engine.run([0, 0], max_epochs=3)
-        shown = capsys.readouterr().err
-        assert "6/6" in shown
-        assert "loss=0.250" in shown
-        assert "val_dice=0.500" in shown
-
-    def test_lets_errors_through(self) -> None:
-        def fail(engine: Engine, batch: Any) -> None:
-            raise ValueError("bad slice")
-
-        engine = Engine(fail)
-        engine.logger.setLevel(logging.CRITICAL)
-        ProgressBar("labelling").attach(engine)
-        with pytest.raises(ValueError, match="bad slice"):
-            engine.run([0])
-
-    def test_output_without_a_loss(self) -> None:
-        engine = Engine(lambda e, b: [{"pred": 1}])
-        ProgressBar("labelling").attach(engine)
-        assert engine.run([0]).iteration == 1
 
 
 class TestWriter:

@@ -8,7 +8,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from scripts.training.handlers import MetricsLog, ModelFile, TrainingCheckpoint
+from scripts.training.handlers import ModelFile, TrainingCheckpoint
+from scripts.training.outputs import MetricsLog
 from scripts.training.parallel import SharedBatchNorm, shared_objective
 
 

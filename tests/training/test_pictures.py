@@ -61,7 +61,7 @@ class Patches(nn.Module):
 class TestPicturesAtEnd:
     def test_first_volume_once(self, tmp_path: Path) -> None:
         drawn: list[tuple[Any, ...]] = []
-        finished(PicturesAtEnd([VOLUME, None], lambda *args: drawn.append(args), tmp_path / "new"))
+        finished(PicturesAtEnd([VOLUME, None], [lambda *args: drawn.append(args)], tmp_path / "new"))
         assert len(drawn) == 1
         image, label, folder = drawn[0]
         assert torch.equal(image, VOLUME["image"])
@@ -69,20 +69,22 @@ class TestPicturesAtEnd:
         assert folder.is_dir()
 
     def test_no_volumes(self, tmp_path: Path) -> None:
-        finished(PicturesAtEnd([], lambda *args: pytest.fail("nothing to draw"), tmp_path / "new"))
+        finished(PicturesAtEnd([], [lambda *args: pytest.fail("nothing to draw")], tmp_path / "new"))
         assert not (tmp_path / "new").exists()
 
     def test_what_cannot_be_drawn_stops_nothing(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         def fail(*args: Any) -> None:
             raise RuntimeError("no fonts")
 
-        finished(PicturesAtEnd([VOLUME], fail, tmp_path))
+        drawn: list[Any] = []
+        finished(PicturesAtEnd([VOLUME], [fail, lambda *args: drawn.append(args)], tmp_path))
+        assert len(drawn) == 1  # the next one is drawn
         assert "the pictures could not be drawn" in caplog.text
         assert "no fonts" in caplog.text
 
     def test_without_gradients(self, tmp_path: Path) -> None:
         grad: list[bool] = []
-        finished(PicturesAtEnd([VOLUME], lambda *args: grad.append(torch.is_grad_enabled()), tmp_path))
+        finished(PicturesAtEnd([VOLUME], [lambda *args: grad.append(torch.is_grad_enabled())], tmp_path))
         assert grad == [False]
 
 
@@ -103,6 +105,11 @@ class TestDraw:
             VOLUME["image"], VOLUME["label"][:, 0], tmp_path, model=Patches().requires_grad_(False), table=TABLE
         )
         drawing(tmp_path / "attention.png")
+
+    def test_targets_without_prompts(self, tmp_path: Path) -> None:
+        given = {"prompt_maps": None, "prompt_map": prompt_guided_map, "teacher": Channels(), "table": TABLE}
+        draw_targets(VOLUME["image"], VOLUME["label"][:, 0], tmp_path, **given)
+        assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("built", [True, False])
     def test_targets(self, tmp_path: Path, built: bool) -> None:

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--methods", nargs="+", default=["supervised", "mean_teacher", "cps4_literal", "cps4"], metavar="NAME",
         help="rows: cps4, full (all training patients labelled), and the names of files in configs/methods and "
-        "configs/ablations")  # fmt: skip
+        "configs/ablations and of rows in configs/ablations.json")  # fmt: skip
     add("--variant", nargs="+", action="append", default=[], metavar="WORD",
         help="one more row: NAME [ROW] [FILE.yaml | KEY=VALUE | stage1:KEY=VALUE] ...; ROW is cps4 unless "
         "named")  # fmt: skip

@@ -1,7 +1,11 @@
-"""What a benchmark can compare: a system for each file of `configs/methods` and `configs/ablations`, by its header."""
+"""What a benchmark can compare: a system for each file of `configs/methods` and `configs/ablations`, by its header.
+
+Ablations that set a single key are rows of `configs/ablations.json`.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +20,7 @@ CONFIGS = BUNDLE_ROOT / "configs"
 STAGE2_OF_COMPARED = "cps4_literal"
 """Method whose stage 2 follows a stage 1 that CPS4's is compared with: the form closest to the paper."""
 ALIASES = {"baseline": "mean_teacher", "all": "cps4"}
-"""Names of the paper's ablation (fig. 4) for rows that are there anyway; `token` and `pixel` are files."""
+"""Names of the paper's ablation (fig. 4) for rows that are there anyway, as `token` and `pixel` are."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ def systems(configs: Path = CONFIGS) -> dict[str, System]:
 
     A method on `train` is a stage 2; with `prompt_maps: null` it takes no stage 1, else CPS4's. A method on `pretrain`
     is a stage 1, and `STAGE2_OF_COMPARED` follows it. An ablation on `train` changes CPS4's stage 2, one on `pretrain`
-    its stage 1. What stands in a header as `# equal weights: KEY=VALUE, ...` makes the weights of the unlabelled terms
-    sum to 1 for the comparison; `# follows: SYSTEM as KEY` is what a stage 1 learns from.
+    its stage 1, by a file or by one key. What stands in a header as `# equal weights: KEY=VALUE, ...` makes the weights
+    of the unlabelled terms sum to 1 for the comparison; `# follows: SYSTEM as KEY` is what a stage 1 learns from.
 
     Args:
         configs: the folder of the config files.
@@ -68,9 +72,20 @@ def systems(configs: Path = CONFIGS) -> dict[str, System]:
         _add(found, _with_file(system, path, configs), name)
     for path in sorted((configs / "ablations").glob("*.yaml")):
         _add(found, _with_file(System(path.stem), path, configs), path.stem)
+    for name, row in one_key_ablations(configs).items():
+        given = {row["key"]: row["value"]}
+        on_train = row["base"] == "train"
+        changed = System(name, overrides=given) if on_train else System(name, stage1_of=name, stage1_overrides=given)
+        _add(found, changed, name)
     if "supervised" in found:
         _add(found, replace(found["supervised"], name="full", all_labelled=True), "full")
     return found
+
+
+def one_key_ablations(configs: Path = CONFIGS) -> dict[str, dict[str, Any]]:
+    """The table of CPS4 with one key changed: name -> `base` (what the key lies on), `key`, `value` and `about`."""
+    file = configs / "ablations.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def variant(words: Sequence[str], known: Mapping[str, System]) -> System:
@@ -171,5 +186,5 @@ def _relative(path: Path, configs: Path) -> str:
 
 def _add(found: dict[str, System], system: System, name: str) -> None:
     if name in found or name in ("warm", "stage1", *ALIASES):
-        raise ValueError(f"{name} cannot be the name of a method or ablation file: it is taken")
+        raise ValueError(f"{name} cannot be the name of a method or ablation: it is taken")
     found[name] = system

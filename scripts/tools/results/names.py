@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...labels import CONFIG_DIR
+from ..accuracy.systems import one_key_ablations
 
 ABLATION_DIR = CONFIG_DIR / "ablations"
 REFERENCE, FULL = "cps4", "full"
@@ -58,11 +59,11 @@ def method_name(method: str, *, uses_prompts: bool = False, ablations: Path = AB
     Args:
         method: name of the row as `benchmark accuracy` writes it.
         uses_prompts: whether a row that has no name here took steps of stage 1.
-        ablations: folder of overlays; a row that is called like one of them is an ablation.
+        ablations: folder of overlays, beside `ablations.json`; a row that is called like one of them is an ablation.
     """
     if method in METHODS:
         return METHODS[method]
-    if (ablations / f"{method}.yaml").is_file():
+    if (ablations / f"{method}.yaml").is_file() or method in one_key_ablations(ablations.parent):
         return MethodName(method.replace("_", " "), "Ablations")
     return MethodName(method.replace("_", " "), "Text-guided" if uses_prompts else "Semi-supervised")
 

@@ -1,10 +1,21 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from scripts.tools.accuracy.systems import CONFIGS, System, bases, chosen, header, pairs, systems, variant
+from scripts.tools.accuracy.systems import (
+    CONFIGS,
+    System,
+    bases,
+    chosen,
+    header,
+    one_key_ablations,
+    pairs,
+    systems,
+    variant,
+)
 
 OVERLAY = "# overlay on: {}\n# {}\nkey: 1\n{}"
 
@@ -26,6 +37,11 @@ def configs(tmp_path: Path) -> Path:
         path = tmp_path / f"{name}.yaml"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    rows = {
+        "one_key": {"base": "train", "key": "a#b", "value": 0},
+        "one_key_of_stage_1": {"base": "pretrain + encoders", "key": "c", "value": "$None"},
+    }
+    (tmp_path / "ablations.json").write_text(json.dumps(rows), encoding="utf-8")
     return tmp_path
 
 
@@ -45,22 +61,29 @@ class TestSystems:
             "live": System("live", ("ablations/live.yaml",)),
             "between": System("between", (), {}, "between", ("ablations/between.yaml",)),
             "again": System("again", (), {}, "again", ("ablations/again.yaml",), follows=("cps4", "of_run")),
+            "one_key": System("one_key", overrides={"a#b": 0}),
+            "one_key_of_stage_1": System(
+                "one_key_of_stage_1", stage1_of="one_key_of_stage_1", stage1_overrides={"c": "$None"}
+            ),
         }
 
-    def test_every_file_is_a_row(self) -> None:
+    def test_every_file_and_every_row_of_the_table_is_a_system(self) -> None:
         files = {path.stem for folder in ("methods", "ablations") for path in (CONFIGS / folder).glob("*.yaml")}
-        assert set(systems()) == files | {"cps4", "full"}
+        assert set(systems()) == files | set(one_key_ablations()) | {"cps4", "full"}
 
     def test_of_the_bundle(self) -> None:
         found = systems()
         assert found["mean_teacher"].stage1_of is None
         assert found["cps4_literal"].overrides == {"loss_weights#prompt": "0.5", "loss_weights#enhanced": "0.5"}
         assert (found["token"].stage1_of, found["token"].stage2) == ("token", ())
-        assert (found["live_maps"].stage1_of, found["live_maps"].stage2) == ("", ("ablations/live_maps.yaml",))
+        assert found["token"].stage1_overrides == {"loss_weights#pixel": 0.0}
+        assert (found["live_maps"].stage1_of, found["live_maps"].stage2) == ("", ())
+        assert found["live_maps"].overrides == {"attention_source": "$@prompt_maps.live"}
+        assert found["measured_weight"].stage2 == ("ablations/measured_weight.yaml",)
 
     def test_exception(self, configs: Path) -> None:
         (configs / "ablations/both.yaml").write_text("# overlay on: train\n", encoding="utf-8")
-        with pytest.raises(ValueError, match="both cannot be the name of a method or ablation file: it is taken"):
+        with pytest.raises(ValueError, match="both cannot be the name of a method or ablation: it is taken"):
             systems(configs)
         (configs / "ablations/both.yaml").write_text("key: 1\n", encoding="utf-8")
         with pytest.raises(ValueError, match="the header must say what it lies on"):
@@ -81,8 +104,8 @@ class TestVariant:
     def test_files(self, tmp_path: Path) -> None:
         own = tmp_path / "own.yaml"
         own.write_text("# overlay on: pretrain\n", encoding="utf-8")
-        made = variant(["b", "ablations/live_maps.yaml", str(own)], systems())
-        assert made == System("b", ("ablations/live_maps.yaml",), {}, "b", (str(own),))
+        made = variant(["b", "ablations/measured_weight.yaml", str(own)], systems())
+        assert made == System("b", ("ablations/measured_weight.yaml",), {}, "b", (str(own),))
 
     def test_exception(self, configs: Path) -> None:
         with pytest.raises(ValueError, match="there is a row live already"):
