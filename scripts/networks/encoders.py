@@ -240,7 +240,9 @@ class TransformerLayer(nn.Module):
         """(B, P, D) -> (B, P, D)."""
         joined = self.query_key_value(self.attention_norm(tokens)).unflatten(2, (3, self.heads, -1))
         query, key, value = joined.permute(2, 0, 3, 1, 4)  # (B, P, 3, A, D/A) -> 3 of (B, A, P, D/A)
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout.p if self.training else 0.0)
-        attended = attended.transpose(1, 2).flatten(2)  # (B, A, P, D/A) -> (B, P, D)
-        tokens = tokens + self.dropout(self.attention_out(attended))
+        attention_output = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=self.dropout.p if self.training else 0.0
+        )
+        attention_output = attention_output.transpose(1, 2).flatten(2)  # (B, A, P, D/A) -> (B, P, D)
+        tokens = tokens + self.dropout(self.attention_out(attention_output))
         return tokens + self.dropout(self.mlp(tokens))

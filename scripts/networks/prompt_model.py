@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..files import whole_file, write_whole
-from ..ops.batch_norm import STATISTICS, normalised_by
+from ..ops.batch_norm import STATISTICS, batch_norm_statistics
 from .encoders import VisionEncoder, build_vision_encoder
 from .vision_language import PromptAttention, VisionLanguageModel
 
@@ -63,7 +63,7 @@ class PromptModel(PromptAttention):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 1, H, W) z-scored image -> (B, N, h, w) attention maps; all-zero for classes that were never labelled."""
-        with normalised_by(self.vision, self.statistics):
+        with batch_norm_statistics(self.vision, self.statistics):
             maps = super().forward(image)
         untrained = [c for c in range(maps.shape[1]) if c not in self.trained_classes]
         maps[:, untrained] = 0  # what such a map shows means nothing, and an all-equal one marks no pixel

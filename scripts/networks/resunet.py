@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 class BatchStatisticsNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by the batch at hand in evaluation too, written out, with the weights of `nn.BatchNorm2d`.
+    """Batch normalisation by batch statistics in evaluation too, with the parameters of `nn.BatchNorm2d`, for ONNX.
 
-    What `scripts.ops.batch_norm.normalised_by(network, "volume")` computes, for exports: an exported graph is of one
-    mode, and ONNX Runtime has no batch normalisation in training mode. The running averages are kept and not used.
+    Equals `scripts.ops.batch_norm.batch_norm_statistics(network, "volume")`. An exported graph has a fixed mode, and
+    ONNX Runtime has no batch normalisation in training mode. The running averages are kept but not used.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class CaptionEmbeddings(NamedTuple):
 
     sentence: Tensor
     words: Tensor
-    counted: Tensor
+    word_mask: Tensor
 
 
 class TextEncoder(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.attention import ACTIVATIONS, activate, cosine_similarity
-from ..ops.contrast import cosines
+from ..ops.contrast import pairwise_cosine
 from .encoders import VisionEncoder
 from .text_encoder import CaptionEmbeddings, TextEncoder
 
@@ -124,12 +124,12 @@ class VisionLanguageModel(PromptAttention):
 
         They are measured from where the prompts are: if those are centred, from the mean of the prompts.
         """
-        sentence, words, counted = self.text.captions(present)
+        sentence, words, word_mask = self.text.captions(present)
         sentence, words = self.text_projection(sentence), self.text_projection(words)
         if self.centre_prompts:
             origin = self.text_projection(self.text()).mean(0)
             sentence, words = sentence - origin, words - origin
-        return CaptionEmbeddings(sentence, words, counted)
+        return CaptionEmbeddings(sentence, words, word_mask)
 
 
 class Prototypes(nn.Module):
@@ -146,4 +146,4 @@ class Prototypes(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """(A, E) embeddings of any scale -> (A, K) float32 cosines."""
-        return cosines(embeddings, self.directions)
+        return pairwise_cosine(embeddings, self.directions)

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..data.prompt_maps import PromptMaps
 from ..data.transforms import result_name
 from ..labels import ClassTable
-from ..ops.batch_norm import normalised_by
+from ..ops.batch_norm import batch_norm_statistics
 from ..ops.otsu import otsu_thresholds
 from ..ops.prompt_map import upsample
 from ..report.figures import attention_panel, overlay_volume, prompt_map_panel, telling_slices
@@ -94,7 +94,7 @@ def draw_targets(
     maps, thresholds = prompt_maps.compute(model, image)
     chosen = telling_slices(_slices_last(label), 1)[0]
     guided = prompt_map(upsample(maps, image.shape[-2:]), thresholds)
-    with normalised_by(teacher.eval(), "volume"):
+    with batch_norm_statistics(teacher.eval(), "volume"):
         pseudo_label = teacher(image).argmax(1).cpu()
     slices = (image[:, 0], guided, pseudo_label, label)
     picture, by_prompts, by_teacher, truth = (a[chosen].cpu().numpy() for a in slices)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scripts.networks.resunet import ResidualDecoder, ResidualEncoder, ResUNet2d, UpStage, normalisation, redraw
-from scripts.ops.batch_norm import normalised_by
+from scripts.ops.batch_norm import batch_norm_statistics
 
 SMALL = {"out_channels": 5, "channels": (8, 16, 32)}
 
@@ -15,7 +15,7 @@ def num_weights(module: torch.nn.Module) -> int:
 
 class TestBatchStatisticsNorm2d:
     def test_twin(self):
-        # the mode that `normalised_by` switches on, as a network of its own; same weights, same names
+        # the mode that `batch_norm_statistics` switches on, as a network of its own; same weights, same names
         reference, written_out = ResUNet2d(**SMALL, norm="batch"), ResUNet2d(**SMALL, norm="batch_statistics")
         for layer in reference.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
@@ -23,7 +23,7 @@ class TestBatchStatisticsNorm2d:
                 torch.nn.init.uniform_(layer.bias, -1.0, 1.0)
         written_out.load_state_dict(reference.state_dict())
         image = 3 + 2 * torch.randn(3, 1, 32, 16)
-        with torch.no_grad(), normalised_by(reference.eval(), "volume"):
+        with torch.no_grad(), batch_norm_statistics(reference.eval(), "volume"):
             torch.testing.assert_close(written_out.eval()(image), reference(image), rtol=1e-4, atol=1e-4)
 
 
