@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from scripts.networks.resunet import ResidualDecoder, ResidualEncoder, ResUNet2d, UpStage, normalisation, redraw
+from scripts.networks.resunet import ResidualDecoder, ResidualEncoder, ResUNet2d, UpStage, normalisation, reinitialise
 from scripts.ops.batch_norm import batch_norm_statistics
 
 SMALL = {"out_channels": 5, "channels": (8, 16, 32)}
@@ -141,7 +141,7 @@ class TestRedraw:
         network, same = ResUNet2d(**SMALL), ResUNet2d(**SMALL)
         network(torch.randn(2, 1, 16, 16))
         same.load_state_dict(network.state_dict())
-        redraw([network.decoder, network.head], seed=1)
+        reinitialise([network.decoder, network.head], seed=1)
         assert all(
             torch.equal(a, b) for a, b in zip(network.encoder.parameters(), same.encoder.parameters(), strict=True)
         )
@@ -151,8 +151,8 @@ class TestRedraw:
     def test_seed_decides_and_the_random_state_stays(self):
         network = ResUNet2d(**SMALL)
         state = torch.get_rng_state()
-        redraw([network.head], seed=1)
+        reinitialise([network.head], seed=1)
         first = network.head.weight.clone()
-        redraw([network.head], seed=1)
+        reinitialise([network.head], seed=1)
         assert torch.equal(network.head.weight, first)
         assert torch.equal(torch.get_rng_state(), state)

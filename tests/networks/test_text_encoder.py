@@ -72,8 +72,8 @@ class TestBertTextEncoder:
         text = BertTextEncoder(["a disc"], config=BERT, caption=lambda classes: "a disc, di ##sc")
         pieces = {"[CLS]": 0, "a": 1, "di": 2, "##sc": 3, ",": 4, "disc": 5, "[SEP]": 6, "[PAD]": 7}
         text.tokenizer.convert_ids_to_tokens = lambda ids: [{v: k for k, v in pieces.items()}[i] for i in ids]
-        places = text._word_places(torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7]]))
-        assert places.tolist() == [[-1, 0, 1, 1, -1, 2, -1, -1]]
+        word_index = text._word_index(torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7]]))
+        assert word_index.tolist() == [[-1, 0, 1, 1, -1, 2, -1, -1]]
 
     def test_without_captions(self, prompts):
         text = BertTextEncoder(prompts, config=BERT)
