@@ -162,7 +162,7 @@ MACHINE = {
 """What PyTorch says when the machine gives no more -> what the user is told; regular expressions."""
 
 
-def show_as_sentences() -> None:
+def show_data_errors_without_traceback() -> None:
     """From now on a fault of the data, or a machine at its end, is one sentence, and all else its traceback."""
     sys.excepthook = _one_sentence
 

@@ -54,7 +54,7 @@ class OnnxNetwork(nn.Module):
             )
 
     def _statistics(self, image_size: Sequence[int]) -> str:
-        """ "volume" if the output of a slice depends on the other slices of the batch, else "running"."""
+        """Return "volume" if the output of a slice depends on the other slices of the batch, else "running"."""
         noise = np.random.default_rng(0).standard_normal((2, 1, *image_size)).astype(np.float32)
         noise[1] *= 3
         alone, beside = (self.session.run(None, {self.name: batch})[0][0] for batch in (noise[:1], noise))

@@ -179,5 +179,5 @@ class TestErrors:
 
     def test_shown_from_now_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-        faults.show_as_sentences()
+        faults.show_data_errors_without_traceback()
         assert sys.excepthook is faults._one_sentence
