@@ -1,4 +1,4 @@
-"""`python -m scripts COMMAND`: all that is not a training or a labelling, which `python -m monai.bundle` runs."""
+"""`python -m scripts COMMAND`: all commands beside training and inference, which `python -m monai.bundle` runs."""
 
 from __future__ import annotations
 

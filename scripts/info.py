@@ -1,4 +1,4 @@
-"""`python -m scripts info`: what the bundle knows, from its own tables and configs."""
+"""`python -m scripts info`: list classes, label maps and methods."""
 
 from __future__ import annotations
 

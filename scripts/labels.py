@@ -1,4 +1,4 @@
-"""The class table and the label maps of data sets: which structures exist, and how other data sets number them."""
+"""Class table (names, groups, prompts, colours, codes) and label maps from other data sets' values to class ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 CLASS_TABLE_FILE = CONFIG_DIR / "classes.json"
 LABEL_MAP_DIR = CONFIG_DIR / "label_maps"
 IGNORE = 255
-"""Label of pixels that are left out of every loss and every score (partial vertebrae, for example)."""
+"""Label of ignored pixels, left out of all losses and scores (partial vertebrae, for example)."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ class StructureClass:
         group: "background", "sacrum", "vertebra" or "disc" (any word in other class tables).
         chain: place in the chain of structures counted from the lowest, None for background.
         colour: red, green, blue in 0..255.
-        code: what the structure is in a coded terminology: value, scheme, meaning ("11994002", "SCT", "L4 vertebra");
-            None where there is none. DICOM SEG files carry it.
+        code: coded concept for DICOM SEG: value, scheme, meaning ("11994002", "SCT", "L4 vertebra"); None for none.
     """
 
     id: int
@@ -56,11 +55,7 @@ class ClassTable:
     classes: tuple[StructureClass, ...]
 
     def __post_init__(self) -> None:
-        """Refuse a table that other parts could misread.
-
-        Raises:
-            ValueError: ids with gaps, a name twice, a first class that is not background, or an unknown group.
-        """
+        """Check the table; a ValueError for id gaps, duplicate names, no background first, or unknown groups."""
         if [c.id for c in self.classes] != list(range(len(self.classes))):
             raise ValueError(f"class table {self.name}: ids must run 0, 1, 2, ... without a gap, in this order")
         if not self.classes or self.classes[0].group != "background":
@@ -138,7 +133,7 @@ class LabelMap:
 
     @classmethod
     def from_dict(cls, name: str, raw: dict[str, Any], table: ClassTable) -> LabelMap:
-        """Make a label map from `{"map": {value: class name | id | "ignore"}, "unlabelled_classes": [...]}`.
+        """Label map from `{"map": {value: class name | id | "ignore"}, "unlabelled_classes": [...]}`.
 
         Raises:
             ValueError: a class that the table does not have.

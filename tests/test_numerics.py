@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scripts.labels import IGNORE
-from scripts.methods.cps4 import CPS4, kept_maps
+from scripts.methods.cps4 import CPS4, cached_attention_maps
 from scripts.methods.mean_teacher import MeanTeacher
 from scripts.ops.fusion import fuse
 from scripts.ops.losses import (
@@ -178,7 +178,7 @@ def cps4(**networks: Any) -> CPS4:
         loss_weights={"supervised": 1.0, "prompt": 0.5, "enhanced": 1.0},
         ramp=lambda progress: 1.0,
         prompt_ramp=lambda progress: 1.0,
-        attention_source=kept_maps,
+        attention_source=cached_attention_maps,
         prompt_map=partial(prompt_guided_map, gate=0.05),
         fuse=partial(fuse, kind="level_evidence", groups=torch.tensor([0, 1, 2, 2])),
     )

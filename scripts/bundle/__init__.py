@@ -1,1 +1,1 @@
-"""What surrounds a run: its command line, its record, its model file, its process."""
+"""Infrastructure of a bundle run: command-line overrides, run record, model file, subprocess launch."""

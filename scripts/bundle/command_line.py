@@ -1,4 +1,4 @@
-"""What a bundle run was called with: its overrides, which are found and checked here, and its workflow."""
+"""Command line of a bundle run: check of overrides, access to the running workflow, one-line error messages."""
 
 from __future__ import annotations
 
@@ -21,31 +21,27 @@ RUN_ARGUMENTS = {
     *("workflow_name", "workflow_type"),
 }
 CODE = ("$", "@", "%")
-"""What MONAI's config language takes for an expression, a reference or a macro begins with one of these."""
+"""First characters of an expression, a reference or a macro in MONAI's config language."""
 LABEL_SERVER_KEYS = {"bundle_root", "dataset_dir", "output_dir", "displayable_configs"}
 
 
 def check_overrides() -> None:
-    """Check the overrides of the bundle run that this call is a part of; without one there are none.
-
-    Raises:
-        DataError: see :func:`refuse_overrides`.
-    """
+    """Check the overrides of the running bundle run, see :func:`refuse_overrides`."""
     refuse_overrides(*_command_line())
 
 
 def refuse_overrides(overrides: Mapping[str, Any], files: Sequence[str | os.PathLike[str]]) -> None:
-    """Refuse overrides that would do nothing, or the opposite of what they say.
+    """Refuse overrides without effect or with the opposite effect.
 
-    An id that no config file has: MONAI would add it, and nothing would read it. A word where the files have a boolean:
-    Fire leaves `false` a word, and a word counts as true. None: MONAI takes it for an override that was not given.
+    An unknown id would be added by MONAI and never read. A string for a boolean is truthy, and Fire passes `false` as a
+    string. MONAI drops overrides that are None.
 
     Args:
         overrides: id -> value, as on the command line.
         files: the run's config files.
 
     Raises:
-        DataError: an id that is not known, with the nearest one that is; a word for a boolean; or None for a value.
+        DataError: an unknown id, with the nearest known one; a string for a boolean; None for a value.
     """
     known = _known_ids(files) if overrides else {}
     for override, value in overrides.items():
@@ -62,7 +58,7 @@ def refuse_overrides(overrides: Mapping[str, Any], files: Sequence[str | os.Path
 
 
 def running_workflow() -> ConfigWorkflow | None:
-    """The bundle workflow whose run list is being evaluated; expressions of a config cannot name it."""
+    """The bundle workflow whose run list is being evaluated, found on the call stack; None without one."""
     for frame in _frames():
         candidate = frame.f_locals.get("self")
         if isinstance(candidate, ConfigWorkflow):
@@ -71,19 +67,19 @@ def running_workflow() -> ConfigWorkflow | None:
 
 
 def entries_of(data: str) -> list[dict[str, Any]]:
-    """The entries that stand under an id of the running workflow's config; none without a workflow."""
+    """The list of entries under an id of the running workflow's config; empty without a workflow."""
     workflow = running_workflow()
     return workflow.parser.get_parsed_content(data) if workflow is not None and data else []
 
 
 def refuse_expressions(data: str) -> None:
-    """Refuse entries of the running workflow's config that MONAI would take for expressions: file names are data.
+    """Refuse data entries that MONAI would evaluate as config expressions (code injection by file names).
 
     Args:
-        data: id of a list of entries.
+        data: config id of a list of entries.
 
     Raises:
-        DataError: a word of an entry begins as an expression, a reference or a macro does.
+        DataError: a string of an entry begins as an expression, a reference or a macro does.
     """
     workflow = running_workflow()
     entries = workflow.parser.get(data) if workflow is not None and data else None
@@ -97,14 +93,14 @@ def refuse_expressions(data: str) -> None:
 
 
 def plain_data(value: Any) -> Any:
-    """An override that a config shall not read again: entries, and words in it that look like expressions, are data."""
+    """Quote an override value so that MONAI does not parse it as a config expression."""
     if isinstance(value, str) and value.startswith(CODE):
         return "$" + repr(value).replace("@", r"\x40").replace("%", r"\x25")
     return tuple(value) if isinstance(value, list) and any(isinstance(item, Mapping) for item in value) else value
 
 
 def component_of(name: str) -> Any:
-    """A component of the running workflow; what its constructor refuses is raised as it is, without MONAI's words."""
+    """A component of the running workflow; errors of its constructor are raised without MONAI's wrapper."""
     workflow = running_workflow()
     try:
         return workflow.parser.get_parsed_content(name) if workflow is not None else None
@@ -113,12 +109,12 @@ def component_of(name: str) -> Any:
 
 
 def config_files() -> list[str]:
-    """The config files of the bundle run that this call is a part of; without one there are none."""
+    """The config files of the running bundle run; empty without one."""
     return [str(file) for file in _command_line()[1]]
 
 
 def _command_line() -> tuple[dict[str, Any], list[str | os.PathLike[str]]]:
-    """The overrides, and the config files, that `monai.bundle run` was called with; an args file's too."""
+    """Overrides and config files of `monai.bundle run`, from the command line and an args file."""
     for frame in _frames():
         called = frame.f_locals
         if frame.f_code.co_name == "run" and {"override", "config_file", "args_file"} <= called.keys():
@@ -137,13 +133,13 @@ def _frames() -> Iterator[FrameType]:
 
 
 def _known_ids(files: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
-    """Every id of the config files of a run with its value, and the keys that trackers and MONAI Label add."""
+    """Id -> value of the config files of a run, and of the keys that trackers and MONAI Label add."""
     tracking = {key for settings in DEFAULT_EXP_MGMT_SETTINGS.values() for key in settings["configs"]}
     return {**dict.fromkeys(tracking | LABEL_SERVER_KEYS), **dict(_ids(ConfigParser.load_config_files(files)))}
 
 
 def _ids(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All ids below a config, as `a#b#0`, with their values; a file's keys may hold `#`, `::` or a leading `+`."""
+    """All ids `a#b#0` below a config with their values; keys may contain `#`, `::` or a leading `+`."""
     items: Any = config.items() if isinstance(config, Mapping) else enumerate(config)
     for key, value in items:
         name = f"{prefix}{str(key).lstrip('+').replace('::', '#')}"
@@ -159,28 +155,24 @@ MACHINE = {
     r"can't allocate memory|out of memory": "there is not enough memory for a step; give a smaller --batch_size and "
     f"--unlabelled_batch_size, and {GO_ON}",
 }
-"""What PyTorch says when the machine gives no more -> what the user is told; regular expressions."""
+"""Pattern of PyTorch's error when memory runs out -> message for the user."""
 
 
-def show_as_sentences() -> None:
-    """From now on a fault of the data, or a machine at its end, is one sentence, and all else its traceback."""
-    sys.excepthook = _one_sentence
+def show_data_errors_without_traceback() -> None:
+    """Install an exception hook: errors of data, disk and memory as one message, all others with traceback."""
+    sys.excepthook = _excepthook
 
 
 def as_data_error(read: Callable[..., Any], *args: Any) -> None:
-    """Call a reader of the user's files whose complaints are sentences for the user.
-
-    Raises:
-        DataError: the reader raised a ValueError or did not find a file.
-    """
+    """Call `read(*args)`; its ValueError or FileNotFoundError is raised as a DataError."""
     try:
         read(*args)
     except (ValueError, FileNotFoundError) as error:
         raise DataError(str(error)) from error
 
 
-def _one_sentence(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Show faults in the user's data or command, and a full disk, as a sentence; all others with their traceback."""
+def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Exception hook, see :func:`show_data_errors_without_traceback`."""
     problem = storage_problem(error)
     cause: BaseException | None = error
     while cause is not None and problem is None:

@@ -1,4 +1,4 @@
-"""Runs of the bundle as a user types them: `python -m monai.bundle run ...` in a process of its own."""
+"""Launch bundle runs (`python -m monai.bundle run ...`) in a subprocess or in this process."""
 
 from __future__ import annotations
 
@@ -27,21 +27,14 @@ def command(run_id: str, configs: Sequence[str | Path], overrides: dict[str, Any
 def bundle_run(
     run_id: str, configs: Sequence[str | Path], overrides: dict[str, Any], log: Path, show: bool = True
 ) -> None:
-    """Run it; what it prints goes to `log`, its progress bars to the terminal too.
-
-    Raises:
-        RuntimeError: it failed; the message ends with the last lines of the log.
-    """
+    """One bundle run in a subprocess, its output in `log`; a RuntimeError with the end of the log if it fails."""
     _process(command(run_id, configs, overrides), run_id, log, show)
 
 
 def bundle_runs(runs: Sequence[Run], log: Path) -> None:
-    """Several runs, one after the other, in one process: starting one takes longer than a short run itself.
+    """Several bundle runs in one subprocess, to save start-up time; a RuntimeError if one fails.
 
-    Overrides are Python values, not what a command line makes of their text.
-
-    Raises:
-        RuntimeError: one failed; those behind it are not begun.
+    Overrides are passed as Python values, not as text of a command line.
     """
     plain = [[run_id, _files(configs), _plain(overrides)] for run_id, configs, overrides in runs]
     line = [sys.executable, "-W", "ignore", "-m", "scripts.bundle.launch", json.dumps(plain)]
@@ -49,7 +42,7 @@ def bundle_runs(runs: Sequence[Run], log: Path) -> None:
 
 
 def runs_here(*runs: Run) -> None:
-    """Several runs, one after the other, in this very process; overrides are Python values."""
+    """Several bundle runs in this process; overrides are Python values."""
     from monai.bundle import run
 
     for run_id, configs, overrides in runs:

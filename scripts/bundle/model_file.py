@@ -1,4 +1,4 @@
-"""`models/model.pt` and `models/model.json`: the weights that inference runs and the settings of their training."""
+"""Model file: weights (`model.pt`) and training settings (`model.json`), written atomically."""
 
 from __future__ import annotations
 
@@ -16,24 +16,16 @@ WEIGHTS, SETTINGS = "model.pt", "model.json"
 
 
 def save_atomically(state: Any, path: Path) -> None:
-    """`torch.save` to a file that is the old one or the new one, whatever happens.
-
-    Raises:
-        StorageError: it cannot be written, see `scripts.files.whole_file`.
-    """
+    """Atomic `torch.save`, see `scripts.files.whole_file`."""
     with whole_file(path) as file:
         torch.save(state, file)
 
 
 def load_tensors(path: Path, mend: str) -> Any:
-    """What `save_atomically` wrote, on the CPU; tensors and plain values alone: no file can run code here.
-
-    Args:
-        path: the file.
-        mend: what the user can do if it cannot be read; ends the sentence.
+    """Load tensors and plain values on the CPU (`weights_only`, so that no code of the file runs).
 
     Raises:
-        FileError: it is damaged, or holds something else.
+        FileError: the file is damaged or holds other objects; the message ends with `mend`, what the user can do.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -42,10 +34,7 @@ def load_tensors(path: Path, mend: str) -> Any:
 
 
 def write_model(network: torch.nn.Module, folder: str | Path, settings: dict[str, Any]) -> None:
-    """Write the settings (network, grid, classes) and a flat state dict; each file is the old one or the new one.
-
-    A setting that is a function is what the function returns: what is known only once training has begun.
-    """
+    """Write settings (network, grid, classes; callables are called now) and the state dict, each file atomically."""
     settings = {name: value() if callable(value) else value for name, value in settings.items()}
     folder = Path(folder)
     write_whole(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
@@ -53,7 +42,7 @@ def write_model(network: torch.nn.Module, folder: str | Path, settings: dict[str
 
 
 def load_weights(path: str | Path | None, networks: Sequence[torch.nn.Module]) -> None:
-    """Give every network the weights of a file that `write_model` wrote; no path leaves them as they are.
+    """Warm start: load a file of `write_model` into every network; nothing if there is no path.
 
     Raises:
         ValueError: the file is missing or belongs to another network.
@@ -76,7 +65,7 @@ def check_weights(path: str | Path) -> None:
 
 
 def trained_settings(folder: str | Path, class_table: str | Path | None = None, **defaults: Any) -> dict[str, Any]:
-    """Settings that the weights in `folder` were trained with; `defaults` where there are none yet.
+    """Training settings of the weights in `folder`, with `defaults` for missing ones.
 
     Raises:
         ValueError: the file is damaged, or the weights belong to other classes than the class table's.

@@ -1,4 +1,4 @@
-"""`run.json`: what a run was made with: its command, the versions, the state of the code, the data with checksums."""
+"""Run record (`run.json`) for reproducibility: command, package versions, git state, checksums of the data."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ SECRET_IN_URL = re.compile(r"//[^/@\s]+@")
 def record_run(
     folder: Path, datalist: str | Path | None, entries: Iterable[Mapping[str, Any]], cache_folder: str | Path | None
 ) -> None:
-    """Add a start to the run folder's `run.json`; a run that is resumed has several.
+    """Append a start to `run.json` of the run's folder; a resumed run has several.
 
-    Kept are names of files, never of patients, and no secret of the command line.
+    Secrets on the command line are masked; patient names are not written.
 
     Args:
         folder: the run's folder.
         datalist: the datalist file, or None.
-        entries: what the run reads; see :func:`datalist_entries`.
-        cache_folder: where checksums are remembered.
+        entries: entries that the run reads; see :func:`datalist_entries`.
+        cache_folder: folder of cached checksums.
 
     Raises:
         StorageError: the folder cannot be written.
     """
     paths = [entry[key] for entry in entries for key in ("image", "label", "hidden_label") if key in entry]
-    # without a datalist nothing was checked yet: what is missing is complained about by its reader
+    # without a datalist nothing was checked yet; missing files are reported by their reader
     files = checksums([path for path in dict.fromkeys(paths) if Path(path).exists()], cache_folder)
     digest = hashlib.sha256(json.dumps(sorted(files.values())).encode()).hexdigest()
     earlier = _read(folder / RECORD).get("starts", [])
@@ -64,7 +64,7 @@ def record_run(
 
 
 def has_datalist(folder: Path, datalist: str | Path) -> bool:
-    """Whether the last start in a run's folder read this datalist, with the content that it has now."""
+    """Whether the last start in a run's folder read this datalist with its current content."""
     recorded = _read(folder / RECORD).get("datalist", {})
     return recorded.get("sha256") == checksums([datalist])[str(datalist)]
 
@@ -92,14 +92,14 @@ def git_state(root: Path) -> dict[str, Any] | None:
 
 
 def hide_secret(name: str, value: str) -> str:
-    """The value of a setting without what must not be written: passwords, tokens, names in addresses."""
+    """Mask passwords, tokens and credentials in URLs in the value of a setting."""
     if SECRET_NAME.search(name) and value and not value.startswith(("@", "%")) and not _is_number(value):
         return "***"
     return SECRET_IN_URL.sub("//***@", value)
 
 
 def _command(arguments: Sequence[str]) -> list[str]:
-    """The command line without its secrets: `--name value` and `--name=value`."""
+    """The command line with masked secrets in `--name value` and `--name=value`."""
     shown, name = [], ""
     for argument in arguments:
         option, equals, value = argument.partition("=")
@@ -112,7 +112,7 @@ def _command(arguments: Sequence[str]) -> list[str]:
 
 
 def _is_number(value: str) -> bool:
-    """True for weights of the token-level loss, whose key sounds like a secret."""
+    """True for numbers, as the weight of the token-level loss, whose key contains "token"."""
     try:
         float(value)
     except ValueError:
@@ -121,7 +121,7 @@ def _is_number(value: str) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The record; an empty one where there is none that can be read."""
+    """Read the record; empty if there is no readable one."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Random augmentation of whole batches on the device: one warp for image, label and attention maps alike."""
+"""Random data augmentation of batches on the device: affine, elastic, intensity; one warp for image, label, maps."""
 
 from __future__ import annotations
 
@@ -14,28 +14,27 @@ from ..labels import IGNORE
 
 
 class BatchAugmentation:
-    """Rotate, scale, shift and bend slices, and change their grey values; every sample draws its own parameters.
+    """Random affine and elastic deformation and intensity augmentation, with parameters per sample.
 
-    MONAI's random transforms work on one slice at a time; at the slice sizes of this bundle they would cost more than
-    the network. Nothing here flips along head-foot.
+    MONAI's random transforms work on one slice at a time and would here cost more than the network. There is no
+    flipping.
 
     Args:
         rotate_degrees: rotation within ±this angle.
         scale: zoom factor within 1 ± this.
         shift: translation within ± this share of the slice's (height, width); one number is for both.
-        bend_px: standard deviation in pixels of a smooth displacement field with `bend_nodes` nodes; 0 switches it off.
-        bend_nodes: nodes of the displacement field along (H, W).
+        elastic_px: standard deviation in pixels of the elastic displacement at `elastic_nodes` nodes; 0 for none.
+        elastic_nodes: nodes of the displacement field along (H, W).
         contrast: factor of the grey values within 1 ± this.
         brightness: shift of the grey values within ± this (standard deviations of the volume).
         gamma: exponent on the grey values scaled to [0, 1], within exp(± this).
         noise: largest standard deviation of added Gaussian noise.
-        seed: together with the step it fixes every draw, so a resumed run draws what the whole run would have drawn.
-        rank: of this process. It draws for the batch of all processes and takes its own part, the `rank`-th, so that a
-            slice is changed in the same way however many processes share the batch.
+        seed: seed and step fix all random draws, so that a resumed run repeats those of an unbroken one.
+        rank: of this process. Draws are made for the batch of all processes, so that they do not depend on `ranks`.
         ranks: number of processes that share the batch equally.
 
     Convention: images (B, 1, H, W) float; labels (B, 1, H, W) integer, nearest neighbour; attention maps
-    (B, N, h, w) on a coarser grid come back up-sampled and warped as (B, N, H, W), in one bilinear look-up.
+    (B, N, h, w) are up-sampled and warped to (B, N, H, W) in one bilinear interpolation.
     """
 
     def __init__(
@@ -43,8 +42,8 @@ class BatchAugmentation:
         rotate_degrees: float = 10.0,
         scale: float = 0.1,
         shift: float | Sequence[float] = 0.05,
-        bend_px: float = 1.0,
-        bend_nodes: tuple[int, int] = (6, 4),
+        elastic_px: float = 1.0,
+        elastic_nodes: tuple[int, int] = (6, 4),
         contrast: float = 0.25,
         brightness: float = 0.25,
         gamma: float = 0.3,
@@ -55,12 +54,12 @@ class BatchAugmentation:
     ) -> None:
         self.rotate_degrees, self.scale = rotate_degrees, scale
         self.shift = (shift, shift) if isinstance(shift, float | int) else tuple(shift)
-        self.bend_px, self.bend_nodes = bend_px, tuple(bend_nodes)
+        self.elastic_px, self.elastic_nodes = elastic_px, tuple(elastic_nodes)
         self.contrast, self.brightness, self.gamma, self.noise = contrast, brightness, gamma, noise
         self.seed, self.rank, self.ranks = seed, rank, ranks
 
     def __call__(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
-        """Return the batch with every stream (`labelled`, `unlabelled`) augmented, as (seed, step) draws it."""
+        """Return the batch with both streams (`labelled`, `unlabelled`) augmented by the draws of (seed, step)."""
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) % 2**63)
         return {name: stream and self._stream(stream, generator) for name, stream in batch.items()}
 
@@ -76,7 +75,7 @@ class BatchAugmentation:
         return out
 
     def grid(self, batch: int, size: tuple[int, int] | torch.Size, generator: torch.Generator) -> Tensor:
-        """Sampling grid (B, H, W, 2) in `torch.nn.functional.grid_sample`'s coordinates, drawn on the CPU."""
+        """Random sampling grid (B, H, W, 2) for `torch.nn.functional.grid_sample`, drawn on the CPU."""
         height, width = size
 
         def uniform(bound: float) -> Tensor:
@@ -93,14 +92,14 @@ class BatchAugmentation:
             1,
         )  # (B, 2, 3)
         grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
-        if self.bend_px > 0:
-            nodes = self._own(torch.randn, batch, 2, *self.bend_nodes, generator=generator) * self.bend_px
+        if self.elastic_px > 0:
+            nodes = self._own(torch.randn, batch, 2, *self.elastic_nodes, generator=generator) * self.elastic_px
             field = F.interpolate(nodes, size=(height, width), mode="bicubic", align_corners=True)
             grid = grid + field.permute(0, 2, 3, 1) * torch.tensor([2 / width, 2 / height])
         return grid
 
     def grey_values(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """Change contrast, brightness and gamma, and add noise; (B, 1, H, W) in and out."""
+        """Random gamma, contrast, brightness and Gaussian noise; (B, 1, H, W) in and out."""
 
         def uniform(bound: float) -> Tensor:
             draws = (2 * self._own(torch.rand, image.shape[0], 1, 1, 1, generator=generator) - 1) * bound
@@ -114,17 +113,17 @@ class BatchAugmentation:
         return image + uniform(self.noise).abs() * noise
 
     def _own(self, draw: Callable[..., Tensor], batch: int, *size: int, generator: torch.Generator) -> Tensor:
-        """Random numbers (batch, *size): this process's part of those for the batch of all processes."""
+        """Random numbers (batch, *size) of this process, out of those for the batch of all processes."""
         return draw(self.ranks * batch, *size, generator=generator)[self.rank * batch :][:batch]
 
 
 def warp(image: Tensor, grid: Tensor) -> Tensor:
-    """Sample (B, C, h, w) at (B, H, W, 2) bilinearly; outside the image its border goes on. Returns (B, C, H, W)."""
+    """Bilinear sampling of (B, C, h, w) at a grid (B, H, W, 2) with border padding, (B, C, H, W)."""
     return F.grid_sample(image, grid.to(image.dtype), mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def warp_label(label: Tensor, grid: Tensor) -> Tensor:
-    """Sample a label map (B, 1, H, W) by nearest neighbour; outside the slice its pixels are left out (255)."""
+    """Nearest-neighbour sampling of a label map (B, 1, H, W); 255 (ignored) outside the slice."""
     shifted = label.to(grid.dtype) - IGNORE  # so that grid_sample's zeros outside mean 255
     sampled = F.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
     return (sampled + IGNORE).round().to(label.dtype)

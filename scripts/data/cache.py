@@ -1,4 +1,4 @@
-"""Slices of volumes on disk: every volume is transformed once and then read slice by slice through a memory map."""
+"""Disk cache of preprocessed volumes, and data sets that read slices or volumes from it by memory map."""
 
 from __future__ import annotations
 
@@ -24,28 +24,26 @@ from .loaders import own_share_first
 
 IMAGE, LABEL = "image.npy", "label.npy"
 MAPS = ("attention_maps", "thresholds")
-"""Entries of an item that `prompt_maps` adds."""
+"""Keys of an item that `prompt_maps` adds."""
 OPEN_ARRAYS = 128
-"""Memory maps that stay open: with all of them the memory of a run would grow with the number of volumes, and a system
-has a limit on their number, too."""
+"""Largest number of open memory maps, which bounds memory and file handles."""
 
 
 class SliceCache:
-    """Transformed volumes as arrays of slices, one folder a volume, kept between runs.
+    """Disk cache of preprocessed volumes, one folder per volume, kept between runs.
 
     Args:
-        folder: where the arrays live; made on first use.
-        transform: volume-level transforms, dictionary in, `image` (1, H, W, S) and maybe `label` (1, H, W, S) out.
+        folder: folder of the cache.
+        transform: deterministic preprocessing, dictionary -> `image` (1, H, W, S) and optional `label` (1, H, W, S).
 
-    Convention: `image.npy` is (S, H, W) float16, `label.npy` (S, H, W) uint8. A folder's name is a hash of the files
-    (path, size, time of change), of the label map and of the transforms, so what has changed is never mistaken for what
-    it was before.
+    Convention: `image.npy` is (S, H, W) float16, `label.npy` (S, H, W) uint8. A folder is named by a hash of the files
+    (path, size, modification time), the label map and the transforms, so that changes invalidate it.
     """
 
     def __init__(self, folder: str | Path, transform: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
         self.folder = Path(folder)
         self.transform = transform
-        # A Compose itself holds a random state: with it every seed, and without a seed every run, had its own cache.
+        # Without the Compose itself, whose random state would change the hash.
         steps = list(transform.flatten().transforms) if isinstance(transform, Compose) else transform
         self._transform_hash = pickle_hashing(steps).decode()
 
@@ -59,7 +57,7 @@ class SliceCache:
         return hashlib.sha1(content.encode(), usedforsecurity=False).hexdigest()
 
     def build(self, entry: Mapping[str, Any]) -> Path:
-        """Transform a volume unless that was done before; return its folder. A kill or a second process do no harm."""
+        """Preprocess a volume unless it is cached; return its folder. Atomic, and safe with several processes."""
         target = self.folder / self.key(entry)
         if target.is_dir():
             return target
@@ -75,7 +73,7 @@ class SliceCache:
         return target
 
     def build_all(self, entries: Sequence[Mapping[str, Any]]) -> list[Path]:
-        """Build every volume, with a progress bar if there is anything to build; processes share the work."""
+        """Preprocess all missing volumes with a progress bar; processes share the work."""
         missing = [e for e in entries if not (self.folder / self.key(e)).is_dir()]
         hidden = not missing or idist.get_rank() > 0
         for entry in tqdm(own_share_first(missing), desc="slicing volumes", disable=hidden):
@@ -85,24 +83,24 @@ class SliceCache:
 
 @functools.lru_cache(maxsize=OPEN_ARRAYS)
 def open_array(path: Path) -> np.ndarray:
-    """The array of a `.npy` file as a read-only memory map, for a file whose content never changes."""
+    """Read-only memory map of a `.npy` file that never changes."""
     return np.load(path, mmap_mode="r")
 
 
 class SliceDataset(Dataset[dict[str, Any]]):
-    """All slices of a list of volumes, read from a `SliceCache`.
+    """Data set of all slices of a list of volumes, read from a `SliceCache`.
 
     Args:
-        data: entries with `image`, maybe `label` and `unlabelled_classes`.
-        cache: where the slices live; volumes are transformed at the first look, not at construction.
+        data: entries with `image` and optional `label` and `unlabelled_classes`.
+        cache: disk cache; volumes are preprocessed at first access, not at construction.
         num_classes: N, background included.
-        prompt_maps: where attention maps of the slices are kept (`scripts.data.prompt_maps`), or None.
+        prompt_maps: cache of attention maps (`scripts.data.prompt_maps`), or None.
 
     An item holds `image` (1, H, W) float32, `is_unlabelled` (N,) bool, its `index`, `label` (1, H, W) uint8 where the
     entry has one, and with `prompt_maps` also `attention_maps` (N, h, w) float32 and `thresholds` (N,) float32.
 
     Attributes:
-        with_maps: whether items hold these two; whoever needs them no longer may say so.
+        with_maps: whether items hold these two; may be switched off during training.
     """
 
     def __init__(
@@ -116,7 +114,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         self._first: np.ndarray = np.zeros(1, dtype=np.int64)
 
     def prepare(self) -> SliceDataset:
-        """Make sure that every volume is in the cache and count the slices; done once."""
+        """Preprocess all volumes and count the slices, once."""
         if self._folders is None:
             self._folders = self.cache.build_all(self.data)
             self._first = np.cumsum([0] + [len(open_array(folder / IMAGE)) for folder in self._folders])
@@ -171,7 +169,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
 
 
 class Slices(Protocol):
-    """A data set of slices that knows how many they are."""
+    """Interface of a data set of slices with a length."""
 
     def __len__(self) -> int:
         """Number of slices."""
@@ -181,11 +179,11 @@ class Slices(Protocol):
 
 
 class JoinedSlices(Dataset[dict[str, Any]]):
-    """The slices of several data sets, one after another.
+    """Concatenation of data sets of slices.
 
     Args:
-        parts: data sets whose items are as those of `SliceDataset`; they are asked for their length at the first look.
-        keys: what an item keeps.
+        parts: data sets with items as of `SliceDataset`; their length is read at first access.
+        keys: keys of an item.
     """
 
     def __init__(self, parts: Sequence[Slices], keys: Sequence[str] = ("image",)) -> None:
@@ -206,7 +204,7 @@ class JoinedSlices(Dataset[dict[str, Any]]):
 
 
 class VolumeDataset(Dataset[dict[str, Any]]):
-    """Whole volumes out of a `SliceDataset`: `image`, `label` (S, 1, H, W), `is_unlabelled` (N,) and `index`."""
+    """Data set of whole volumes: `image`, `label` (S, 1, H, W), `is_unlabelled` (N,) and `index`."""
 
     def __init__(self, data: Sequence[Mapping[str, Any]], cache: SliceCache, num_classes: int) -> None:
         self.data = list(data)

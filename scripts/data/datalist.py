@@ -1,4 +1,4 @@
-"""Datalists: the JSON files that name a data set's volumes, split by patient."""
+"""Datalists: JSON files that list the volumes of a data set, split by patient; problems found in them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..labels import ClassTable, LabelMap
 
 SECTIONS = ("training", "unlabelled", "validation", "test")
 MAY_BE_EMPTY = ("unlabelled", "validation")
-"""Without unlabelled scans training is supervised; with one or two labelled patients none is left to validate on."""
+"""Sections that may be empty: training is then supervised, or without validation."""
 
 
 class DataError(ValueError):
-    """Data that cannot be used; every line of the message is a sentence that names the file and the mend."""
+    """Unusable data or settings; each line of the message names the file and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,7 @@ class Datalist:
 
 
 def load_datalist(path: str | Path, *, class_table: str | Path | None = None) -> Datalist:
-    """Read a datalist, resolve its paths and its classes, and refuse what no part of the program could use.
-
-    Whether the files exist and fit is the business of `scripts.data.check.command`.
+    """Read a datalist and resolve its paths and classes; the files themselves are not opened.
 
     Args:
         path: the JSON file.
@@ -90,7 +88,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _label_map(path: Path, source: Any, table: ClassTable) -> tuple[str | dict[str, Any] | None, LabelMap]:
-    """The label map in a form that `LabelMap.load` reads from any folder, and the map itself."""
+    """The label map as a source that does not depend on the working folder, and as loaded."""
     if isinstance(source, Mapping):
         source = dict(source) if "map" in source else {"map": dict(source)}
     elif source is not None and (path.parent / str(source)).is_file():
@@ -105,7 +103,7 @@ def _label_map(path: Path, source: Any, table: ClassTable) -> tuple[str | dict[s
 def _entry(
     folder: Path, section: str, row: Any, default: Sequence[str | int], table: ClassTable, common: dict[str, Any]
 ) -> dict[str, Any]:
-    """One entry with absolute paths; errors read on from 'entry 3 of "training"'."""
+    """One entry with absolute paths; errors continue the phrase 'entry 3 of "training" ...'."""
     if not isinstance(row, dict) or not row.get("image"):
         raise DataError('names no image; add the key "image" with the path of a scan')
     for key in ("image", "label", "hidden_label"):
@@ -144,12 +142,10 @@ def _section(datalist: Datalist, section: str) -> list[dict[str, Any]]:
 
 
 def select(datalist: str | Path | None, section: str, *, class_table: str | Path | None = None) -> list[dict[str, Any]]:
-    """The entries of one section, as configs ask for them; no datalist gives no entries, so that a graph builds.
-
-    Labels of unlabelled scans stay out: what is never read cannot leak.
+    """The entries of one section without hidden labels; none without a datalist.
 
     Raises:
-        DataError: as `load_datalist`; a missing section; an empty list where there must be scans.
+        DataError: as `load_datalist`; a section that is missing, or empty and must not be.
     """
     if not datalist:
         return []
@@ -161,9 +157,7 @@ def select(datalist: str | Path | None, section: str, *, class_table: str | Path
 def select_for_scoring(
     datalist: str | Path | None, section: str, *, class_table: str | Path | None = None
 ) -> list[dict[str, Any]]:
-    """The entries of one section that have labels; for "unlabelled" the hidden labels take the place of labels.
-
-    No datalist gives no entries, so that a graph builds.
+    """The entries of one section that have labels, hidden ones for "unlabelled"; none without a datalist.
 
     Raises:
         DataError: as `select`; no entry with a label.
@@ -186,14 +180,14 @@ def write_datalist(
     unlabelled_classes: Sequence[str | int] | None = None,
     prepared: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a datalist, whole or not at all; paths below its own folder become relative, so that both can move.
+    """Write a datalist atomically; paths below its own folder become relative.
 
     Args:
         path: the JSON file; folders are made.
         sections: section -> entries as in the file.
         label_map: name, file or table; None for class ids as they are.
         unlabelled_classes: None leaves them to the label map.
-        prepared: how the list came about, for the reader.
+        prepared: provenance of the list, for the reader.
 
     Returns:
         The absolute path of the file.
@@ -240,10 +234,7 @@ def is_image(path: Path) -> bool:
 
 
 def image_files(root: Path) -> list[Path]:
-    """Image files below a folder, sorted; hidden folders are passed over, linked ones are entered once.
-
-    A link to a file that is not there counts: it is for the check to name it, not to be left out in silence.
-    """
+    """Image files below a folder, sorted; without hidden folders, with linked folders and broken links."""
     found: list[Path] = []
     entered: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
@@ -260,12 +251,7 @@ def is_label(path: Path, root: Path) -> bool:
 
 
 def home(path: Path, root: Path) -> tuple[Path, str, bool]:
-    """Where a file and its partner are at home.
-
-    Returns:
-        The folder that holds both, the ending of an image or label folder ("Tr" of "imagesTr"), and whether the file
-        lies in a label folder.
-    """
+    """Common parent of image and label folder, suffix of the folder ("Tr"), and whether it is a label folder."""
     name = path.parent.name if path.parent != root else ""
     for word, holds_labels in ((_LABEL_FOLDER, True), (_IMAGE_FOLDER, False)):
         if word.match(name):
@@ -274,23 +260,23 @@ def home(path: Path, root: Path) -> tuple[Path, str, bool]:
 
 
 def pair_key(path: Path) -> str:
-    """What a scan and its label have in common: the file name without the words for image and label."""
+    """Key that a scan and its label share: the file name without words for image and label."""
     return _WORDS.sub("", case_name(path)).lower()
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """Sort key that counts numbers as numbers (Case2 before Case10)."""
+    """Natural sort key (Case2 before Case10)."""
     return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.split(r"(\d+)", text)]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, or odd.
+    """One error or warning about a file.
 
     Attributes:
-        path: the file to mend: a scan, a label, or the datalist.
-        message: what is wrong and how to mend it; in a warning, what a run will do about it.
-        section: the datalist's section, "" where it concerns more than one.
+        path: the file: a scan, a label, or the datalist.
+        message: what is wrong and what to do; in a warning, what a run will do about it.
+        section: section of the datalist, "" for several.
         level: "error" or "warning".
     """
 
@@ -309,7 +295,7 @@ def errors(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def raise_problems(problems: Iterable[Problem]) -> None:
-    """Log all warnings and raise one error that lists all errors, one a line; none is fine.
+    """Log all warnings and raise all errors as one, one per line.
 
     Raises:
         DataError: there is an error.
@@ -331,7 +317,7 @@ def problem_table(problems: Sequence[Problem]) -> list[str]:
 
 
 def write_json(path: str | Path, datalist: str | Path, problems: Sequence[Problem], **counts: Any) -> None:
-    """Write all problems for programs to read, whole or not at all."""
+    """Write all problems as JSON, atomically."""
     wrong = len(errors(problems))
     content = {"datalist": str(datalist), "errors": wrong, "warnings": len(problems) - wrong, **counts}
     content["problems"] = [asdict(problem) for problem in problems]

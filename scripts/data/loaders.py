@@ -1,4 +1,4 @@
-"""The two streams of training: endless batches of labelled and of unlabelled slices, a function of seed and step."""
+"""Data loaders of training: infinite, resumable batches of labelled and unlabelled slices; distributed sampling."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ from .transforms import label_map_path
 
 
 class EndlessBatches(Sampler[list[int]]):
-    """Batches of indices without an end: shuffled passes over the data, one after another.
+    """Infinite batch sampler: shuffled epochs one after another.
 
-    Batch `step` depends on (seed, step) only, so a run that starts at a later step sees what the whole run would have.
+    Batch `step` depends on (seed, step) only, so that training can be resumed at any step.
 
     Args:
-        dataset: anything with a length; asked when iteration begins.
-        batch_size: indices in each batch; a batch may reach into the next pass, so none is ever short.
-        seed: fixes the order of every pass.
+        dataset: anything with a length, which is read when iteration begins.
+        batch_size: indices in each batch; a batch may reach into the next epoch, so that all have equal size.
+        seed: of the shuffling.
         rank: of this process; it gets the `rank`-th of `ranks` equal parts of every batch.
         ranks: number of processes that share each batch.
 
     Raises:
-        DataError: the batch cannot be divided equally. Unequal parts would count unequally: gradients are averaged over
-            processes.
+        DataError: the batch cannot be divided equally, as averaging gradients over processes requires.
     """
 
     def __init__(self, dataset: Any, batch_size: int, seed: int = 0, rank: int = 0, ranks: int = 1) -> None:
@@ -62,17 +61,17 @@ class EndlessBatches(Sampler[list[int]]):
 
 
 class TwoStreamLoader:
-    """Pairs of batches, `{"labelled": batch, "unlabelled": batch or None}`, without an end.
+    """Two-stream loader for semi-supervised training: infinite `{"labelled": batch, "unlabelled": batch or None}`.
 
     Args:
         labelled: labelled slices.
         unlabelled: unlabelled slices; None or an empty list of volumes gives None in every pair.
         batch_size: labelled slices a step, of all processes together.
         unlabelled_batch_size: unlabelled slices a step, of all processes together.
-        seed: fixes the order of both streams.
+        seed: of the shuffling.
         rank: of this process; see `EndlessBatches`.
         ranks: number of processes that share each batch.
-        num_workers: loader processes for each stream; slices come out of a memory map, so 0 is usually fastest.
+        num_workers: loader processes per stream; slices are read from a memory map, so 0 is usually fastest.
     """
 
     def __init__(
@@ -94,13 +93,13 @@ class TwoStreamLoader:
             DataLoader(
                 s.dataset, batch_sampler=s, num_workers=num_workers, pin_memory=torch.cuda.is_available(),
                 persistent_workers=num_workers > 0,
-                generator=torch.Generator(),  # else beginning to iterate, as a resumed run does, draws a global number
+                generator=torch.Generator(),  # else starting an iterator draws from the global generator
             )
             for s in self.samplers
         ]  # fmt: skip
 
     def start_at(self, step: int) -> None:
-        """Begin the next iteration at this step (0-based) of the endless streams."""
+        """Begin the next iteration at this step (0-based)."""
         for sampler in self.samplers:
             sampler.start_step = step
 
@@ -117,15 +116,14 @@ Item = TypeVar("Item")
 
 
 class VolumeShare(Sampler[int]):
-    """The volumes of one process: every `ranks`-th.
+    """Distributed sampler of volumes: every `ranks`-th for each process.
 
     Args:
         dataset: anything with a length.
         rank: of this process.
         ranks: number of processes.
-        equal: gives every process as many volumes as the others, the first ones twice where they do not divide, for
-            engines that cannot run without data; scores count a volume once. Otherwise some processes have one volume
-            less, or none, and no volume is seen twice.
+        equal: pad with the first volumes so that all processes have equally many, for engines that cannot run without
+            data (scores count a volume once). Otherwise some processes have one volume less, or none.
     """
 
     def __init__(self, dataset: Sized, rank: int = 0, ranks: int = 1, equal: bool = False) -> None:
@@ -141,7 +139,7 @@ class VolumeShare(Sampler[int]):
 
 
 def own_share_first(items: Sequence[Item]) -> list[Item]:
-    """All items, from where this process's share of them begins: processes that skip what is done meet last."""
+    """All items, rotated to start at this process's share, so that processes that skip finished items divide them."""
     start = len(items) * idist.get_rank() // idist.get_world_size()
     return [*items[start:], *items[:start]]
 
@@ -151,11 +149,11 @@ def scans_to_label(
 ) -> list[dict[str, Any]]:
     """One process's share of the scans below a folder, without those that have a label map already.
 
-    Scans are shared before the finished ones are left out, so that processes agree whenever each of them looks.
+    Scans are shared before finished ones are left out, so that the shares do not depend on when a process starts.
 
     Args:
         folder: see `scripts.data.scans.find_scans`.
-        output_dir: where the label maps are.
+        output_dir: folder of the label maps.
         rank: of this process.
         ranks: number of processes.
         sequence: of DICOM series, see `scripts.data.scans.find_scans`.

@@ -1,4 +1,4 @@
-"""Attention maps of slices, computed once with the frozen stage-1 model and kept on disk."""
+"""Disk cache of attention maps of unlabelled slices, computed by the frozen stage-1 model."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ MAPS, THRESHOLDS = "maps.npy", "thresholds.npy"
 
 
 class PromptMaps:
-    """Attention maps (N, h, w) and OTSU thresholds (N,) of every slice of a data set.
+    """Attention maps (N, h, w) and Otsu thresholds (N,) of every slice of a data set.
 
     Args:
-        model_dir: folder of the stage-1 checkpoint; it need not exist until `build`.
+        model_dir: folder of the stage-1 checkpoint, read by `build`.
         load_model: `load_model(model_dir)` returns a frozen network (B, 1, H, W) -> (B, N, h, w).
-        folder: where the maps are kept, one sub-folder for each stage-1 checkpoint and volume.
-        batch_size: slices that go through the vision encoder at once.
-        device: where the vision encoder runs.
-        neighbours: slices on either side that a slice's maps are averaged with; 0 is the literal form.
+        folder: folder of the cache, one sub-folder per stage-1 checkpoint and volume.
+        batch_size: slices per forward pass.
+        device: of the stage-1 model.
+        neighbours: slices on either side over which maps are averaged; 0, as in the paper, for none.
 
-    Convention: maps are stored as float16 on the encoder's own grid. A threshold belongs to the up-sampled map of the
-    slice as it is; under augmentation the maps are warped and their thresholds stay.
+    Convention: maps are stored as float16 on the patch grid. Thresholds are those of the up-sampled map without
+    augmentation; augmentation warps the maps and keeps the thresholds.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class PromptMaps:
 
     @property
     def checkpoint(self) -> Path:
-        """The stage-1 weights that the maps come from."""
+        """File of the stage-1 weights."""
         return self.model_dir / "model.pt"
 
     @property
@@ -63,7 +63,7 @@ class PromptMaps:
         return bool(self._folders)
 
     def build(self, dataset: SliceDataset) -> None:
-        """Compute the maps of every volume of a data set, unless they are there already; processes share the work.
+        """Compute the maps of all volumes that are not cached; processes share the work.
 
         Raises:
             FileNotFoundError: there is no stage-1 checkpoint.
@@ -89,7 +89,7 @@ class PromptMaps:
             _write(target, maps.to(torch.float16).numpy(), thresholds.numpy())
 
     def _key(self) -> str:
-        """Name of a set of maps: the checkpoint by what it holds, and every setting that changes them."""
+        """Hash of the checkpoint's content and of all settings that change the maps."""
         how = [getattr(self.load_model, "keywords", {}), self.neighbours, self.batch_size]
         return hashlib.sha1(self.checkpoint.read_bytes() + repr(how).encode()).hexdigest()[:16]
 
@@ -97,17 +97,17 @@ class PromptMaps:
     def compute(self, model: torch.nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (S, N, h, w) and thresholds (S, N) of the slices (S, 1, H, W), on the CPU."""
         maps = torch.cat([model(part.to(self.device)).cpu() for part in image.split(self.batch_size)])
-        # Through float16 and back: thresholds belong to the maps as they are kept.
+        # Rounded to float16, as stored, before the thresholds are computed.
         maps = average_slices(maps, self.neighbours).to(torch.float16).float()
         thresholds = [otsu_thresholds(upsample(part, image.shape[-2:])) for part in maps.split(self.batch_size)]
         return maps, torch.cat(thresholds)
 
     @torch.no_grad()
-    def live(self, unlabelled: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-        """Maps (B, N, H, W) and thresholds (B, N) computed from the augmented slices of a batch, the literal form.
+    def compute_online(self, unlabelled: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+        """Maps (B, N, H, W) and thresholds (B, N) of the augmented slices of a batch, without the cache.
 
         An `attention_source` of `scripts.methods.cps4.CPS4`; None without a stage-1 checkpoint. With `statistics:
-        volume` batch normalisation sees the batch, whose slices come from several volumes.
+        volume` batch statistics are over slices of several volumes.
         """
         if not self.available:
             return None

@@ -1,4 +1,4 @@
-"""The scans below a folder: files of volumes, and the DICOM series that are wanted of those that lie there."""
+"""Search for scans in a folder: volume files and selected DICOM series."""
 
 from __future__ import annotations
 
@@ -14,22 +14,19 @@ from .dicom.choice import choose_series
 
 
 def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str, Any]]:
-    """All scans at or below a folder (or the one file): NIfTI, MetaImage, NRRD, and DICOM series.
+    """All scans at or below a folder: NIfTI, MetaImage, NRRD, and DICOM series. The scans are not checked here.
 
-    No folder gives no scans, so that a graph builds.
-
-    Labels and earlier results ("x_seg", folders "labels" or "masks") are passed over. Of the DICOM series of a study
-    the sagittal ones of one contrast are taken; the choice is logged. Of scans with the same name each is called by its
-    folders too ("visit1_t2"), and by its ending if need be. Whether a scan can be used is the business of
-    `scripts.data.check.command`.
+    Labels and earlier results ("x_seg", folders "labels" or "masks") are left out. Of the DICOM series of a study the
+    sagittal ones of one contrast are selected; the choice is logged. Scans with equal names are renamed by their
+    folders ("visit1_t2") and if needed by their endings.
 
     Args:
-        folder: the folder, or one scan; a DICOM file stands for its whole series.
-        sequence: contrast of the DICOM series to take, see `dicom_choice.SEQUENCES`.
+        folder: the folder, or one scan; a DICOM file stands for its whole series. Empty: no scans.
+        sequence: contrast of the DICOM series, see `scripts.data.dicom.choice.SEQUENCES`.
 
     Returns:
-        `{"image": path, "case": name}`, sorted by path; the cases differ. The path of a DICOM series is its folder, or
-        a file of it where the folder holds several.
+        `{"image": path, "case": unique name}`, sorted by path. The path of a DICOM series is its folder, or one of its
+        files if the folder holds several series.
 
     Raises:
         DataError: no such folder, no scan in it, or an unknown sequence.
@@ -53,7 +50,7 @@ def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str
 
 
 def _dicom_series(root: Path, sequence: str) -> tuple[dict[Path, str], list[str]]:
-    """Path -> name of the DICOM series that are taken; and the warnings about the choice, which is logged."""
+    """Path -> name of the selected DICOM series, and warnings about the selection; both are logged."""
     try:
         choice = choose_series(dicom.list_series(root), sequence)
     except ModuleNotFoundError as error:
@@ -67,7 +64,7 @@ def _dicom_series(root: Path, sequence: str) -> tuple[dict[Path, str], list[str]
 
 
 def _different_names(named: Mapping[Path, str], base: Path) -> dict[Path, str]:
-    """File -> a name of its own: the scan's; with its folders; with its ending; with a number."""
+    """File -> unique name: the scan's, or with its folders, its ending, or a number."""
     names = dict(named)
     longer: list[Callable[[Path], str]] = [
         lambda path: "_".join((*path.relative_to(base).parts[:-1], named[path])),

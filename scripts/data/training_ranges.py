@@ -1,4 +1,4 @@
-"""What the scans of a training look like, in a few numbers, and in what another scan differs from them."""
+"""Ranges of size, spacing and grey values of the training scans, and detection of scans outside (domain shift)."""
 
 from __future__ import annotations
 
@@ -22,21 +22,17 @@ MILLIMETRES = {
     "slice_mm": "slices every {:.2g} mm",
 }
 FACTOR = 1.5
-"""How many times larger or smaller than all of training's a length may be."""
+"""A length may be this factor above the largest or below the smallest of training."""
 GREY = {"grey_10": "dark tenth", "grey_50": "median", "grey_90": "bright tenth"}
 GREY_SLACK = 0.35
-"""How far beyond training's a quantile of the normalised grey values may lie, in standard deviations of the scan."""
+"""Tolerance of a quantile of the normalised grey values beyond the range of training."""
 CONTRAST_SLACK = 0.5
-"""The same for the mean grey value of a group of structures."""
+"""Tolerance of the mean normalised grey value of a group of structures."""
 FEW_PIXELS = 20
 
 
 def grey_values(slices: np.ndarray) -> dict[str, float]:
-    """Quantiles of normalised grey values without what was filled up, which is exactly 0.
-
-    Args:
-        slices: any shape, in standard deviations of the scan around its mean.
-    """
+    """Quantiles of normalised grey values of any shape, without padding (exactly 0)."""
     values = slices[slices != 0].astype(np.float32)
     if not values.size:
         return {}
@@ -44,13 +40,7 @@ def grey_values(slices: np.ndarray) -> dict[str, float]:
 
 
 def contrast(slices: np.ndarray, label: np.ndarray, table: ClassTable) -> dict[str, float]:
-    """Mean normalised grey value of every group of structures that is there: what tells a T1 from a T2 scan.
-
-    Args:
-        slices: any shape, normalised.
-        label: the same shape, class ids.
-        table: the classes.
-    """
+    """Mean normalised grey value of every group of structures in a label of the same shape; tells T1 from T2."""
     found = {}
     for group in table.groups:
         inside = np.isin(label, table.group(group))
@@ -59,12 +49,12 @@ def contrast(slices: np.ndarray, label: np.ndarray, table: ClassTable) -> dict[s
     return found
 
 
-class SeenScans:
-    """Ranges of what training sees; called once a model is written, and computed then, once.
+class TrainingRanges:
+    """Ranges over all training scans, computed at the first call (when a model is written).
 
     Args:
         datasets: labelled and unlabelled slices.
-        table: the classes.
+        table: class table.
     """
 
     def __init__(self, datasets: Sequence[SliceDataset], table: ClassTable) -> None:
@@ -72,33 +62,33 @@ class SeenScans:
         self._found: dict[str, Any] | None = None
 
     def __call__(self) -> dict[str, Any]:
-        """The acquired `planes`, the number of `scans`, and `ranges`: measure -> [smallest, largest]."""
+        """Return the number of `scans`, their `planes`, and `ranges`: measure -> [smallest, largest]."""
         if self._found is None:
             planes: set[str] = set()
             measures: dict[str, list[float]] = {}
             for dataset in self.datasets:
                 for case, entry in enumerate(dataset.data):
-                    look = self._look(dataset, case, entry)
-                    planes.add(look.pop("plane", "any"))
-                    for name, value in look.items():
+                    measured = self._measure(dataset, case, entry)
+                    planes.add(measured.pop("plane", "any"))
+                    for name, value in measured.items():
                         measures.setdefault(name, []).append(value)
             ranges = {name: [round(min(values), 3), round(max(values), 3)] for name, values in measures.items()}
             count = sum(len(dataset.data) for dataset in self.datasets)
             self._found = {"scans": count, "planes": sorted(planes), "ranges": ranges}
         return self._found
 
-    def _look(self, dataset: SliceDataset, case: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+    def _measure(self, dataset: SliceDataset, case: int, entry: Mapping[str, Any]) -> dict[str, Any]:
         slices, label = np.asarray(dataset.image(case)), dataset.label(case)
         found: dict[str, Any] = grey_values(slices)
         if label is not None:
             found |= contrast(slices, np.asarray(label), self.table)
-        with contextlib.suppress(UnusableError, OSError):  # the scan lies in the cache, its file was taken away since
+        with contextlib.suppress(UnusableError, OSError):  # the scan is cached and its file is gone
             found |= _lengths(_grid_of_file(entry["image"]))
         return found
 
 
 def _grid_of_file(path: str) -> Grid:
-    """The grid of a scan; a NIfTI's header is enough for it."""
+    """Voxel grid of a scan; of NIfTI only the header is read."""
     if Path(path).name.lower().endswith((".nii", ".nii.gz")):
         header = nibabel.load(path)
         return grid_of(header.shape[:3], header.affine)
@@ -110,23 +100,23 @@ def _lengths(grid: Grid) -> dict[str, Any]:
     return {"plane": grid.plane, **{name: getattr(grid, name) for name in MILLIMETRES}}
 
 
-def unlike_training(
-    seen: Mapping[str, Any] | None, grid: Grid, slices: np.ndarray, label: np.ndarray, table: ClassTable
+def domain_shift(
+    training: Mapping[str, Any] | None, grid: Grid, slices: np.ndarray, label: np.ndarray, table: ClassTable
 ) -> str | None:
-    """In what a scan differs from all that the network was trained on, in one sentence; None if in nothing.
+    """Sentence that says in what a scan lies outside the ranges of training (out of distribution); None if in nothing.
 
     Args:
-        seen: what `SeenScans` gave; None or without ranges, for a network that was trained without, is like all.
-        grid: the scan's own grid.
-        slices: its slices as the network takes them, any shape, normalised.
-        label: the same shape, predicted class ids.
-        table: the classes.
+        training: value of `TrainingRanges`; None or without ranges for no check.
+        grid: voxel grid of the scan file.
+        slices: preprocessed (normalised) slices, any shape.
+        label: predicted class ids, same shape.
+        table: class table.
     """
-    if not seen or not seen.get("ranges"):
+    if not training or not training.get("ranges"):
         return None
-    found, ranges = [], seen["ranges"]
-    if grid.plane in ("coronal", "axial") and grid.plane not in seen["planes"]:
-        found.append(f"{grid.plane} slices ({', '.join(p for p in seen['planes'] if p != 'any') or 'sagittal'})")
+    found, ranges = [], training["ranges"]
+    if grid.plane in ("coronal", "axial") and grid.plane not in training["planes"]:
+        found.append(f"{grid.plane} slices ({', '.join(p for p in training['planes'] if p != 'any') or 'sagittal'})")
     for name, words in MILLIMETRES.items():
         low, high = ranges.get(name, (0.0, np.inf))
         size = getattr(grid, name)

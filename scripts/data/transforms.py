@@ -1,4 +1,4 @@
-"""Dictionary transforms that MONAI lacks: slices as volumes, guarded in-plane resampling, label values to class ids."""
+"""Dictionary transforms that MONAI lacks: slices as volumes, in-plane resampling, label mapping, saving."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ from ..labels import ClassTable, LabelMap
 from ..ops.resampling import resampled_top_class
 
 STRAIGHT = 1e-4
-"""Deviation below which the axes of two grids are taken for parallel: a twentieth of a pixel along 512 of them."""
+"""Tolerance for parallel axes of two grids: a twentieth of a pixel along 512 pixels."""
 
 
 class EnsureVolumed(MapTransform, InvertibleTransform):
-    """Give a single slice (1, X, Y) a third axis of length one; a volume (1, X, Y, Z) passes unchanged.
-
-    The inverse takes the axis away again, so that a label map returns in the scan's own number of dimensions.
+    """Add a third axis of length 1 to a single slice (1, X, Y); a volume (1, X, Y, Z) is unchanged. Invertible.
 
     Raises:
         ValueError: the image has more than one channel or more than three spatial axes.
@@ -47,7 +45,7 @@ class EnsureVolumed(MapTransform, InvertibleTransform):
         return d
 
     def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Take the added axis away."""
+        """Remove the added axis."""
         d = dict(data)
         for key in self.key_iterator(d):
             if self.pop_transform(d, key)["extra_info"]["added"]:
@@ -56,19 +54,19 @@ class EnsureVolumed(MapTransform, InvertibleTransform):
 
 
 class InPlaneSpacingd(Spacingd):
-    """Resample the first two axes to `pixel_mm`; slices along the third are left as they are.
+    """Resample in plane (first two axes) to `pixel_mm`; the slice axis is not resampled.
 
     Args:
         keys: keys of (1, H, W, S) volumes, slices last.
         pixel_mm: edge length of a pixel in mm, for both axes.
         mode: interpolation for each key, "bilinear" or "nearest".
 
-    Convention: MONAI 1.6's `Spacingd` updates every entry whose key starts with "<key>_" as if it were a dictionary;
-    MONAI Label puts the string `image_path` there. Such entries are kept out of its way.
+    Convention: entries such as MONAI Label's string `image_path` are hidden from MONAI 1.6's `Spacingd`, which treats
+    every entry whose key starts with "<key>_" as a dictionary.
     """
 
     def __init__(self, keys: KeysCollection, pixel_mm: float, mode: Any = "bilinear", **kwargs: Any) -> None:
-        # MONAI's default is double precision, which doubles the time of every scan and of its inverse.
+        # MONAI's default, float64, doubles the time.
         kwargs = {"dtype": np.float32, **kwargs}
         super().__init__(keys, pixdim=(pixel_mm, pixel_mm, -1.0), mode=mode, padding_mode="border", **kwargs)
 
@@ -83,7 +81,7 @@ class InPlaneSpacingd(Spacingd):
         return {**super().__call__(visible, lazy=lazy), **hidden}
 
     def inverse_top_class(self, scores: MetaTensor) -> MetaTensor:
-        """Scores (N, H, W, S) to the grid before this transform, and there the class of the largest one.
+        """Inverse of scores (N, H, W, S) followed by the arg max over classes.
 
         Returns:
             (1, H', W', S) uint8 with the meta data of the inverse; see `scripts.ops.resampling.resampled_top_class`.
@@ -91,10 +89,10 @@ class InPlaneSpacingd(Spacingd):
         resample = self.spacing_transform.sp_resample
         info = resample.get_most_recent_transform(scores)
         target = torch.as_tensor(info[TraceKeys.EXTRA_INFO]["src_affine"], dtype=torch.float64)
-        step = torch.linalg.solve(scores.affine.to(target), target).cpu()  # pixel of the scan -> pixel of the scores
+        step = torch.linalg.solve(scores.affine.to(target), target).cpu()  # scan pixel -> score pixel
         scale, shift = step.diagonal()[:3], step[:3, 3]
         other = torch.cat([(step[:3, :3] - scale.diag()).flatten(), scale[2:] - 1, shift[2:]])
-        if other.abs().max() > STRAIGHT:  # a sheared scan: its axes are not those of the slices
+        if other.abs().max() > STRAIGHT:  # sheared scan: the axes are not parallel
             back = self.spacing_transform.inverse(scores)
             return MetaTensor(back.max(0, keepdim=True).indices.to(torch.uint8), meta=back.meta).copy_meta_from(back)
         resample.pop_transform(scores)
@@ -106,12 +104,12 @@ class InPlaneSpacingd(Spacingd):
 
 
 class MapLabelValuesd(MapTransform):
-    """Turn a data set's label values into class ids; a value that the map does not know is an error.
+    """Map the label values of a data set to class ids; unknown values are an error.
 
     Args:
         keys: keys of label volumes.
         label_map: name of a label map, a JSON file, a table, or None for class ids as they are; an entry's own
-            `label_map` (the datalist's) wins over it.
+            `label_map` (the datalist's) has precedence.
         class_table: JSON file of the class table; None is the bundle's own.
 
     Raises:
@@ -126,7 +124,7 @@ class MapLabelValuesd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        # Read here, not at the first volume: what they say has to count in the hash of a cache.
+        # Read here because their contents enter the hash of the cache.
         self.table = ClassTable.load(class_table)
         self.label_map = LabelMap.load(label_map, self.table)
 
@@ -157,10 +155,10 @@ class MapLabelValuesd(MapTransform):
 
 
 class SaveLabelMapd(SaveImaged):
-    """Write label maps as `<output_dir>/<case>_seg.nii.gz`, uint8, whole or not at all, in the grid they have.
+    """Write label maps as `<output_dir>/<case>_seg.nii.gz`, uint8, atomically, in their own grid.
 
-    MONAI's own `SaveImaged`, of which this is one because MONAI Label leaves those out, takes the name from the file,
-    which scans in two folders may share, and cannot write a single sagittal slice (X, Y).
+    MONAI's `SaveImaged` names the output by the input file, which may not be unique, and cannot write a single
+    sagittal slice (X, Y). This is a subclass because MONAI Label removes `SaveImaged`.
     """
 
     def __init__(self, keys: KeysCollection, output_dir: str | Path) -> None:
@@ -202,7 +200,7 @@ def scan_name(path: str) -> str:
 
 
 class VolumeLabelMapsd(Transform):
-    """Make label maps (S, H, W) of a validated volume's slices, and name the classes that it does not label.
+    """Convert the output of a validation volume to label maps and unlabelled classes, for scoring.
 
     Takes `pred` as logits (S, N, H, W) or class ids (S, H, W), `label` (S, 1, H, W), `is_unlabelled` (N,) bool and
     `index`; gives `pred` and `label` (S, H, W), `unlabelled_classes`, a tuple of ids, and `volume`, the index.
@@ -214,6 +212,6 @@ class VolumeLabelMapsd(Transform):
         if d["pred"].ndim == 4:
             d["pred"] = d["pred"].argmax(1)
         d["label"] = d["label"].squeeze(1)
-        d["volume"] = d["index"]  # a name that the batch does not have comes into the engine's output
+        d["volume"] = d["index"]  # the engine's output gets keys that the batch does not have
         d["unlabelled_classes"] = tuple(d["is_unlabelled"].nonzero().flatten().tolist())
         return d

@@ -1,4 +1,4 @@
-"""Unlabelled scans: the datalist's, a folder's, or those that lie beside scans which came without a datalist."""
+"""Unlabelled training scans: from the datalist, from a folder, or from the folders of the labelled scans."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def unlabelled_scans(
     studies: str = "",
     class_table: str | Path | None = None,
 ) -> list[dict[str, Any]]:
-    """The scans that training may read without labels; never one of those that are validated on.
+    """Unlabelled scans for training, without any validation scan.
 
-    A datalist names them. Without one, as under MONAI Label, which hands over labelled scans alone, they are all scans
-    of `folder`; or else all that lie beside a labelled scan or in `studies`, sub-folders left out.
+    A datalist names them. Without one (MONAI Label passes labelled scans only) they are all scans of `folder`, or else
+    all scans beside a labelled scan or in `studies`, without sub-folders.
 
     Args:
         datalist: the datalist; empty for none.
-        labelled: entries to train on with labels; none gives no scans, so that a graph builds.
-        validation: entries to validate on.
-        folder: where to look instead; read with its sub-folders.
-        studies: a server's own folder of scans; an address of DICOMweb or a folder that is not there is passed over.
+        labelled: labelled training entries; if empty, no scans are returned.
+        validation: validation entries.
+        folder: folder of unlabelled scans, with sub-folders; only without a datalist.
+        studies: a server's folder of scans; ignored if it is a DICOMweb address or does not exist.
         class_table: JSON file of the class table; None is the bundle's own.
 
     Returns:

@@ -1,1 +1,1 @@
-"""Scores of label maps, case by case."""
+"""Evaluation of label maps: metrics per case, class and group, and ignite handlers."""

@@ -1,4 +1,4 @@
-"""Evaluation of whole volumes: scores are gathered case by case and written as summary.json and per_case.csv."""
+"""Evaluation of whole volumes: scores per case, gathered over processes, written as summary.json and per_case.csv."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNTS = ("missed", "spurious", "wrong_level")
 
 @dataclass(frozen=True)
 class CaseScore:
-    """Scores of one volume: a row per class, level-agnostic Dice per group, and class ids per kind of mistake."""
+    """Scores of one volume: one row per class, level-agnostic Dice per group, class ids per kind of error."""
 
     rows: list[dict[str, Any]]
     level_agnostic_dice: dict[str, float]
@@ -36,15 +36,15 @@ class CaseScores:
     """Scores of many volumes.
 
     Args:
-        table: the classes; None is the bundle's own table.
-        distances: False leaves HD95 and ASSD out, which is faster.
+        table: class table; None is the bundle's own.
+        distances: whether to compute HD95 and ASSD, which is slower.
     """
 
     def __init__(self, table: ClassTable | None = None, *, distances: bool = True) -> None:
         self.table = table or ClassTable.load()
         self.distances = distances
         self.scores: dict[str, dict[str, CaseScore]] = {}
-        """Variant of the prediction -> case -> its scores."""
+        """Variant of the prediction -> case -> scores."""
 
     def add(
         self,
@@ -58,11 +58,11 @@ class CaseScores:
         """Score one volume.
 
         Args:
-            case: its name.
+            case: name of the case.
             pred: (...) class ids in the volume's own grid.
             truth: same shape, class ids or `IGNORE`.
-            spacing_mm: distance of neighbouring pixels along each axis.
-            unlabelled_classes: ids of structures that the case shows but does not label.
+            spacing_mm: voxel spacing along each axis.
+            unlabelled_classes: ids of classes that the case does not label.
             variant: "raw", or another way to predict the same case ("decoded").
 
         Raises:
@@ -89,10 +89,7 @@ class CaseScores:
         )
 
     def gather(self) -> None:
-        """Join the scores of all processes; a case that a sampler gave to two of them counts once.
-
-        Samplers deal cases out in turn; so they are collected, and come in the order of a single process.
-        """
+        """Gather the scores of all processes in the order of a single one; duplicate cases count once."""
         if idist.get_world_size() > 1:
             parts: list[Any] = [None] * idist.get_world_size()
             torch.distributed.all_gather_object(parts, self.scores)
@@ -101,7 +98,7 @@ class CaseScores:
             self.scores = {v: dict(one for turn in turns for one in turn if one) for v, turns in dealt.items()}
 
     def summary(self) -> dict[str, Any]:
-        """The contents of summary.json; NaN stands for "nothing to score".
+        """Contents of summary.json; NaN where there is nothing to score.
 
         Raises:
             ValueError: no case was added.
@@ -112,7 +109,7 @@ class CaseScores:
         return self._summary_of(list(self.scores["raw"].values())) | others
 
     def write(self, output_dir: str | Path) -> Path:
-        """Write summary.json and per_case.csv (per_case_<variant>.csv for the others), each in one stroke.
+        """Write summary.json, per_case.csv and per_case_<variant>.csv, each atomically.
 
         Returns:
             The path of summary.json.
@@ -166,7 +163,7 @@ def _as_csv(cases: Mapping[str, CaseScore]) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
+    """Replace NaN by None, since JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value

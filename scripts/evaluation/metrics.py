@@ -1,6 +1,6 @@
-"""Scores of label maps: Dice, IoU, HD95 and ASSD of every structure, and whether structures carry the right level.
+"""Metrics of label maps: Dice, IoU, HD95 and ASSD per structure, missed, spurious and mislabelled structures.
 
-Everything but the distances follows from one confusion matrix per volume. Background is never scored.
+All but the surface distances are computed from one confusion matrix per volume. Background is not scored.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ NAN = float("nan")
 def clean_pair(
     pred: LabelArray, truth: LabelArray, num_classes: int, unlabelled_classes: Iterable[int] = ()
 ) -> tuple[Tensor, Tensor]:
-    """Prediction and truth as int64, with background wherever nothing may be scored.
-
-    Pixels that the truth ignores become background on both sides; so do the classes that the case does not label.
+    """Prediction and truth as int64, with ignored pixels and unlabelled classes set to background in both.
 
     Args:
         pred: (...) class ids in 0..num_classes - 1, of any integer or floating type.
@@ -53,7 +51,7 @@ def clean_pair(
 def confusion_matrix(
     pred: LabelArray, truth: LabelArray, num_classes: int, unlabelled_classes: Iterable[int] = ()
 ) -> Tensor:
-    """Pixel counts (N, N), truth in rows and prediction in columns; see :func:`clean_pair` for what is left out."""
+    """Pixel counts (N, N), truth in rows and prediction in columns; after :func:`clean_pair`."""
     pred, truth = clean_pair(pred, truth, num_classes, unlabelled_classes)
     pairs = (truth * num_classes + pred).flatten()
     return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
@@ -83,20 +81,17 @@ def mean_dice(pred: LabelArray, truth: LabelArray, num_classes: int, excluded: I
 
 
 def missed(confusion: Tensor) -> list[int]:
-    """Ids of the structures that are in the truth and nowhere predicted."""
+    """Ids of the structures in the truth that are not predicted (false negatives)."""
     return _ids((confusion.sum(1) > 0) & (confusion.sum(0) == 0))
 
 
 def spurious(confusion: Tensor) -> list[int]:
-    """Ids of the structures that are predicted and nowhere in the truth."""
+    """Ids of the predicted structures that are not in the truth (false positives)."""
     return _ids((confusion.sum(1) == 0) & (confusion.sum(0) > 0))
 
 
 def wrong_level(confusion: Tensor, table: ClassTable) -> list[int]:
-    """Ids of true structures of which more than half of the pixels predicted as their own group carry another level.
-
-    A structure that is nowhere predicted as its group has no level and is not among them.
-    """
+    """Ids of true structures with a wrong level on over half of the pixels predicted as their group."""
     wrong = []
     for structure in table.foreground:
         in_group = int(confusion[structure.id, list(table.group(structure.group))].sum())
@@ -106,7 +101,7 @@ def wrong_level(confusion: Tensor, table: ClassTable) -> list[int]:
 
 
 def level_agnostic_dice(confusion: Tensor, table: ClassTable) -> dict[str, float]:
-    """Dice of each group of several levels, taken as one structure: how well the type is found, whatever the level."""
+    """Dice of each group (vertebrae, discs) taken as one structure, whatever the level."""
     scores = {}
     for group in table.groups:
         ids = list(table.group(group))
@@ -120,9 +115,9 @@ def surface_distances(pred: np.ndarray, truth: np.ndarray, spacing_mm: Sequence[
     """HD95 and symmetric average surface distance of two masks, in mm.
 
     Args:
-        pred: (...) bool, at least one pixel set; crop it to the structures for speed, the result is the same.
-        truth: same shape, bool, at least one pixel set.
-        spacing_mm: distance of neighbouring pixels along each axis.
+        pred: (...) bool, not empty; may be cropped to the structures for speed.
+        truth: same shape, bool, not empty.
+        spacing_mm: voxel spacing along each axis.
     """
     edges_pred, edges_truth = get_mask_edges(pred, truth)[:2]
     spacing = [float(s) for s in spacing_mm]
@@ -171,9 +166,7 @@ def per_class_scores(
 
 
 class VolumeScores(CumulativeIterationMetric):
-    """Dice of every class of every volume, cumulated over volumes and processes; aggregates to the mean Dice.
-
-    A volume that two processes scored counts once, if its number is given.
+    """Mean Dice over whole volumes, cumulative over processes; numbered volumes count once.
 
     Args:
         num_classes: number of classes, background included.
@@ -186,14 +179,14 @@ class VolumeScores(CumulativeIterationMetric):
     def _compute_tensor(
         self, y_pred: Tensor, y: Tensor, unlabelled_classes: Iterable[int] = (), volume: int = -1
     ) -> tuple[Tensor, Tensor]:
-        """Dice (B, N - 1) of volumes (B, ...), all with the same unlabelled classes, and their number, -1 for none."""
+        """Dice (B, N - 1) of volumes (B, ...) with the same unlabelled classes, and their number (-1: none)."""
         excluded = tuple(unlabelled_classes)
         pairs = zip(y_pred, y, strict=True)
         dice = torch.stack([dice_per_class(confusion_matrix(p, t, self.num_classes, excluded)) for p, t in pairs])
         return dice, torch.full((len(dice),), volume, device=dice.device)
 
     def get_buffer(self) -> Tensor | None:
-        """Dice (V, N - 1) of the volumes of all processes in the order of their numbers; None before the first."""
+        """Dice (V, N - 1) of the volumes of all processes, ordered by number; None if there are none."""
         buffers = super().get_buffer()
         if buffers is None:
             return None
@@ -203,11 +196,7 @@ class VolumeScores(CumulativeIterationMetric):
         return dice[sorted(first, key=numbers.__getitem__)]
 
     def aggregate(self) -> Tensor:
-        """Mean over the classes of a volume, then over volumes; volumes without any structure are left out.
-
-        Raises:
-            ValueError: no volume was scored.
-        """
+        """Mean over the classes of a volume, then over volumes with structures; a ValueError without volumes."""
         dice = self.get_buffer()
         if dice is None:
             raise ValueError("no volume was scored: is the list of volumes empty?")
@@ -216,7 +205,7 @@ class VolumeScores(CumulativeIterationMetric):
 
 def _as_long(labels: LabelArray) -> Tensor:
     if isinstance(labels, Tensor):
-        return labels.detach().as_subclass(Tensor).long()  # a plain tensor: a MetaTensor would track every step
+        return labels.detach().as_subclass(Tensor).long()  # a MetaTensor would track every operation
     return torch.from_numpy(np.asarray(labels).astype(np.int64))
 
 
@@ -227,7 +216,7 @@ def _ids(is_in: Tensor) -> list[int]:
 def _all_distances(
     pred: Tensor, truth: Tensor, spacing_mm: Sequence[float], num_classes: int
 ) -> dict[int, tuple[float, float]]:
-    """HD95 and ASSD of the classes that are in both, each computed inside the box around the two structures."""
+    """HD95 and ASSD of the classes in both, each computed in the bounding box of the two structures."""
     arrays = [labels.cpu().numpy().astype(np.uint8) for labels in (pred, truth)]
     boxes = [find_objects(array, max_label=num_classes - 1) for array in arrays]
     distances = {}

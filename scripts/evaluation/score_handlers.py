@@ -1,4 +1,4 @@
-"""Ignite handlers that score whole volumes: results of an evaluation as files, mean Dice as a validation metric."""
+"""Ignite handlers for whole volumes: result files of an evaluation, mean Dice as a validation metric."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ logger = logging.getLogger(__name__)
 
 
 class ScoreWriter:
-    """Ignite handler: scores every case of an evaluator and writes the results at its end.
+    """Ignite handler that scores every case of an evaluator and writes the results at the end.
 
-    Takes decollated outputs, dictionaries with the label maps of prediction and truth, (1, ...) or (...), both in the
-    volume's own grid, and `case` and `unlabelled_classes` where there are any.
+    Takes decollated outputs with label maps of prediction and truth, (1, ...) or (...), in the volume's own grid, and
+    optional `case` and `unlabelled_classes`.
 
     Args:
         output_dir: folder for summary.json and per_case.csv.
-        table: the classes; None is the bundle's own table.
-        variants: variant -> key of its label map in the output; a variant whose key an output lacks is left out.
-        distances: False leaves HD95 and ASSD out, which is faster.
+        table: class table; None is the bundle's own.
+        variants: variant -> key of its label map in the output; missing keys are skipped.
+        distances: whether to compute HD95 and ASSD, which is slower.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ScoreWriter:
 
     def score(self, engine: Engine) -> None:
         """Score the cases of one iteration."""
-        # What came in with a case (name, unlabelled classes) stays in the batch; what was made is in the output.
+        # Inputs of a case (name, unlabelled classes) are in the batch, results in the output.
         for batch, output in zip(_items(engine.state.batch), _items(engine.state.output), strict=True):
             item = {**batch, **output}
             truth = item["label"]
@@ -77,7 +77,7 @@ class ScoreWriter:
                     )
 
     def finish(self, engine: Engine) -> None:
-        """Join the processes' scores; the first writes them and logs a table."""
+        """Gather the scores; the first process writes them and logs a table."""
         self.scores.gather()
         if idist.get_rank() == 0:
             path = self.scores.write(self.output_dir)
@@ -109,11 +109,7 @@ class VolumeScoresHandler(IgniteMetricHandler):
 
 
 def case_name(item: Mapping[str, Any]) -> str:
-    """Name of a case: its `case`, or the file that its label was read from.
-
-    Raises:
-        ValueError: it has neither.
-    """
+    """Name of a case: `case`, or the file name of its label; a ValueError if it has neither."""
     meta = getattr(item["label"], "meta", {})
     name = item.get("case") or meta.get("filename_or_obj")
     if not name:
@@ -122,15 +118,15 @@ def case_name(item: Mapping[str, Any]) -> str:
 
 
 def class_ids(ids: Any) -> tuple[int, ...]:
-    """Class ids as a plain tuple, from a tuple, a tensor, or what collating makes of a tuple (a list of tensors)."""
-    if ids is None:  # what decollating makes of an empty tuple
+    """Class ids as a tuple, from a tuple, a tensor, or a collated tuple (a list of tensors)."""
+    if ids is None:  # a decollated empty tuple
         return ()
     entries = ids if isinstance(ids, list | tuple) else [ids]
     return tuple(int(i) for entry in entries for i in torch.as_tensor(entry).flatten())
 
 
 def spacing_of(volume: Any) -> tuple[float, ...]:
-    """Distance of neighbouring pixels in mm along each axis of a `MetaTensor` (1, ...); 1 mm for a plain tensor."""
+    """Voxel spacing in mm along each axis of a `MetaTensor` (1, ...); 1 mm for a plain tensor."""
     n_axes = _spatial(volume).ndim
     affine = volume.affine if isinstance(volume, MetaTensor) else torch.eye(n_axes + 1)
     return tuple(float(s) for s in affine_to_spacing(affine, r=n_axes))

@@ -1,4 +1,4 @@
-"""Inferers: a 2D network on the slices of a whole volume."""
+"""Inferers that run a 2D network on all slices of a volume, with test-time augmentation or level decoding."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from monai.inferers import Inferer, SliceInferer
 from torch import Tensor, nn
 
-from ..ops.batch_norm import normalised_by
+from ..ops.batch_norm import batch_norm_statistics
 from ..ops.otsu import otsu_thresholds
 from ..ops.prompt_map import average_slices, upsample
-from ..ops.shift_tta import least_doubtful
+from ..ops.shift_tta import entropy_weighted_tta
 
 
 class VolumeInferer(Inferer):
-    """Run a 2D network on the slices (S, 1, H, W) of a volume, `chunk` at a time, so that memory does not grow with S.
+    """Run a 2D network on the slices (S, 1, H, W) of a volume in batches, so that memory does not grow with S.
 
     Args:
-        chunk: slices that go through the network at a time.
-        statistics: whose statistics batch normalisation uses, see `scripts.ops.batch_norm`.
+        chunk: slices in a batch.
+        statistics: "running" averages or those of the "volume", for batch normalisation; see `scripts.ops.batch_norm`.
     """
 
     def __init__(self, chunk: int = 32, statistics: str = "running") -> None:
@@ -31,20 +31,20 @@ class VolumeInferer(Inferer):
         self.chunk, self.statistics = chunk, statistics
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the network's output for all slices, (S, N, H, W)."""
-        with normalised_by(network, self.statistics):
+        """Return the logits of all slices, (S, N, H, W)."""
+        with batch_norm_statistics(network, self.statistics):
             return torch.cat([network(part) for part in inputs.split(self.chunk)])
 
 
-class DisplacedInferer(VolumeInferer):
-    """Run a 2D network on a volume moved along head-foot, and mix its predictions by how little it doubts.
+class ShiftTTAInferer(VolumeInferer):
+    """Test-time augmentation: run a 2D network on a volume shifted along head-foot, average weighted by entropy.
 
     Args:
-        labelled: ids of the classes that the training labels contain.
-        reach: furthest displacement, a fraction of the height; 0 for none.
-        places: displacements on either side.
-        spread: see `scripts.ops.shift_tta.least_doubtful`.
-        sharpness: see `scripts.ops.shift_tta.least_doubtful`.
+        labelled: ids of the classes in the training labels.
+        max_shift: largest shift, a fraction of the height in [0, 1); 0 for no augmentation.
+        shifts_per_side: number of shifts up, and as many down, evenly spaced.
+        shift_std: see `scripts.ops.shift_tta.entropy_weighted_tta`.
+        entropy_weight: see `scripts.ops.shift_tta.entropy_weighted_tta`.
         chunk: see `VolumeInferer`.
         statistics: see `VolumeInferer`.
     """
@@ -52,40 +52,46 @@ class DisplacedInferer(VolumeInferer):
     def __init__(
         self,
         labelled: Sequence[int],
-        reach: float,
-        places: int,
-        spread: float,
-        sharpness: float,
+        max_shift: float,
+        shifts_per_side: int,
+        shift_std: float,
+        entropy_weight: float,
         chunk: int = 32,
         statistics: str = "volume",
     ) -> None:
         super().__init__(chunk, statistics)
-        self.labelled, self.spread, self.sharpness = labelled, spread, sharpness
-        self.shifts = [reach * k / places for k in range(-places, places + 1)] if reach else [0.0]
+        self.labelled, self.shift_std, self.entropy_weight = labelled, shift_std, entropy_weight
+        steps = range(-shifts_per_side, shifts_per_side + 1)
+        self.shifts = [max_shift * k / shifts_per_side for k in steps] if max_shift else [0.0]
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the logarithm of the mixed probabilities for all slices, (S, N, H, W)."""
+        """Return the log-probabilities of all slices, (S, N, H, W)."""
 
         def predict(slices: Tensor) -> Tensor:
             return VolumeInferer.__call__(self, slices, network).float().softmax(1)
 
-        mixed = least_doubtful(
-            predict, inputs, self.shifts, labelled=self.labelled, spread=self.spread, sharpness=self.sharpness
+        mixed = entropy_weighted_tta(
+            predict,
+            inputs,
+            self.shifts,
+            labelled=self.labelled,
+            shift_std=self.shift_std,
+            entropy_weight=self.entropy_weight,
         )
         return mixed.clamp_min(torch.finfo(mixed.dtype).tiny).log()
 
 
 class PromptMapInferer(VolumeInferer):
-    """Volumes through a stage-1 network to their prompt-guided map, as stage 2 makes it, in the form of logits.
+    """Prompt-guided map of a volume by a stage-1 network, as stage 2 makes it, in the form of logits.
 
     Args:
         prompt_map: (maps (S, N, H, W), thresholds (S, N)) -> class ids (S, H, W).
         chunk: see `VolumeInferer`.
         statistics: see `VolumeInferer`.
-        neighbours: slices on either side that a slice's maps are averaged with.
+        neighbours: slices on either side over which attention maps are averaged.
     """
 
-    CERTAIN = 20.0  # logit of the map's class; after a softmax nothing is left for the others
+    CERTAIN = 20.0  # logit of the map's class; its softmax probability is 1 up to rounding
 
     def __init__(
         self,
@@ -108,12 +114,12 @@ class PromptMapInferer(VolumeInferer):
 
 
 class SlicewiseInferer(SliceInferer):
-    """MONAI's `SliceInferer` with a choice of statistics, and with level names decoded along the spine.
+    """MONAI's `SliceInferer` with a choice of batch statistics, and with levels decoded in anatomical order.
 
     Args:
         statistics: see `scripts.ops.batch_norm`; for "volume", `sw_batch_size` should reach the number of slices.
-        order: probabilities (S, N, H, W) of a volume's slices -> the same with the levels in order, see
-            `scripts.ops.levels.ordering.order_predictions`; None leaves the names to the network.
+        order: probabilities (S, N, H, W) of a volume's slices -> the same with levels in anatomical order, see
+            `scripts.ops.levels.ordering.order_predictions`; None for no decoding.
         args: as `SliceInferer`.
         kwargs: as `SliceInferer`.
     """
@@ -125,17 +131,14 @@ class SlicewiseInferer(SliceInferer):
         self.statistics, self.order = statistics, order
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Return the network's logits for a volume (B, N, H, W, S).
-
-        With `order` (B, 2N, H, W, S): the logits, then the logarithm of the ordered probabilities.
-        """
-        with normalised_by(network, self.statistics):
+        """Return logits (B, N, H, W, S); with `order` (B, 2N, H, W, S), logits and decoded log-probabilities."""
+        with batch_norm_statistics(network, self.statistics):
             logits = super().__call__(inputs, network, *args, **kwargs)
-        return logits if self.order is None else beside_ordered(logits, self.order)
+        return logits if self.order is None else append_decoded(logits, self.order)
 
 
-class KeptProbabilities(Inferer):
-    """Probabilities that another program left of every case, in the place of a network's.
+class SavedProbabilities(Inferer):
+    """Read the probabilities that another program (nnU-Net) saved of every case, in place of running a network.
 
     Args:
         folder: holds `<case>.npz` with `probabilities` (N, S, H, W), as nnU-Net saves them.
@@ -147,10 +150,10 @@ class KeptProbabilities(Inferer):
         self.folder, self.order = Path(folder), order
 
     def __call__(self, inputs: Tensor, network: nn.Module, case: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
-        """Return the logarithms (1, N, H, W, S) for the slices (1, 1, H, W, S) of a case; with `order` (1, 2N, ...).
+        """Return log-probabilities (1, N, H, W, S) for the slices (1, 1, H, W, S) of a case; with `order` (1, 2N, ...).
 
         Raises:
-            ValueError: there is no file of the case, or it is of other slices.
+            ValueError: the file is missing, or of another shape.
         """
         path = self.folder / f"{case[0].replace('/', '_')}.npz"
         if not path.is_file():
@@ -163,10 +166,10 @@ class KeptProbabilities(Inferer):
                 f"{tuple(kept.shape[2:])}; predict the case anew"
             )
         logits = kept.to(inputs.device).clamp_min(1e-6).log()
-        return logits if self.order is None else beside_ordered(logits, self.order)
+        return logits if self.order is None else append_decoded(logits, self.order)
 
 
-def beside_ordered(logits: Tensor, order: Callable[[Tensor], Tensor]) -> Tensor:
-    """Logits (B, N, H, W, S) -> (B, 2N, H, W, S): as they are, then the logarithm of the ordered probabilities."""
+def append_decoded(logits: Tensor, order: Callable[[Tensor], Tensor]) -> Tensor:
+    """Logits (B, N, H, W, S) -> (B, 2N, H, W, S): logits, then the decoded log-probabilities."""
     ordered = [order(volume.float().softmax(0).movedim(-1, 0)).movedim(0, -1) for volume in logits]
     return torch.cat([logits, torch.stack(ordered).clamp_min(1e-6).log().to(logits.dtype)], 1)

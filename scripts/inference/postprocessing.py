@@ -1,4 +1,4 @@
-"""Transforms of what an inferer gives: which names are kept, a report on them, and scores to label maps."""
+"""Post-processing transforms: choice of decoded or raw levels, domain-shift warning, level report, arg max."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform
 from monai.utils import convert_to_tensor
 
 from ..data.check.grid import grid_of
-from ..data.training_ranges import unlike_training
+from ..data.training_ranges import domain_shift
 from ..data.transforms import InPlaneSpacingd, result_name
 from ..files import write_whole
 from ..labels import ClassTable
@@ -27,12 +27,12 @@ UNLIKE = "unlike_training"
 
 
 class ChooseLevelsd(MapTransform):
-    """Of a prediction that `SlicewiseInferer` made with `order` (2N, ...), keep the levels that are wanted (N, ...).
+    """Select the decoded or the raw half (N, ...) of a prediction by `SlicewiseInferer` with `order` (2N, ...).
 
     Args:
         keys: predictions.
         levels: "decoded", or "raw" for a prediction that holds the network's logits alone.
-        raw_key: where the network's own logits go beside decoded ones; None drops them.
+        raw_key: key for the raw logits if `levels` is "decoded"; None drops them.
 
     Raises:
         ValueError: unknown levels.
@@ -45,7 +45,7 @@ class ChooseLevelsd(MapTransform):
         self.levels, self.raw_key = levels, raw_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with its prediction, and the raw one under `raw_key`."""
+        """Return the data with the selected prediction."""
         d = dict(data)
         for key in self.key_iterator(d):
             if self.levels == "decoded":
@@ -55,50 +55,51 @@ class ChooseLevelsd(MapTransform):
         return d
 
 
-class CompareWithTrainingd(MapTransform):
-    """Log in what a scan differs from those of the training, and leave that for the scan's report.
+class DetectDomainShiftd(MapTransform):
+    """Warn of a domain shift: a scan whose size, spacing or grey values lie outside the ranges of training.
 
-    Takes what an inferer gives, before `ChooseLevelsd`; adds the list `unlike_training`, a sentence or nothing.
+    Comes before `ChooseLevelsd`; adds the list `unlike_training` with one sentence or none.
 
     Args:
-        keys: predictions (N or 2N, H, W, S), the network's own logits first.
-        image_key: the scan as the network takes it (1, H, W, S), with its meta data.
-        seen: what `scripts.data.training_ranges.SeenScans` gave; None for a network that was trained without.
+        keys: predictions (N or 2N, H, W, S), raw logits first.
+        image_key: preprocessed scan (1, H, W, S) with meta data.
+        training_ranges: value of `scripts.data.training_ranges.TrainingRanges`; None for no check.
         table: the classes.
     """
 
-    def __init__(self, keys: KeysCollection, image_key: str, seen: Mapping[str, Any] | None, table: ClassTable) -> None:
+    def __init__(
+        self, keys: KeysCollection, image_key: str, training_ranges: Mapping[str, Any] | None, table: ClassTable
+    ) -> None:
         super().__init__(keys)
-        self.image_key, self.seen, self.table = image_key, seen, table
+        self.image_key, self.training_ranges, self.table = image_key, training_ranges, table
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with `unlike_training`."""
         image = data[self.image_key]
-        if not self.seen or not isinstance(image, MetaTensor) or "original_affine" not in image.meta:
+        if not self.training_ranges or not isinstance(image, MetaTensor) or "original_affine" not in image.meta:
             return {**data, UNLIKE: []}
         grid = grid_of(np.asarray(image.meta["spatial_shape"]).tolist(), np.asarray(image.meta["original_affine"]))
         slices = convert_to_tensor(image[0], track_meta=False).cpu().numpy()
         for key in self.key_iterator(data):
             own = convert_to_tensor(data[key][: self.table.num_classes], track_meta=False)
-            sentence = unlike_training(self.seen, grid, slices, own.max(0).indices.cpu().numpy(), self.table)
+            sentence = domain_shift(self.training_ranges, grid, slices, own.max(0).indices.cpu().numpy(), self.table)
             if sentence:
                 logging.getLogger(__name__).warning("%s: %s", result_name(data, image), sentence)
         return {**data, UNLIKE: [sentence] if sentence else []}
 
 
 class LevelReportd(MapTransform):
-    """Say how sure the names of a scan's structures are, and log what about them a reader should look at.
+    """Report the confidence of level names and log warnings, see `scripts.ops.levels.report`.
 
-    Takes a prediction that `SlicewiseInferer` made with `order`, before `ChooseLevelsd`, and adds a table:
-    `structures` (names, confidence, the network's own names), `warnings`, and `level_disagreement`, the share in [0, 1]
-    of the pixels of all structures to which the network itself gives another class; 1 if no structure is found. What
-    `CompareWithTrainingd` found goes into it, too.
+    Takes predictions by `SlicewiseInferer` with `order`, before `ChooseLevelsd`. Adds a dictionary with `structures`
+    (name, confidence, the network's own name), `warnings`, `level_disagreement` (share in [0, 1] of foreground pixels
+    with another class before decoding; 1 without foreground) and `unlike_training` (see `DetectDomainShiftd`).
 
     Args:
         keys: predictions (2N, H, W, S).
         table: the classes.
         chain: class ids from the lowest structure upwards.
-        result_key: where the table goes; MONAI Label sends what lies under "result" back with the label map.
+        result_key: key of the report; MONAI Label returns "result" with the label map.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class LevelReportd(MapTransform):
         self.table, self.chain, self.result_key = table, chain, result_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with the table."""
+        """Return the data with the report."""
         d = dict(data)
         for key in self.key_iterator(d):
             logits, ordered = convert_to_tensor(d[key], track_meta=False).float().movedim(-1, 0).chunk(2, 1)
@@ -128,13 +129,13 @@ class LevelReportd(MapTransform):
 
 
 class SaveLevelReportd(SaveImaged):
-    """Write what `LevelReportd` found as `<output_dir>/<case>_levels.json`; leaves the data unchanged.
+    """Write the report of `LevelReportd` as `<output_dir>/<case>_levels.json`; leaves the data unchanged.
 
-    One of MONAI's `SaveImaged`, because MONAI Label leaves those out.
+    A subclass of `SaveImaged`, because MONAI Label removes those.
 
     Args:
         keys: predictions.
-        output_dir: where label maps go, too.
+        output_dir: folder of the label maps.
         result_key: see `LevelReportd`.
     """
 
@@ -151,11 +152,10 @@ class SaveLevelReportd(SaveImaged):
 
 
 class InvertedTopClassd(Invertd):
-    """MONAI's `Invertd` of scores (N, ...), then the class of the largest score, (1, ...) uint8.
+    """MONAI's `Invertd` of scores (N, ...) followed by the arg max, (1, ...) uint8.
 
-    One step, because MONAI Label's scoring by dropout leaves out whatever is an `Invertd`, and has to get scores then.
-    And because `Invertd` would resample all scores to the scan's grid, most of them for pixels whose class is plain
-    without: `InPlaneSpacingd.inverse_top_class` gives the same classes in a small part of the time and of the memory.
+    One transform, because MONAI Label removes `Invertd` for uncertainty by dropout and then needs scores; and because
+    `InPlaneSpacingd.inverse_top_class` gives the same classes as resampling all scores in less time and memory.
     """
 
     def __init__(self, keys: KeysCollection, transform: InvertibleTransform, **kwargs: Any) -> None:
@@ -165,20 +165,20 @@ class InvertedTopClassd(Invertd):
         """Return the data with label maps in place of scores."""
         d = super().__call__(data)
         for key in self.key_iterator(d):
-            if d[key].shape[0] > 1:  # nothing was resampled on the way back
+            if d[key].shape[0] > 1:  # the inverse did not resample
                 label = d[key].max(0, keepdim=True).indices.to(torch.uint8)
                 d[key] = MetaTensor(label, meta=d[key].meta) if isinstance(d[key], MetaTensor) else label
         return d
 
 
 class _TopClassBack(InvertibleTransform):
-    """`InPlaneSpacingd` on the way back, where scores become label maps."""
+    """`InPlaneSpacingd` whose inverse gives label maps."""
 
     def __init__(self, spacing: InPlaneSpacingd) -> None:
         self.spacing = spacing
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """As `InPlaneSpacingd`."""
+        """Apply `InPlaneSpacingd`."""
         return self.spacing(data)
 
     def inverse(self, data: Mapping[Any, Any]) -> dict[Any, Any]:

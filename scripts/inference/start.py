@@ -1,4 +1,4 @@
-"""What a run that labels scans does around its evaluator: refuse, put aside, share, and say at the end what is left."""
+"""Start and end of an inference run: checks of overrides, weights and scans; exclusion of faulty scans."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ import torch
 from ignite.engine import Events
 from monai.engines import Evaluator
 
-from ..bundle.command_line import as_data_error, check_overrides, component_of, entries_of, show_as_sentences
+from ..bundle.command_line import (
+    as_data_error,
+    check_overrides,
+    component_of,
+    entries_of,
+    show_data_errors_without_traceback,
+)
 from ..bundle.model_file import check_weights, trained_settings
 from ..data.check.command import check_datalist, check_scans
 from ..data.datalist import DataError, Problem, errors, raise_problems
@@ -39,32 +45,31 @@ def start_inference(
     input_dir: str = "",
     dicom_seg: bool = False,
 ) -> list[Problem]:
-    """Refuse faulty overrides and a missing or other network, put faulty scans aside; write the label names.
+    """Check overrides and weights, exclude faulty scans, write the label names.
 
-    A batch of scans is labelled but for the faulty ones: these are logged, and taken out of the entries, the very list
-    that the run's data set reads. Scores are of all scans or of none: to score, a faulty one stops the run.
+    Faulty scans are logged and removed in place from the list that the data set reads. If label maps are to be scored,
+    a faulty scan stops the run instead.
 
     Args:
-        output_dir: where the label maps go; `labels.json` and the Slicer colour table `colours.ctbl` are written here.
-        ckpt_path: the network's weights.
-        data: id in the config of the entries of the scans to label.
+        output_dir: folder of the label maps; gets `labels.json` and the colour table of 3D Slicer, `colours.ctbl`.
+        ckpt_path: weights of the network.
+        data: config id of the entries of the scans.
         class_table: JSON file of the class table; None is the bundle's own.
-        datalist: to score label maps: the datalist, whose labels are opened and checked too.
-        section: the section of it.
-        network: id in the config of a network that looks at its own file, and may refuse it, when it is made.
-        made_by: what to do without `ckpt_path`.
-        input_dir: for runs that leave out what is done, or another process's: where scans were looked for. With it, no
-            entries are no mistake.
-        dicom_seg: DICOM SEG files are to be written.
+        datalist: for scoring: the datalist, whose labels are checked too.
+        section: section of the datalist.
+        network: config id of a network that checks its own weights file (ONNX); "" checks `ckpt_path` here.
+        made_by: advice in the error if `ckpt_path` is missing.
+        input_dir: folder of the scans; if given, an empty list of entries is no error (all may be done already).
+        dicom_seg: whether DICOM SEG files are to be written.
 
     Returns:
-        What is wrong with the scans that were put aside, for :func:`finish_inference`.
+        Errors of the excluded scans, for :func:`finish_inference`.
 
     Raises:
-        DataError: an override that does nothing, no weights or weights for other classes, no package for DICOM SEG, no
-            scans, none without errors, or, to score, any error.
+        DataError: an override without effect, missing weights or weights for other classes, no package for DICOM SEG,
+            no usable scan, or, for scoring, any error.
     """
-    show_as_sentences()
+    show_data_errors_without_traceback()
     check_overrides()
     if dicom_seg:
         import_highdicom()
@@ -82,38 +87,38 @@ def start_inference(
     entries = entries_of(data)
     if not entries and not input_dir:
         raise DataError("no scans were given; add --input_dir FOLDER (for evaluating: --datalist D.json)")
-    aside = [] if datalist else _put_aside(entries, keep_on=bool(input_dir))
+    excluded = [] if datalist else _exclude_faulty(entries, keep_on=bool(input_dir))
     table, folder = ClassTable.load(class_table), Path(output_dir)
     write_whole(folder / "labels.json", json.dumps(table.channel_def(), indent=1) + "\n")
     rows = [f"{c.id} {c.name} {' '.join(map(str, c.colour))} {255 if c.id else 0}" for c in table.classes]
     write_whole(folder / "colours.ctbl", "\n".join(rows) + "\n")
-    return aside
+    return excluded
 
 
-def finish_inference(aside: Sequence[Problem], ranks: int = 1) -> None:
-    """Say again at the end what was not labelled, so that the run's exit code tells.
+def finish_inference(excluded: Sequence[Problem], ranks: int = 1) -> None:
+    """Raise the errors of the excluded scans at the end, so that the exit code is 1.
 
     Args:
-        aside: what :func:`start_inference` returned.
-        ranks: number of processes that share the scans; torchrun ends all with the first that fails, so they wait.
+        excluded: value of :func:`start_inference`.
+        ranks: number of processes. They wait for each other, since torchrun ends all when one fails.
 
     Raises:
-        DataError: a scan was put aside.
+        DataError: a scan was excluded.
     """
     if ranks > 1 and torch.distributed.is_torchelastic_launched():
         torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-    if aside:
-        count = len({problem.path for problem in aside})
-        raise DataError("\n".join([f"{_scans(count)} not labelled, all others are:", *map(str, aside)]))
+    if excluded:
+        count = len({problem.path for problem in excluded})
+        raise DataError("\n".join([f"{_scans(count)} not labelled, all others are:", *map(str, excluded)]))
 
 
 def run_share(evaluator: Evaluator) -> None:
     """Run an evaluator on this process's share of the data, which may be empty.
 
-    MONAI's engines do not run without data; then the handlers are told of beginning and end alone, because what they do
-    at the end may need every process.
+    MONAI's engines do not run without data; then only STARTED and COMPLETED are fired, since the handlers may
+    communicate between processes.
     """
     if len(evaluator.data_loader):
         evaluator.run()
@@ -123,11 +128,11 @@ def run_share(evaluator: Evaluator) -> None:
         evaluator.fire_event(Events.COMPLETED)
 
 
-def _put_aside(entries: list[dict[str, Any]], keep_on: bool) -> list[Problem]:
-    """Take the scans with errors out of the list; return the errors, and log these and all warnings.
+def _exclude_faulty(entries: list[dict[str, Any]], keep_on: bool) -> list[Problem]:
+    """Remove the scans with errors from the list in place, log errors and warnings, and return the errors.
 
     Raises:
-        DataError: no scan is left, and the run is not to keep on without.
+        DataError: no scan is left, unless `keep_on`.
     """
     found = check_scans([entry["image"] for entry in entries])
     for entry, of_scan in zip(entries, found, strict=True):
@@ -135,17 +140,17 @@ def _put_aside(entries: list[dict[str, Any]], keep_on: bool) -> list[Problem]:
             mend = f"its results' names are made of it, which may have {MAX_NAME_BYTES} bytes; rename it"
             of_scan.append(Problem(entry["image"], f"has too long a name: {mend}"))
     problems = [problem for of_scan in found for problem in of_scan]
-    aside = errors(problems)
+    excluded = errors(problems)
     good = [entry for entry, of_scan in zip(entries, found, strict=True) if not errors(of_scan)]
     if not good and not keep_on:
-        raise_problems(aside)
+        raise_problems(excluded)
     log = logging.getLogger(__name__)
-    if aside:
+    if excluded:
         log.warning("%s of %d cannot be labelled:", _scans(len(entries) - len(good)), len(entries))
-    for problem in [*aside, *(p for p in problems if p.level == "warning")]:
+    for problem in [*excluded, *(p for p in problems if p.level == "warning")]:
         log.warning("%s", problem)
     entries[:] = good
-    return aside
+    return excluded
 
 
 def _scans(count: int) -> str:

@@ -1,13 +1,13 @@
-"""The app that MONAI Label's server loads: its own monaibundle app, and five things that a bundle cannot bring along.
+"""MONAI Label app of this bundle: the monaibundle app with five additions.
 
 `python -m scripts label_app FOLDER` copies this file to `FOLDER/main.py`, `class_labels.py` and MONAI Label's app
 beside it. It adds
 
-- scores by disagreement: how often the names decoded along the spine differ from the network's own;
-- the strategy "disagreement": the unlabelled scan with the highest score comes next;
-- a network that training made, or made anew with other settings, is used at once, without a start of the server;
-- errors of inference that say in one sentence which image is at fault, instead of "Internal Server Error";
-- labels that keep their classes, however a viewer or an archive numbers them.
+- uncertainty scores for active learning: share of pixels whose decoded level differs from the network's own;
+- the active learning strategy "disagreement": the unlabelled scan with the highest score comes next;
+- reload of a newly trained network without a restart of the server;
+- error messages of inference that name the image and the reason, instead of "Internal Server Error";
+- labels that keep their class ids, whatever numbers a viewer or an archive gives them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import monaibundle_app
-from class_labels import keep_classes
+from class_labels import preserve_class_ids
 from fastapi import HTTPException
 from monai.bundle import ConfigParser
 from monailabel.interfaces.app import MONAILabelApp
@@ -32,7 +32,7 @@ SCORE, SCORED_WITH = "level_disagreement", "level_disagreement_model"
 
 
 class LevelDisagreement(ScoringMethod):
-    """Write the score of every unlabelled scan into the datastore; scans scored with today's network are passed over.
+    """Active learning score of every unlabelled scan, written to the datastore; skipped if scored with this network.
 
     Args:
         app: the server's app.
@@ -44,7 +44,7 @@ class LevelDisagreement(ScoringMethod):
         self.app, self.model = app, model
 
     def __call__(self, request: dict[str, Any], datastore: Any) -> dict[str, int]:
-        """Score, and return how many scans were scored, passed over, or could not be read."""
+        """Score all scans; return how many were scored, skipped, or failed."""
         count = {"scored": 0, "skipped": 0, "failed": 0}
         weights = Path(self.app.models[self.model], "models", "model.pt")
         if not weights.is_file():
@@ -58,7 +58,7 @@ class LevelDisagreement(ScoringMethod):
                 continue
             try:
                 result = self.app.infer({**ask, "image": image}, datastore)
-            except HTTPException as error:  # one scan that cannot be read must not keep the others from a score
+            except HTTPException as error:  # go on with the other scans
                 log.warning("%s", error.detail)
                 count["failed"] += 1
                 continue
@@ -74,31 +74,31 @@ class App(monaibundle_app.MyApp, MONAILabelApp):  # the server looks for a class
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         self._trained: dict[str, list[int]] = {}
-        # With a DICOMweb server MONAI Label looks for dcmqi's programs, which pip puts beside Python.
+        # With a DICOMweb server MONAI Label runs the programs of dcmqi, which pip installs beside Python.
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         super().__init__(app_dir, studies, conf)
 
     def init_datastore(self) -> Any:
-        """Where scans and labels lie; its labels keep the classes of the bundle's training."""
+        """Datastore of scans and labels; labels keep the class ids of the bundle."""
         bundle = next(iter(self.models.values()))
         config = ConfigParser(ConfigParser.load_config_file(os.path.join(bundle, "configs", "train.yaml")))
         config["bundle_root"] = bundle
-        return keep_classes(super().init_datastore(), config.get_parsed_content("class_table"))
+        return preserve_class_ids(super().init_datastore(), config.get_parsed_content("class_table"))
 
     def init_strategies(self) -> dict[str, Any]:
-        """MONAI Label's own, behind "disagreement"."""
+        """Strategies: "disagreement" first, then MONAI Label's own."""
         highest = Epistemic(
             key=SCORE, desc="Get the scan on whose level names the network and the decoding differ most"
         )
         return {"disagreement": highest, **super().init_strategies()}
 
     def init_scoring_methods(self) -> dict[str, Any]:
-        """Disagreement for every bundle, and MONAI Label's own if `--conf epistemic_model` asks for it."""
+        """Scoring methods: disagreement, and MONAI Label's epistemic uncertainty with `--conf epistemic_model`."""
         return {"disagreement": LevelDisagreement(self, next(iter(self.models))), **super().init_scoring_methods()}
 
     def info(self) -> dict[str, Any]:
-        """What `/info/` sends."""
-        self._look_for_networks()
+        """Answer of `/info/`, with changed networks reloaded."""
+        self._reload_changed_models()
         return super().info()
 
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class App(monaibundle_app.MyApp, MONAILabelApp):  # the server looks for a class
             HTTPException: the model or the image is unknown, there are no weights yet, or the image cannot be labelled.
                 MONAI Label's own exceptions reach a viewer as "Internal Server Error".
         """
-        self._look_for_networks()
+        self._reload_changed_models()
         model, image = request.get("model"), request.get("image")
         if model not in self._infers:
             raise HTTPException(404, f"there is no model {model!r}; the server has {', '.join(self._infers)}")
@@ -124,8 +124,8 @@ class App(monaibundle_app.MyApp, MONAILabelApp):  # the server looks for a class
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise HTTPException(422, f"the image {image!r} cannot be labelled: {reason}") from error
 
-    def _look_for_networks(self) -> None:
-        """Make the inference tasks anew when weights appeared or changed: a task reads the settings when it is made."""
+    def _reload_changed_models(self) -> None:
+        """Rebuild the inference tasks, which read the settings once, if weights or settings changed."""
         files = {
             name: [Path(path, "models", f) for f in ("model.json", "model.pt")] for name, path in self.models.items()
         }

@@ -1,4 +1,4 @@
-"""`python -m scripts label_app`: the folder that MONAI Label's server is started with, this bundle inside."""
+"""`python -m scripts label_app`: make a MONAI Label app folder with a copy of this bundle."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PARTS = ("configs", "scripts", "LICENSE", "metadata.json")
 
 
 def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str | Path | None = None) -> Path:
-    """Make the app's folder: MONAI Label's monaibundle app, our additions, and a copy of the bundle.
+    """Make the app folder: MONAI Label's monaibundle app, the additions of `app.py`, and a copy of the bundle.
 
-    MONAI Label reads `configs/train.yaml` alone, so overlays are merged into the copy's. A folder that is there already
-    is brought up to date; the weights and caches in it stay.
+    MONAI Label reads `configs/train.yaml` only, so overlays are merged into the copy. An existing folder is updated;
+    its weights and caches are kept.
 
     Args:
         app: the folder; MONAI Label has to be installed in this Python.
@@ -65,13 +65,10 @@ def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str |
 
 
 def server_command(app: Path, studies: str | Path, port: int, conf: dict[str, str] | None = None) -> list[str]:
-    """The command line that starts the server on this machine alone, without a look at the Model Zoo.
+    """Command line that starts the server on localhost, without access to the Model Zoo.
 
-    Args:
-        app: made by :func:`assemble`.
-        studies: folder of scans, or the address of a DICOMweb server.
-        port: of the server.
-        conf: further settings of the app.
+    `app` is the folder of :func:`assemble`, `studies` a folder of scans or the address of a DICOMweb server, `conf`
+    further settings of the app.
     """
     line = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
     line += ["--host", "127.0.0.1", "--port", str(port)]

@@ -1,8 +1,7 @@
-"""Datastores of MONAI Label whose labels keep their classes: what a viewer or an archive numbers anew is told by names.
+"""MONAI Label datastores that restore class ids of labels by segment names.
 
-3D Slicer numbers a label by the order of its segments, so that one without the sacrum has each structure under
-another's id; the names come beside it. DICOM SEG files number theirs without a gap, too, and MONAI Label reads these
-numbers as label values.
+3D Slicer and DICOM SEG number the segments of a label consecutively, so that without the sacrum every structure would
+have the id of another; MONAI Label reads these numbers as label values.
 """
 
 from __future__ import annotations
@@ -28,13 +27,8 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 ANATOMICAL_STRUCTURE = ("91723000", "SCT", "Anatomical Structure")
 
 
-def keep_classes(store: Datastore, class_table: str | Path) -> Datastore:
-    """Let a datastore that MONAI Label has made, of the server's many settings, keep the classes of its labels.
-
-    Args:
-        store: of a folder or a DICOMweb server; others are left as they are.
-        class_table: the class table's file.
-    """
+def preserve_class_ids(store: Datastore, class_table: str | Path) -> Datastore:
+    """Make a folder or DICOMweb datastore preserve class ids, in place; `class_table` is the table's JSON file."""
     kinds = {LocalDatastore: FolderLabels, DICOMWebDatastore: DicomLabels}
     if type(store) in kinds:
         store.__class__ = kinds[type(store)]
@@ -42,24 +36,23 @@ def keep_classes(store: Datastore, class_table: str | Path) -> Datastore:
     return store
 
 
-class KeepsClasses:
-    """What the datastores of this module have in common."""
+class ClassIdMixin:
+    """Mixin of datastores: segment names to class ids."""
 
     classes: list[dict[str, Any]]
     """Rows of the class table, see `scripts.labels.StructureClass`."""
 
     @contextmanager
     def with_class_ids(self, image_id: str, file: str, label_info: Any) -> Iterator[tuple[str, list[int]]]:
-        """A label map whose values are class ids, and which these are.
+        """Context with a label map file that holds class ids, and the ids found in it.
 
         Args:
-            image_id: its scan.
-            file: as it was sent.
-            label_info: `[{"name": "l4", "idx": 2}, ...]` of a viewer that tells what its numbers mean, or None where
-                they are class ids.
+            image_id: id of the scan.
+            file: uploaded label map.
+            label_info: names of the label values, `[{"name": "l4", "idx": 2}, ...]`; None if they are class ids.
 
         Raises:
-            HTTPException: it cannot be read, a value is no class, or its name is of none.
+            HTTPException: the file cannot be read, or a value or name is no class.
         """
         ids = self._ids_of(label_info)
         with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +72,7 @@ class KeepsClasses:
             yield file, sorted(ids[value] for value in found)
 
     def names_of(self, found: Sequence[int]) -> list[dict[str, Any]]:
-        """What `label_info` says of a label map that holds these class ids."""
+        """Rows of `label_info` for these class ids."""
         return [{"name": self.classes[number]["name"], "idx": number} for number in found]
 
     def _ids_of(self, label_info: Any) -> dict[int, int]:
@@ -90,39 +83,35 @@ class KeepsClasses:
         return {int(row["idx"]): self.id_of(str(row.get("name", ""))) for row in told}
 
     def id_of(self, name: str) -> int:
-        """Id of the class of that name, however it is spelled; 0 for none."""
+        """Id of the class of that name, ignoring case; 0 for none."""
         names = [row["name"].casefold() for row in self.classes]
         return names.index(name.strip().casefold()) if name.strip().casefold() in names else 0
 
 
-class FolderLabels(KeepsClasses, LocalDatastore):
+class FolderLabels(ClassIdMixin, LocalDatastore):
     """MONAI Label's datastore of a folder."""
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
-        """Keep a label with class ids; see :meth:`KeepsClasses.with_class_ids`."""
+        """Save a label with class ids; see :meth:`ClassIdMixin.with_class_ids`."""
         with self.with_class_ids(image_id, label_filename, label_info.get("label_info")) as (file, found):
             named = {**label_info, "label_info": self.names_of(found)}
             return super().save_label(image_id, file, label_tag, named)
 
 
-class DicomLabels(KeepsClasses, DICOMWebDatastore):
+class DicomLabels(ClassIdMixin, DICOMWebDatastore):
     """MONAI Label's datastore of a DICOMweb server."""
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any], label_id: str = ""
     ) -> str:
-        """Keep a label with class ids and, if it is final, send it to the server, its segments named by their classes.
-
-        Raises:
-            HTTPException: see :meth:`KeepsClasses.with_class_ids`.
-        """
+        """Save a label with class ids and, if final, upload it as DICOM SEG with class names."""
         with self.with_class_ids(image_id, label_filename, label_info.get("label_info")) as (file, found):
             rows = [{**row, "segmentAttribute": self._attribute(row["idx"])} for row in self.names_of(found)]
             named = {**label_info, "label_info": rows}
             return super().save_label(image_id, file, label_tag, named, label_id)
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
-        """Path of a label map with class ids, fetched from the DICOMweb server unless it lies here already.
+        """Path of a label map with class ids, downloaded from the DICOMweb server if needed.
 
         Raises:
             ValueError: a segment has the name of no class.
@@ -158,7 +147,7 @@ class DicomLabels(KeepsClasses, DICOMWebDatastore):
         converted.unlink()
 
     def _attribute(self, number: int) -> dict[str, Any]:
-        """What dcmqi needs to know of the segment of a class."""
+        """Segment attributes of a class for dcmqi."""
         row = self.classes[number]
         return {
             "labelID": number,
@@ -173,7 +162,7 @@ class DicomLabels(KeepsClasses, DICOMWebDatastore):
 
 
 def write_with_ids(label: Any, ids: dict[int, int], target: str) -> None:
-    """Write a label map (a MetaTensor) as NIfTI with other values, `ids[value]` for each; 0 stays."""
+    """Write a label map (a MetaTensor) as NIfTI with values mapped by `ids`; 0 stays 0."""
     table = np.zeros(max(ids) + 1, np.uint8)
     table[list(ids)] = list(ids.values())
     nibabel.save(nibabel.Nifti1Image(table[label.numpy().astype(np.int64)], label.affine.numpy()), target)

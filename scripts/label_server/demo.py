@@ -1,4 +1,4 @@
-"""`python -m scripts label_demo`: a MONAI Label server with this bundle and phantoms, a few of them labelled."""
+"""`python -m scripts label_demo`: demo of a MONAI Label server on phantoms, a few of them labelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an objective is: a callable that turns a batch into losses. A method is an objective plus an overlay."""
+"""Interface of an objective: a callable from batch to losses. A method is an objective plus a config overlay."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 Losses = dict[str, Tensor]
-"""`loss` is the total that is minimised; every other entry is a named part, for curves and logs."""
+"""`loss` is the total that is minimised; the other entries are its unweighted terms, for logging."""
 
 
 class Objective(Protocol):
@@ -19,5 +19,5 @@ class Objective(Protocol):
     """
 
     def __call__(self, batch: dict[str, Any], progress: float) -> Losses:
-        """Return the losses of a batch; `progress` is the fraction of training that has passed, in [0, 1)."""
+        """Return the losses of a batch; `progress` is the fraction of training that is done, in [0, 1)."""
         ...

@@ -1,4 +1,4 @@
-"""BCP: labelled and unlabelled slices are pasted into each other, so that both are learned in one context."""
+"""BCP: bidirectional copy-paste of labelled and unlabelled slices with a Mean Teacher."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from .supervised import Supervised
 class BCP(MeanTeacher):
     """Bidirectional copy-paste (Bai et al., CVPR 2023).
 
-    Every mixed slice is one labelled and one unlabelled slice with a common box between them, see
-    `scripts.ops.copy_paste`.
+    Mixed slices are made by `scripts.ops.copy_paste`.
 
     L = `supervised` · supervised_loss(student, label) on the pixels of labelled slices
       + `pseudo` · ramp(progress) · (CE + Dice)/2 (student, arg max of the teacher) on those of unlabelled slices
 
-    While the ramp is 0, and without an unlabelled stream, only the labelled slices are learned: as they are, or with
-    `mix_labelled` pasted into each other, which is how the original pretrains its networks.
+    While the ramp is 0, and without unlabelled slices, the loss is supervised: on the slices as they are, or with
+    `mix_labelled` on copy-pasted labelled slices, as in the original's pretraining.
 
-    Differences from the original: labelled pixels have the bundle's shared cross-entropy in place of (CE + Dice)/2, so
-    that partial labels are honoured; both directions pass the student as one batch, and a mean runs over the pixels of
-    both; the teacher sees all unlabelled slices as one batch; its pseudo-labels are not cleaned unless `refine` is
-    given; pretraining, if any, is the beginning of the same run; `EMATeacher` keeps the teacher's running averages.
+    Differences from the original: labelled pixels have the bundle's partial-label cross-entropy in place of
+    (CE + Dice)/2; both directions are one batch of the student, with one mean over their pixels; the unlabelled slices
+    are one batch of the teacher; pseudo-labels are not cleaned unless `refine` is given; pretraining, if any, is part
+    of the same run; the teacher's running averages are not updated (`EMATeacher`).
 
     Args:
         student: see `MeanTeacher`.
@@ -39,9 +38,9 @@ class BCP(MeanTeacher):
         supervised_loss: see `Supervised`.
         loss_weights: has the keys `supervised` and `pseudo`.
         ramp: see `MeanTeacher`.
-        box: sides of the box as a share of the slice's, in (0, 1).
-        refine: pseudo-label of one slice (1, H, W) -> the same, cleaned; None leaves it.
-        mix_labelled: paste labelled slices into each other while they are alone.
+        box: sides of the copy-paste box as a share of the slice's, in (0, 1).
+        refine: post-processing of the pseudo-label of one slice, (1, H, W) -> (1, H, W); None: no post-processing.
+        mix_labelled: copy-paste among labelled slices while the loss is supervised.
         teacher_mode: see `MeanTeacher`.
 
     Raises:
@@ -73,28 +72,28 @@ class BCP(MeanTeacher):
         mixed = copy_paste(labelled["image"], unlabelled["image"], random_box(pseudo, self.box))
         logits, terms = self.predict(mixed.image)
         label = mixed.label(labelled["label"].squeeze(1))
-        supervised = self.supervised_loss(logits, label, labelled["is_unlabelled"][mixed.one])
+        supervised = self.supervised_loss(logits, label, labelled["is_unlabelled"][mixed.labelled_index])
         terms["pseudo"] = pseudo_label_loss(logits, mixed.target(pseudo), dice=0.5)
         unsupervised = sum(self.loss_weights[name] * term for name, term in terms.items())
         total = self.loss_weights["supervised"] * supervised + ramp * unsupervised
         return {"loss": total, "supervised": supervised, **terms}
 
     def predict(self, image: Tensor) -> tuple[Tensor, Losses]:
-        """The student's logits of mixed slices, and further terms without labels that a variant adds."""
+        """The student's logits of mixed slices, and further unsupervised terms of a subclass."""
         return self.student(image), {}
 
     def pseudo_label(self, image: Tensor) -> Tensor:
-        """The teacher's arg max (U, H, W), cleaned slice by slice if that was asked for."""
-        label = self.teach(image).argmax(1)
+        """The teacher's arg max (U, H, W), post-processed slice by slice by `refine`."""
+        label = self.teacher_logits(image).argmax(1)
         return label if self.refine is None else torch.cat([self.refine(one[None]).to(label) for one in label])
 
     def supervised_term(self, labelled: dict[str, Tensor]) -> Tensor:
-        """The loss of the labelled slices alone, (); pasted into each other if that was asked for."""
+        """Supervised loss, (), of copy-pasted labelled slices if `mix_labelled`."""
         if not self.mix_labelled:
             return super().supervised_term(labelled)
-        image, label, unknown = labelled["image"], labelled["label"].squeeze(1).long(), labelled["is_unlabelled"]
+        image, label, is_unlabelled = labelled["image"], labelled["label"].squeeze(1).long(), labelled["is_unlabelled"]
         box = random_box(label, self.box)
         logits = self.student(torch.where(box, image.roll(1, 0), image))
-        outside = self.supervised_loss(logits, label.masked_fill(box, IGNORE), unknown)
-        inside = self.supervised_loss(logits, label.roll(1, 0).masked_fill(~box, IGNORE), unknown.roll(1, 0))
+        outside = self.supervised_loss(logits, label.masked_fill(box, IGNORE), is_unlabelled)
+        inside = self.supervised_loss(logits, label.roll(1, 0).masked_fill(~box, IGNORE), is_unlabelled.roll(1, 0))
         return (outside + inside) / 2

@@ -1,4 +1,4 @@
-"""CPS4, stage 2: pseudo-labels of a Mean Teacher, made better by prompt-guided maps of the frozen stage-1 model."""
+"""CPS4, stage 2: Mean Teacher with pseudo-labels enhanced by prompt-guided maps of the frozen stage-1 model."""
 
 from __future__ import annotations
 
@@ -24,14 +24,12 @@ class CPS4(MeanTeacher):
       + `prompt` · prompt_ramp(progress) · CE(student, S)                       eq. (6)
       + `enhanced` · ramp(progress) · CE(student, fuse(teacher, S))             eq. (7)
 
-    with S the prompt-guided map, eq. (3). Where the batch holds a `pseudo_label`, which teacher and prompts gave the
-    slice within its whole volume (`scripts.training.pseudo_labels`), it takes the place of fuse(teacher, S), and
-    attention maps are asked for only if the prompt term counts. Where they are needed and missing, only the
-    supervised term is left (`when_no_prompt_model: supervised`).
+    with S the prompt-guided map, eq. (3). A `pseudo_label` in the batch (self-training: predicted on the whole volume
+    by `scripts.training.pseudo_labels`) replaces fuse(teacher, S); attention maps are then read for the prompt term
+    only. If attention maps are needed and missing, the loss is the supervised term alone.
 
-    Ours, beside the paper: `dice` mixes a Dice loss into the cross-entropies of (6) and (7), and with `box` all three
-    terms are taken of labelled and unlabelled slices that were pasted into each other (`scripts.ops.copy_paste`), each
-    over the pixels of its own stream.
+    Beyond the paper: `dice` mixes a Dice loss into the cross-entropies of (6) and (7); with `box` labelled and
+    unlabelled slices are mixed by copy-paste (`scripts.ops.copy_paste`) and each term is over its own pixels.
 
     Args:
         student: see `MeanTeacher`.
@@ -42,9 +40,9 @@ class CPS4(MeanTeacher):
         prompt_ramp: progress -> weight of the prompt term.
         attention_source: unlabelled stream -> (maps (B, N, H, W) at full size, thresholds (B, N)), or None.
         prompt_map: (maps, thresholds) -> prompt-guided map (B, H, W); see `scripts.ops.prompt_map`.
-        fuse: (teacher's logits, PromptEvidence) -> enhanced pseudo-label (B, H, W), 255 where it abstains.
+        fuse: (teacher logits, PromptEvidence) -> enhanced pseudo-label (B, H, W), 255 where it is ignored.
         teacher_mode: see `MeanTeacher`.
-        box: sides of the box as a share of the slice's, in (0, 1); None leaves slices as they are.
+        box: sides of the copy-paste box as a share of the slice's, in (0, 1); None: no copy-paste.
         dice: share of the Dice loss against pseudo-labels, in [0, 1].
 
     Raises:
@@ -92,10 +90,7 @@ class CPS4(MeanTeacher):
         return losses
 
     def targets(self, unlabelled: dict[str, Tensor], weights: dict[str, float]) -> dict[str, Tensor] | None:
-        """What the student is to say of the unlabelled slices, (U, H, W) for each term that has a weight.
-
-        None where that takes attention maps and there are none.
-        """
+        """Hard targets (U, H, W) of the unlabelled slices for every term with a weight; None without attention maps."""
         given, targets = unlabelled.get("pseudo_label"), {}
         if weights["prompt"] or given is None:
             evidence = self.evidence(unlabelled)
@@ -104,7 +99,7 @@ class CPS4(MeanTeacher):
             if weights["prompt"]:
                 targets["prompt"] = evidence.label
             if weights["enhanced"] and given is None:
-                targets["enhanced"] = self.fuse(self.teach(unlabelled["image"]), evidence)
+                targets["enhanced"] = self.fuse(self.teacher_logits(unlabelled["image"]), evidence)
         if weights["enhanced"] and given is not None:
             targets["enhanced"] = given.squeeze(1).long()
         return targets
@@ -112,24 +107,24 @@ class CPS4(MeanTeacher):
     def mixed(
         self, batch: dict[str, Any], targets: dict[str, Tensor], box: float
     ) -> tuple[Losses, Tensor, dict[str, Tensor]]:
-        """Supervised term, logits (P, N, H, W) and targets (P, H, W) of slices that were pasted into each other."""
+        """Supervised term, logits (P, N, H, W) and targets (P, H, W) of copy-pasted slices."""
         labelled, image = batch["labelled"], batch["unlabelled"]["image"]
         mixed = copy_paste(labelled["image"], image, random_box(image, box))
         logits = self.student(mixed.image)
         label = mixed.label(labelled["label"].squeeze(1))
-        supervised = self.supervised_loss(logits, label, labelled["is_unlabelled"][mixed.one])
+        supervised = self.supervised_loss(logits, label, labelled["is_unlabelled"][mixed.labelled_index])
         losses = {"loss": self.loss_weights["supervised"] * supervised, "supervised": supervised}
         return losses, logits, {name: mixed.target(target) for name, target in targets.items()}
 
     @torch.no_grad()
     def evidence(self, unlabelled: dict[str, Tensor]) -> PromptEvidence | None:
-        """Attention maps of the unlabelled slices and, once somebody reads it, the map made of them, eq. (3)."""
+        """Attention maps of the unlabelled slices and their prompt-guided map, eq. (3), computed at first access."""
         source = self.attention_source(unlabelled)
         return None if source is None else PromptEvidence(source[0], partial(self.prompt_map, *source))
 
 
-def kept_maps(unlabelled: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """Maps that came with the batch, warped with the image's own augmentation; None if there are none."""
+def cached_attention_maps(unlabelled: dict[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """Cached attention maps (B, N, H, W) and thresholds (B, N) of a batch, warped with the image; None if missing."""
     if "attention_maps" not in unlabelled:
         return None
     return unlabelled["attention_maps"], unlabelled["thresholds"]

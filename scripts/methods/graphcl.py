@@ -1,4 +1,4 @@
-"""GraphCL: BCP whose deepest features also form clusters, on graphs of slices and of positions."""
+"""GraphCL: BCP with graph-based clustering of the deepest features."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from .bcp import BCP
 class GraphCL(BCP):
     """Graph-based clustering for semi-supervised segmentation (Wang et al., ICML 2025).
 
-    L = BCP's two terms, and `clustering` · ramp(progress) · correlation_clustering_loss of the student's deepest
-    features of the mixed slices, aligned over the batch and assigned to clusters by `graph`.
+    L = the terms of BCP + `clustering` · ramp(progress) · correlation_clustering_loss(graph(features)), with the
+    student's deepest features of the mixed slices.
 
-    Written from its description, without its code, so this is a reading. It takes no text. Beside what `BCP` lists:
-    affinities are cosines in DeepCut's form A - max(A)/alpha, since the paper's (A - max A)/tau is nowhere positive and
-    nothing would be joined; the loss is divided by the squared number of nodes, without which it outweighs every other
-    term; structure scores come from the averaged features; the aligned features go to the clusters alone and not on
-    into the decoder, so that a slice is segmented without a batch around it and by the plain network.
+    Implemented from the paper, without its code. Differences, beside those of `BCP`: affinities are cosines in
+    DeepCut's form A - max(A)/alpha, since the paper's (A - max A)/tau is nowhere positive; the loss is divided by the
+    squared number of nodes, without which it outweighs all other terms; structure scores come from the averaged
+    features; the aligned features enter the clustering only and not the decoder, so that inference needs no batch.
 
     Args:
         student: a network with `features` and `head`, such as `scripts.networks.resunet.ResUNet2d`.
-        graph: features (B, C, h, w) -> (cosines (B, n, n), shares in clusters (B, n, K)); trained with the student.
-        alpha: the larger, the fewer clusters.
+        graph: features (B, C, h, w) -> (cosines (B, n, n), cluster assignment (B, n, K)); trained with the student.
+        alpha: see `scripts.ops.losses.correlation_clustering_loss`.
         options: see `BCP`; `loss_weights` has the key `clustering` too.
     """
 
@@ -35,7 +34,7 @@ class GraphCL(BCP):
         self.graph, self.alpha = graph, alpha
 
     def predict(self, image: Tensor) -> tuple[Tensor, Losses]:
-        """The student's logits of mixed slices, and the term `clustering`."""
+        """The student's logits of mixed slices and the term `clustering`."""
         student: Any = self.student
         decoded = student.features(image)
         logits = student.head(decoded[-1])[:, :, : image.shape[2], : image.shape[3]]

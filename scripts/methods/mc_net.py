@@ -1,4 +1,4 @@
-"""MC-Net+: decoders that differ in their up-sampling agree with each other's sharpened predictions."""
+"""MC-Net+: mutual consistency of decoders that differ in their up-sampling."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class MCNet(Supervised):
     L = `supervised` · mean over decoders d of CE(d, label)
       + `consistency` · ramp(progress) · mean over ordered pairs i ≠ j of MSE(p_i, sharpen(p_j))
 
-    with p_i the probabilities of decoder i on labelled and unlabelled slices; the gradient goes through both sides.
-    The first decoder is the student's own, and the one that is scored.
+    with p_i the probabilities of decoder i on labelled and unlabelled slices; both sides receive a gradient. The first
+    decoder is the student's own and is used at inference.
 
-    Departures from the original: cross-entropy for Dice on labels; means over decoders and pairs where the original
-    has sums (n and n·(n - 1) times as much); labelled and unlabelled slices pass the network one after the other, as
-    in the other methods here, so that batch normalisation keeps them apart; pixels labelled 255 are left out of the
-    consistency too; up-sampling adds to the skip features, as in this bundle's network, where the original's joins.
+    Differences from the original: cross-entropy in place of Dice on labels; means over decoders and pairs in place of
+    sums; labelled and unlabelled slices are separate forward passes, as in the other methods here, so that each has its
+    own batch statistics; ignored pixels (255) are left out of the consistency; skip features are added, as in this
+    bundle's network, not concatenated.
 
     Args:
         student: has `encode`, `decoder` and `head` as `scripts.networks.resunet.ResUNet2d`.
-        decoders: the others; features of the encoder -> logits of the padded image.
+        decoders: further decoders; features of the encoder -> logits of the padded image.
         supervised_loss: see `Supervised`.
         loss_weights: has the keys `supervised` and `consistency`.
         ramp: progress in [0, 1) -> weight in [0, 1] of the consistency; at 0 it is not computed.
@@ -70,8 +70,8 @@ class MCNet(Supervised):
             return losses
         streams = zip(logits, self.predict(unlabelled["image"]), strict=True)
         probs = [torch.cat(both).softmax(1) for both in streams]
-        counted = torch.cat([label != IGNORE, label.new_ones(unlabelled["image"][:, 0].shape, dtype=torch.bool)])
-        term = self.consistency(probs, counted)
+        valid = torch.cat([label != IGNORE, label.new_ones(unlabelled["image"][:, 0].shape, dtype=torch.bool)])
+        term = self.consistency(probs, valid)
         return {
             "loss": losses["loss"] + self.loss_weights["consistency"] * ramp * term,
             "supervised": supervised,
@@ -85,23 +85,15 @@ class MCNet(Supervised):
         logits += [decoder(features) for decoder in self.decoders]
         return [one[:, :, : image.shape[2], : image.shape[3]].float() for one in logits]
 
-    def consistency(self, probs: list[Tensor], counted: Tensor) -> Tensor:
-        """Squared distance of each decoder from every other's sharpened probabilities.
-
-        Args:
-            probs: one (B, N, H, W) a decoder.
-            counted: (B, H, W) bool, the pixels that count.
-
-        Returns:
-            () mean over pairs, classes and counted pixels.
-        """
+    def consistency(self, probs: list[Tensor], valid: Tensor) -> Tensor:
+        """MSE of each decoder's probabilities (B, N, H, W) and every other's sharpened ones, over valid (B, H, W)."""
         sharpened = [sharpen(p, self.temperature) for p in probs]
         distances = [(probs[i] - sharpened[j]).square().mean(1) for i, j in permutations(range(len(probs)), 2)]
-        return (_mean(distances) * counted).sum() / counted.sum().clamp_min(1)
+        return (_mean(distances) * valid).sum() / valid.sum().clamp_min(1)
 
 
 def sharpen(probs: Tensor, temperature: float) -> Tensor:
-    """p^(1/T) / ( p^(1/T) + (1 - p)^(1/T) ), for each class by itself: the classes do not sum to 1 any more."""
+    """Temperature sharpening p^(1/T) / ( p^(1/T) + (1 - p)^(1/T) ) of each class; they no longer sum to 1."""
     yes, no = probs ** (1 / temperature), (1 - probs) ** (1 / temperature)
     return yes / (yes + no)
 

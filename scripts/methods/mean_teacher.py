@@ -1,4 +1,4 @@
-"""Mean Teacher: the student agrees with an exponential moving average of itself on unlabelled slices."""
+"""Mean Teacher: consistency of the student with its exponential moving average (EMA) on unlabelled slices."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class MeanTeacher(Supervised):
 
     Args:
         student: (B, 1, H, W) -> logits (B, N, H, W).
-        teacher: the same network; never receives a gradient, moved by `scripts.training.handlers.EMATeacher`.
+        teacher: the same network; receives no gradient, updated by `scripts.training.handlers.EMATeacher`.
         supervised_loss: see `Supervised`.
         loss_weights: has the keys `supervised` and `consistency`.
-        ramp: progress in [0, 1) -> weight in [0, 1] of the unlabelled terms; at 0 the teacher is not even asked.
+        ramp: progress in [0, 1) -> weight in [0, 1] of the unlabelled terms; at 0 the teacher is not run.
         consistency: "hard_ce" or "mse".
-        teacher_mode: "batch" normalises the teacher's activations by the statistics of its batch, "running" by its
-            running averages (its buffers then need a policy of their own in `EMATeacher`).
+        teacher_mode: batch normalisation of the teacher by "batch" statistics or by "running" averages; for the latter
+            set the buffer mode of `EMATeacher`.
 
     Raises:
         ValueError: an unknown consistency or teacher mode.
@@ -60,7 +60,7 @@ class MeanTeacher(Supervised):
         if batch["unlabelled"] is None or ramp == 0:
             return losses
         image = batch["unlabelled"]["image"]
-        teacher_logits, logits = self.teach(image), self.student(image)
+        teacher_logits, logits = self.teacher_logits(image), self.student(image)
         if self.consistency == "mse":
             term = F.mse_loss(logits.float().softmax(1), teacher_logits.float().softmax(1))
         else:
@@ -69,7 +69,7 @@ class MeanTeacher(Supervised):
         return {**losses, "loss": total, "consistency": term}
 
     @torch.no_grad()
-    def teach(self, image: Tensor) -> Tensor:
+    def teacher_logits(self, image: Tensor) -> Tensor:
         """The teacher's logits (B, N, H, W), without a gradient."""
         self.teacher.train(self.teacher_mode == "batch")
         return self.teacher(image)

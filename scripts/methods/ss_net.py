@@ -1,4 +1,4 @@
-"""SS-Net: the same prediction under the worst small change of the image, and features close to their class's own."""
+"""SS-Net: smoothness under virtual adversarial perturbation, and prototype-based separation of the classes."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..labels import IGNORE
-from ..ops.batch_norm import normalised_by
+from ..ops.batch_norm import batch_norm_statistics
 from .base import Losses
 from .supervised import Supervised
 
 
 class SSNet(Supervised):
-    """SS-Net (Wu et al., MICCAI 2022): smoothness under adversarial noise, and separation of the classes.
+    """SS-Net (Wu et al., MICCAI 2022): virtual adversarial training (VAT) and inter-class separation.
 
     L = `supervised` · CE(student, label)
       + `smoothness` · ramp(progress) · A + `separation` · ramp(progress) · (S_labelled + S_unlabelled) / 2
 
-    A = 1 - soft Dice of the clean and the perturbed prediction, x + `radius` · r with r the unit gradient of that same
-    distance at x + `xi` · d, d a random unit image. S = mean over classes of (1 - cos(q, z)), q the predicted features
-    of the class's pixels and z its prototypes, both weighted by learned selectors. No gradient reaches the prototypes
-    or the clean prediction of A.
+    A = 1 - soft Dice of the predictions of x and x + `radius` · r, with r the unit gradient of that same distance at
+    x + `xi` · d and d a random unit image. S = mean over classes of (1 - cos(q, z)), with q the predicted features of
+    the class's pixels and z its prototypes, both weighted by learned selectors. Prototypes and the clean prediction of
+    A receive no gradient.
 
-    Departures from the original: cross-entropy for Dice on labels; `pixels` random pixels of a class and a stream
-    stand for all, the prototypes are chosen among them and live for one step (no memory over steps); S is averaged
-    over the classes that have both pixels and prototypes; labelled and unlabelled slices pass the network one after
-    the other, as in the other methods here; pixels labelled 255 are left out of A and S. As in the original,
-    background has no prototypes: what is labelled 0, and may be a class that nobody labelled, enters A alone. The
-    prototypes are the features with the lowest scores, as in its released code.
+    Differences from the original: cross-entropy in place of Dice on labels; S uses at most `pixels` random pixels of a
+    class and stream, prototypes are selected among them in every step (no memory bank), and the mean is over classes
+    that have both; labelled and unlabelled slices are separate forward passes, as in the other methods here; ignored
+    pixels (255) are left out of A and S. As in the original, background has no prototypes, so pixels labelled 0 enter
+    A only, and the prototypes are the features with the lowest scores.
 
     Args:
-        student: has `features` and `head` as `scripts.networks.resunet.ResUNet2d`; batch normalisation's running
-            averages do not see perturbed images.
+        student: has `features` and `head` as `scripts.networks.resunet.ResUNet2d`; perturbed images do not update
+            the running averages of batch normalisation.
         heads: see `scripts.networks.ss_net_heads.SeparationHeads`.
         supervised_loss: see `Supervised`.
         loss_weights: has the keys `supervised`, `smoothness` and `separation`.
         ramp: progress in [0, 1) -> weight in [0, 1] of the other terms; at 0 they are not computed.
-        xi: length of the first, random step, as the norm of the whole image.
-        radius: length of the perturbation.
+        xi: norm of the random perturbation at which the gradient is taken, over the whole image.
+        radius: norm of the adversarial perturbation.
         pixels: largest number of pixels of a class in a stream.
         prototypes: largest number of prototypes of a class.
 
@@ -81,14 +80,14 @@ class SSNet(Supervised):
             return losses
         image = unlabelled["image"]
         pseudo_logits, pseudo_features = self.predict(image)
-        pseudo_label, counted = pseudo_logits.argmax(1), label != IGNORE
+        pseudo_label, valid = pseudo_logits.argmax(1), label != IGNORE
         losses["smoothness"] = self.smoothness(
             [labelled["image"], image],
             [z.detach().softmax(1) for z in (logits, pseudo_logits)],
-            [counted[:, None], torch.ones_like(pseudo_label, dtype=torch.bool)[:, None]],
+            [valid[:, None], torch.ones_like(pseudo_label, dtype=torch.bool)[:, None]],
         )
         losses["separation"] = self.separation(
-            [features, pseudo_features], [label, pseudo_label], (logits.argmax(1) == label) & counted
+            [features, pseudo_features], [label, pseudo_label], (logits.argmax(1) == label) & valid
         )
         for name in ("smoothness", "separation"):
             losses["loss"] = losses["loss"] + self.loss_weights[name] * ramp * losses[name]
@@ -100,13 +99,13 @@ class SSNet(Supervised):
         height, width = image.shape[2:]
         return self.student.head(features)[:, :, :height, :width].float(), features[:, :, :height, :width]
 
-    def smoothness(self, images: list[Tensor], clean: list[Tensor], counted: list[Tensor]) -> Tensor:
-        """Distance of the predictions of perturbed images from the clean ones.
+    def smoothness(self, images: list[Tensor], clean: list[Tensor], valid: list[Tensor]) -> Tensor:
+        """Distance of the predictions of clean and adversarially perturbed images.
 
         Args:
-            images: (B, 1, H, W) a stream.
-            clean: probabilities (B, N, H, W) a stream, without a gradient.
-            counted: (B, 1, H, W) bool a stream.
+            images: (B, 1, H, W), one a stream.
+            clean: probabilities (B, N, H, W), one a stream, without a gradient.
+            valid: (B, 1, H, W) bool, one a stream.
 
         Returns:
             () in [0, 1].
@@ -114,25 +113,25 @@ class SSNet(Supervised):
 
         def distance(noise: list[Tensor]) -> Tensor:
             probs = [self.student(x + n).float().softmax(1) for x, n in zip(images, noise, strict=True)]
-            return dice_distance(probs, clean, counted)
+            return dice_distance(probs, clean, valid)
 
-        with normalised_by(self.student, "volume"):  # the statistics of the batch, the running averages untouched
+        with batch_norm_statistics(self.student, "volume"):
             start = [unit(torch.rand_like(x) - 0.5).requires_grad_() for x in images]
-            # The gradient of an image is too small for float16.
+            # Gradients of an image underflow in float16.
             with torch.autocast(images[0].device.type, enabled=False), torch.enable_grad():
                 gradients = torch.autograd.grad(distance([self.xi * n for n in start]), start)
             return distance([self.radius * unit(g) for g in gradients])
 
     def separation(self, features: list[Tensor], classes: list[Tensor], correct: Tensor) -> Tensor:
-        """Distance of features from the prototypes of their class.
+        """Cosine distance of features to the prototypes of their class.
 
         Args:
             features: (B, C, H, W) of the labelled and of the unlabelled stream.
             classes: (B, H, W) label and pseudo-label.
-            correct: (B, H, W) bool, labelled pixels that the student gets right: the candidates for prototypes.
+            correct: (B, H, W) bool, correctly predicted labelled pixels: the candidates for prototypes.
 
         Returns:
-            () in [0, 2], mean of the two streams; 0 (with its graph) where there is nothing to compare.
+            () in [0, 2], mean of the two streams; 0 (the graph is kept) without pixels or prototypes.
         """
         num_classes = self.heads.feature_selectors.score.shape[0]
         drawn = [draw_pixels(c, num_classes, self.pixels) for c in classes]
@@ -145,68 +144,68 @@ class SSNet(Supervised):
             labelled = drawn[0]
             own = labelled.by_class(projected[: len(labelled.position)].detach(), num_classes)
             candidates = labelled.by_class(correct.flatten()[labelled.position], num_classes)
-            prototypes, held = self._choose(own, candidates)
+            prototypes, is_prototype = self._select_prototypes(own, candidates)
             terms = [
-                self._to_prototypes(d.by_class(p, num_classes), d.filled(num_classes), prototypes, held)
+                self._distance(d.by_class(p, num_classes), d.is_pixel(num_classes), prototypes, is_prototype)
                 for p, d in zip(predicted, drawn, strict=True)
             ]
         return torch.stack(terms).mean()
 
     @torch.no_grad()
-    def _choose(self, features: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-        """Of features (N, M, D) and candidates (N, M) the prototypes (N, K, D), and which of them are (N, K) bool."""
+    def _select_prototypes(self, features: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+        """Prototypes (N, K, D) among the candidates (N, M) of features (N, M, D), and their validity mask (N, K)."""
         scores = self.heads.prototype_selectors(features).masked_fill(~candidates, torch.inf)
         lowest = scores.topk(min(self.prototypes, scores.shape[1]), largest=False)
         return features.take_along_dim(lowest.indices[:, :, None], 1), lowest.values.isfinite()
 
-    def _to_prototypes(self, features: Tensor, filled: Tensor, prototypes: Tensor, held: Tensor) -> Tensor:
-        """Weighted mean of 1 - cos over the pairs of a class, then over the classes that have any."""
+    def _distance(self, features: Tensor, is_pixel: Tensor, prototypes: Tensor, is_prototype: Tensor) -> Tensor:
+        """Weighted mean of 1 - cos over the pairs of a class, then over the classes that have pairs."""
         distance = 1 - F.normalize(features, dim=2) @ F.normalize(prototypes, dim=2).mT  # (N, M, K)
-        weight = self.heads.feature_selectors(features.detach()).sigmoid() * filled
-        other = self.heads.prototype_selectors(prototypes).sigmoid() * held
+        weight = self.heads.feature_selectors(features.detach()).sigmoid() * is_pixel
+        other = self.heads.prototype_selectors(prototypes).sigmoid() * is_prototype
         pairs = weight[:, :, None] * other[:, None]
         classwise = (pairs * distance).sum((1, 2)) / pairs.sum((1, 2)).clamp_min(1e-12)
-        return classwise.sum() / (filled.any(1) & held.any(1)).sum().clamp_min(1)
+        return classwise.sum() / (is_pixel.any(1) & is_prototype.any(1)).sum().clamp_min(1)
 
 
 class DrawnPixels(NamedTuple):
-    """Pixels of a stream, R in all: `position` among all pixels, `label`, and `rank` among those of the class."""
+    """R sampled pixels of a stream: flat index `position`, class `label`, and `rank` within the class."""
 
     position: Tensor
     label: Tensor
     rank: Tensor
 
     def by_class(self, rows: Tensor, num_classes: int) -> Tensor:
-        """(R, ...) -> (N, M, ...), M the most pixels of a class; 0 or False where a class has fewer."""
-        most = int(self.rank.max()) + 1 if len(self.rank) else 1
-        return rows.new_zeros(num_classes, most, *rows.shape[1:]).index_put((self.label, self.rank), rows)
+        """Group rows by class, (R, ...) -> (N, M, ...), zero-padded to M, the most pixels of a class."""
+        largest = int(self.rank.max()) + 1 if len(self.rank) else 1
+        return rows.new_zeros(num_classes, largest, *rows.shape[1:]).index_put((self.label, self.rank), rows)
 
-    def filled(self, num_classes: int) -> Tensor:
-        """(N, M) bool, where `by_class` has a pixel."""
+    def is_pixel(self, num_classes: int) -> Tensor:
+        """(N, M) bool, false where `by_class` is padded."""
         return self.by_class(torch.ones_like(self.label, dtype=torch.bool), num_classes)
 
 
 def draw_pixels(label: Tensor, num_classes: int, pixels: int) -> DrawnPixels:
-    """Draw up to `pixels` pixels of each foreground class of a label map (B, H, W), by torch's own random state."""
+    """Sample up to `pixels` pixels of each foreground class of a label map (B, H, W), with torch's global generator."""
     flat = label.flatten()
     position = ((flat > 0) & (flat < num_classes)).nonzero()[:, 0]
     position = position[torch.randperm(len(position), device=position.device)]
     label, order = flat[position].sort(stable=True)
     count = torch.bincount(label, minlength=num_classes)
     rank = torch.arange(len(label), device=label.device) - (count.cumsum(0) - count)[label]
-    kept = rank < pixels
-    return DrawnPixels(position[order][kept], label[kept], rank[kept])
+    selected = rank < pixels
+    return DrawnPixels(position[order][selected], label[selected], rank[selected])
 
 
-def dice_distance(probs: list[Tensor], others: list[Tensor], counted: list[Tensor], eps: float = 1e-5) -> Tensor:
-    """1 - mean over classes of (2 Σ p·q + eps) / (Σ p² + Σ q² + eps), sums over the counted pixels of all streams."""
+def dice_distance(probs: list[Tensor], others: list[Tensor], valid: list[Tensor], eps: float = 1e-5) -> Tensor:
+    """1 - mean over classes of (2 Σ p·q + eps) / (Σ p² + Σ q² + eps), sums over valid pixels of all streams."""
     overlap, size = torch.zeros_like(probs[0][0, :, 0, 0]), torch.zeros_like(probs[0][0, :, 0, 0])
-    for p, q, mask in zip(probs, others, counted, strict=True):
+    for p, q, mask in zip(probs, others, valid, strict=True):
         overlap = overlap + (p * q * mask).sum((0, 2, 3))
         size = size + ((p.square() + q.square()) * mask).sum((0, 2, 3))
     return 1 - ((2 * overlap + eps) / (size + eps)).mean()
 
 
 def unit(noise: Tensor) -> Tensor:
-    """(B, 1, H, W), each image divided by its norm."""
+    """L2-normalise each image of a batch (B, 1, H, W)."""
     return noise / noise.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]

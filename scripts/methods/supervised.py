@@ -1,4 +1,4 @@
-"""Supervised training on the labelled slices alone, the lower bound of every semi-supervised method."""
+"""Supervised baseline: training on the labelled slices alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .base import Losses
 
 
 class Supervised:
-    """L = `supervised` · CE(student, label), partially labelled slices included.
+    """L = `supervised` · CE(student, label), with partial labels.
 
     Args:
         student: (B, 1, H, W) -> logits (B, N, H, W).

@@ -1,4 +1,4 @@
-"""UCMT: two students and a teacher label each other's views, also with uncertain cells of the image overwritten."""
+"""UCMT: co-training of two students with a mean teacher, and uncertainty-guided mixing of image patches."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ class UCMT(MeanTeacher):
       + ramp(progress) · ( `cross_pseudo` · mean over students of Dice(s_i(u_i), arg max s_j(u_j))
                          + `cross_mean` · mean over students of Dice(s_i(u_i), arg max teacher(u)) )
 
-    with u_1, u_2 two noisy views of the unlabelled slice u. From the ramp on every term is the mean of two: that of
-    the slices, and that of mixed slices (labelled and unlabelled), on which the `swapped` cells that student i is
-    least sure of are overwritten by those that student j is surest of, in image, label and pseudo-labels alike. A
-    student's uncertainty is the entropy of the mean of its own and the teacher's probabilities.
+    with u_1, u_2 two noisy views of the unlabelled slice u. Once the ramp is above 0 every term is the mean of two: on
+    the slices, and on mixed slices, in which the `swapped` cells of highest uncertainty of student i are overwritten
+    by those of lowest uncertainty of student j, in image, label and pseudo-labels. A student's uncertainty is the
+    entropy of the mean of its own and the teacher's probabilities.
 
-    Departures from the original: cross-entropy for Dice on labels; both halves enter one optimiser step and one step
-    of the teacher, where the original takes two; the teacher follows the first student alone (the original's: 99 % of
-    it, 1 % of the second); views differ by noise on top of the batch's augmentation; mixed pseudo-labels are cut from
-    those of the whole slices, not predicted anew; the 255 of labels move with their cells.
+    Differences from the original: cross-entropy in place of Dice on labels; one optimiser step and one EMA update for
+    both halves, not two; the teacher averages the first student alone, not both; views differ by noise added to the
+    batch's augmentation; mixed pseudo-labels are cut from those of the whole slices, not predicted again; ignored
+    pixels (255) move with their cells.
 
     Args:
         student: the first student, (B, 1, H, W) -> logits (B, N, H, W).
-        partner: the second, of the same kind, from other weights: two equal ones would only confirm each other.
-        teacher: moving average of the first; see `MeanTeacher`.
+        partner: the second student, same architecture with other initial weights.
+        teacher: exponential moving average of the first; see `MeanTeacher`.
         supervised_loss: see `Supervised`.
         loss_weights: has the keys `supervised`, `cross_pseudo` and `cross_mean`.
-        ramp: see `MeanTeacher`; at 0 neither views nor mixed slices are made.
-        noise: standard deviation of the views' noise, held within twice that.
+        ramp: see `MeanTeacher`; at 0 the loss is supervised.
+        noise: standard deviation of the views' Gaussian noise, clamped to twice that.
         cells: rows and columns that a slice is cut into.
-        swapped: cells that are overwritten.
+        swapped: number of cells that are overwritten.
         teacher_mode: see `MeanTeacher`.
 
     Raises:
@@ -68,17 +68,18 @@ class UCMT(MeanTeacher):
     def __call__(self, batch: dict[str, Any], progress: float) -> Losses:
         """Return `loss` and its parts `supervised`, `cross_pseudo` and `cross_mean`."""
         labelled, unlabelled = batch["labelled"], batch["unlabelled"]
-        image, label, unnamed = labelled["image"], labelled["label"].squeeze(1).long(), labelled["is_unlabelled"]
+        image, label, is_unlabelled = labelled["image"], labelled["label"].squeeze(1).long(), labelled["is_unlabelled"]
         logits = [student(image).float() for student in self.students]
-        parts = {"supervised": _mean([self.supervised_loss(z, label, unnamed) for z in logits])}
+        parts = {"supervised": _mean([self.supervised_loss(z, label, is_unlabelled) for z in logits])}
         ramp = self.ramp(progress)
         if unlabelled is not None and ramp > 0:
             parts |= self.collaborate(unlabelled["image"])
-            mixed, (targets,) = self.mix([image, image], logits, self.teach(image), [[label, label]])
-            again = [
-                self.supervised_loss(s(x), y, unnamed) for s, x, y in zip(self.students, mixed, targets, strict=True)
+            mixed, (targets,) = self.mix([image, image], logits, self.teacher_logits(image), [[label, label]])
+            on_mixed = [
+                self.supervised_loss(s(x), y, is_unlabelled)
+                for s, x, y in zip(self.students, mixed, targets, strict=True)
             ]
-            parts["supervised"] = _mean([parts["supervised"], _mean(again)])
+            parts["supervised"] = _mean([parts["supervised"], _mean(on_mixed)])
         weights = {name: self.loss_weights[name] * (1 if name == "supervised" else ramp) for name in parts}
         return {"loss": sum((weights[name] * part for name, part in parts.items()), label.new_zeros(())), **parts}
 
@@ -86,52 +87,52 @@ class UCMT(MeanTeacher):
         """The terms of unlabelled slices (B, 1, H, W), each the mean of whole and mixed slices."""
         views = [self.view(image), self.view(image)]
         logits = [student(view).float() for student, view in zip(self.students, views, strict=True)]
-        taught = self.teach(image)
-        # targets of student 1 and student 2: what the other says of its own view, and what the teacher says
-        others, teachers = [logits[1].argmax(1), logits[0].argmax(1)], [taught.argmax(1), taught.argmax(1)]
-        mixed, (mixed_others, mixed_teachers) = self.mix(views, logits, taught, [others, teachers])
+        teacher_logits = self.teacher_logits(image)
+        pseudo_label = teacher_logits.argmax(1)
+        from_other, from_teacher = [logits[1].argmax(1), logits[0].argmax(1)], [pseudo_label, pseudo_label]
+        mixed, (mixed_other, mixed_teacher) = self.mix(views, logits, teacher_logits, [from_other, from_teacher])
         mixed_logits = [student(x) for student, x in zip(self.students, mixed, strict=True)]
         return {
-            "cross_pseudo": _mean([_dice(logits, others), _dice(mixed_logits, mixed_others)]),
-            "cross_mean": _mean([_dice(logits, teachers), _dice(mixed_logits, mixed_teachers)]),
+            "cross_pseudo": _mean([_dice(logits, from_other), _dice(mixed_logits, mixed_other)]),
+            "cross_mean": _mean([_dice(logits, from_teacher), _dice(mixed_logits, mixed_teacher)]),
         }
 
     def view(self, image: Tensor) -> Tensor:
-        """The image with noise of its own, from torch's random state."""
+        """The image with clamped Gaussian noise, from torch's global generator."""
         return image + (self.noise * torch.randn_like(image)).clamp(-2 * self.noise, 2 * self.noise)
 
     @torch.no_grad()
     def mix(
-        self, views: list[Tensor], logits: list[Tensor], taught: Tensor, labels: list[list[Tensor]]
+        self, views: list[Tensor], logits: list[Tensor], teacher_logits: Tensor, labels: list[list[Tensor]]
     ) -> tuple[list[Tensor], list[list[Tensor]]]:
-        """Overwrite the cells that each student is unsure of with cells of the other's view.
+        """Overwrite each student's cells of highest entropy by the other view's cells of lowest entropy.
 
         Args:
-            views: (B, 1, H, W), one a student.
-            logits: (B, N, H, W), the students' for their views.
-            taught: (B, N, H, W), the teacher's.
-            labels: kinds of label maps, each (B, H, W) int64, one a student.
+            views: (B, 1, H, W), one per student.
+            logits: (B, N, H, W) of the views, one per student.
+            teacher_logits: (B, N, H, W).
+            labels: for each kind of target (B, H, W) int64, one per student.
 
         Returns:
-            Mixed views and mixed label maps, in the same order.
+            Mixed views and mixed targets, in the same order.
         """
-        unsure = [cell_entropy(z, taught, self.cells) for z in logits]  # (B, cells²)
-        swapped = min(self.swapped, unsure[0].shape[1])
+        entropies = [cell_entropy(z, teacher_logits, self.cells) for z in logits]  # (B, cells²)
+        swapped = min(self.swapped, entropies[0].shape[1])
         images = []
         maps: list[list[Tensor]] = [[] for _ in labels]
         for own, other in ((0, 1), (1, 0)):
-            worst = unsure[own].topk(swapped).indices
-            best = unsure[other].topk(swapped, largest=False).indices
+            worst = entropies[own].topk(swapped).indices
+            best = entropies[other].topk(swapped, largest=False).indices
             images.append(overwrite(views[own], views[other], worst, best, self.cells))
-            for kind, made in zip(labels, maps, strict=True):
-                label = kind[own][:, None]  # its target: the cells come from the same map
-                made.append(overwrite(label, label, worst, best, self.cells).squeeze(1))
+            for kind, mixed in zip(labels, maps, strict=True):
+                label = kind[own][:, None]  # the cells come from the same target
+                mixed.append(overwrite(label, label, worst, best, self.cells).squeeze(1))
         return images, maps
 
 
-def cell_entropy(logits: Tensor, taught: Tensor, cells: int) -> Tensor:
-    """Mean entropy in every cell of the mean of two predictions, (B, N, H, W) twice -> (B, cells²), row by row."""
-    probs = (logits.float().softmax(1) + taught.float().softmax(1)) / 2
+def cell_entropy(logits: Tensor, teacher_logits: Tensor, cells: int) -> Tensor:
+    """Mean entropy in every cell of the average of two predictions (B, N, H, W), (B, cells²) in row-major order."""
+    probs = (logits.float().softmax(1) + teacher_logits.float().softmax(1)) / 2
     return cut(torch.special.entr(probs).sum(1, keepdim=True), cells).mean((2, 3, 4))
 
 
@@ -152,7 +153,7 @@ def overwrite(image: Tensor, other: Tensor, worst: Tensor, best: Tensor, cells: 
 
 
 def cut(image: Tensor, cells: int) -> Tensor:
-    """(B, C, H, W) -> its cells (B, n, C, h, w), n = rows · columns, row by row."""
+    """Cut an image (B, C, H, W) into cells (B, n, C, h, w), n = rows · columns, in row-major order."""
     rows, columns = _grid(image, cells)
     height, width = image.shape[2] // rows, image.shape[3] // columns
     grid = image[:, :, : rows * height, : columns * width].unflatten(2, (rows, height)).unflatten(4, (columns, width))
@@ -165,7 +166,7 @@ def _grid(image: Tensor, cells: int) -> tuple[int, int]:
 
 
 def _dice(logits: list[Tensor], targets: list[Tensor]) -> Tensor:
-    """Mean over the students of the Dice loss against their targets."""
+    """Dice loss against pseudo-labels, mean over the students."""
     return _mean([masked_dice_loss(z, target) for z, target in zip(logits, targets, strict=True)])
 
 

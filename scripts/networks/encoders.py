@@ -1,4 +1,4 @@
-"""Vision encoders of stage 1: an image in, patch embeddings on a grid out."""
+"""Vision encoders of stage 1: Vision Transformer and U-Net with transformer, image -> grid of patch embeddings."""
 
 from __future__ import annotations
 
@@ -17,12 +17,9 @@ from .resunet import ResidualEncoder, UpStage
 
 
 def resize_to_multiple(image: Tensor, multiple: int, scale: float = 1.0) -> Tensor:
-    """Image at `scale` times its size, each side rounded to a multiple (at least one) of `multiple`.
+    """Resize an image (B, 1, H, W) by `scale`, each side rounded to a multiple of `multiple`.
 
-    Resizing, unlike padding, keeps grid and image congruent: a map resized to the image's size lies on it exactly.
-
-    Raises:
-        ValueError: the image is not (B, 1, H, W).
+    Unlike padding, this keeps the patch grid aligned with the image.
     """
     check_shape("image", image, "B 1 H W")
     size = [max(1, round(side * scale / multiple)) * multiple for side in image.shape[2:]]
@@ -32,7 +29,7 @@ def resize_to_multiple(image: Tensor, multiple: int, scale: float = 1.0) -> Tens
 
 
 class VisionEncoder(nn.Module):
-    """What every vision encoder offers beside `forward`: (B, 1, H, W) -> (B, D, h, w)."""
+    """Interface of vision encoders; `forward` maps (B, 1, H, W) to patch embeddings (B, D, h, w)."""
 
     embed_dim: int
     """D, the dimension of a patch embedding."""
@@ -41,15 +38,12 @@ class VisionEncoder(nn.Module):
     """Pixels of the image along a patch's edge, to the nearest whole number."""
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 1, H, W) z-scored image -> patches as `forward` gives them, and the whole image (B, D).
-
-        The whole image is the mean of its patches, or the token that the encoder has for it.
-        """
+        """(B, 1, H, W) z-scored image -> patch embeddings (B, D, h, w) and image embedding (B, D), here their mean."""
         patches = self(image)
         return patches, patches.mean(dim=(2, 3))
 
     def spec(self) -> dict[str, Any]:
-        """Kind and constructor arguments, as JSON, from which :func:`build_vision_encoder` makes the encoder again."""
+        """Kind and constructor arguments, as JSON for :func:`build_vision_encoder`."""
         raise NotImplementedError
 
 
@@ -57,9 +51,9 @@ class ViTEncoder(VisionEncoder):
     """Vision Transformer; the default is the ImageNet-21k ViT-B/16, about 86 M weights.
 
     Args:
-        pretrained: name on the Hugging Face hub or a local folder; not looked at if there is a `config`.
-        config: arguments of `transformers.ViTConfig`, for a transformer that starts from random weights.
-        input_scale: enlarges the image, so that a patch covers less of it: 2.0 makes 16-pixel patches cover 8.
+        pretrained: name on the Hugging Face hub or a local folder; ignored if there is a `config`.
+        config: arguments of `transformers.ViTConfig`, for random weights.
+        input_scale: resizes the image, so that with 2.0 a 16-pixel patch covers 8 pixels.
 
     Raises:
         RuntimeError: the pretrained transformer cannot be loaded.
@@ -86,7 +80,7 @@ class ViTEncoder(VisionEncoder):
         self.output_stride = max(1, round(self.vit.config.patch_size / input_scale))
 
     def spec(self) -> dict[str, Any]:
-        """See :meth:`VisionEncoder.spec`; the whole configuration, so that nothing is downloaded again."""
+        """See :meth:`VisionEncoder.spec`; the full configuration, so that nothing is downloaded."""
         options = {"config": self.vit.config.to_dict(), "input_scale": self.input_scale}
         return {"kind": "vit", "options": options}
 
@@ -95,35 +89,35 @@ class ViTEncoder(VisionEncoder):
         return self.encode(image)[0]
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`VisionEncoder.encode`; the whole image is the [CLS] token."""
+        """See :meth:`VisionEncoder.encode`; the image embedding is the [CLS] token."""
         patch: int = self.vit.config.patch_size
         image = resize_to_multiple(image, patch, self.input_scale)
         h, w = image.shape[2] // patch, image.shape[3] // patch
-        # Pretrained ViTs saw values in [-1, 1]. The sigmoid curve keeps bright fat and fluid apart, which clipping
-        # would not; half a standard deviation per unit gives about the spread of photographs.
+        # Pretrained ViTs expect values in [-1, 1]. Unlike clipping, tanh keeps bright fat and fluid distinguishable;
+        # the factor 0.5 gives about the standard deviation of photographs.
         image = torch.tanh(0.5 * image).expand(-1, self.vit.config.num_channels, -1, -1)
         tokens = self.vit(pixel_values=image, interpolate_pos_encoding=True).last_hidden_state
         return tokens[:, 1:].transpose(1, 2).unflatten(2, (h, w)), tokens[:, 0]  # (B, 1+P, D) -> (B, D, h, w)
 
 
 class UNetTransformerEncoder(VisionEncoder):
-    """Convolutional trunk, transformer layers on its coarsest features, then a way up to the output's stride.
+    """Convolutional encoder (trunk), transformer on its coarsest features, decoder up to the output stride.
 
-    The trunk is the upper part of a :class:`ResUNet2d`; receptive field and hierarchy are what names a level.
+    The trunk is the upper part of a :class:`ResUNet2d`. The global receptive field is needed to recognise levels.
 
     Args:
         channels: widths of the trunk's levels, finest first; three levels end at stride 4.
         width: width of the transformer, a multiple of 4 and of `heads`.
         layers: number of transformer layers.
         heads: attention heads of a layer.
-        output_stride: pixels of the image per patch of the result: the trunk's last stride, or a finer power of two,
-            which is reached through the trunk's skip features.
+        output_stride: image pixels per output patch: the trunk's last stride, or a finer power of two, by up-sampling
+            with the trunk's skip features.
         norm: "batch", "group" or "instance", in the convolutions.
         dropout: in the transformer layers.
         trunk_weights: checkpoint of a :class:`ResUNet2d` whose encoder begins with the same `channels`.
 
     Raises:
-        ValueError: an `output_stride` or `width` that cannot be, or `trunk_weights` that do not fit.
+        ValueError: an impossible `output_stride` or `width`, or `trunk_weights` that do not fit.
     """
 
     def __init__(
@@ -176,7 +170,7 @@ class UNetTransformerEncoder(VisionEncoder):
         return x
 
     def _load_trunk(self, path: Path) -> None:
-        """Start the trunk from the encoder of a segmentation network."""
+        """Initialise the trunk by the encoder of a segmentation network."""
         state = torch.load(path, map_location="cpu", weights_only=True)
         own = self.trunk.state_dict()
         wrong = [k for k, v in own.items() if getattr(state.get(f"encoder.{k}"), "shape", None) != v.shape]
@@ -189,22 +183,18 @@ class UNetTransformerEncoder(VisionEncoder):
 
 
 VISION_ENCODERS: dict[str, type[VisionEncoder]] = {"vit": ViTEncoder, "unet_transformer": UNetTransformerEncoder}
-"""Encoders that a stage-1 checkpoint can name."""
+"""Kind in a stage-1 checkpoint -> encoder."""
 
 
 def build_vision_encoder(spec: dict[str, Any]) -> VisionEncoder:
-    """Encoder with random weights from what its `spec()` gave.
-
-    Raises:
-        ValueError: an unknown kind.
-    """
+    """Vision encoder with random weights from its `spec()`."""
     if spec["kind"] not in VISION_ENCODERS:
         raise ValueError(f"vision encoder must be one of {', '.join(VISION_ENCODERS)}, got {spec['kind']!r}")
     return VISION_ENCODERS[spec["kind"]](**spec["options"])
 
 
 def sincos_position(height: int, width: int, dim: int, device: torch.device) -> Tensor:
-    """(1, height·width, dim) sine and cosine of row and column, at dim/4 wavelengths from 2π to 20000π patches."""
+    """2D sinusoidal position encoding (1, height·width, dim) with dim/4 wavelengths from 2π to 20000π patches."""
     rates = 10000.0 ** -(torch.arange(dim // 4, device=device) / max(1, dim // 4 - 1))
     rows = torch.arange(height, device=device)[:, None] * rates  # (height, dim/4)
     columns = torch.arange(width, device=device)[:, None] * rates
@@ -214,15 +204,15 @@ def sincos_position(height: int, width: int, dim: int, device: torch.device) -> 
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention and a two-layer perceptron of four times the width, each normalised first and added.
+    """Pre-norm transformer layer: self-attention and an MLP of four times the width, each with a residual connection.
 
-    torch's own layer takes another path in evaluation, which holds the whole (P, P) attention: 1 GB a slice at 8192
-    patches. This one never does, and gives the same numbers in training and in evaluation.
+    In evaluation `nn.TransformerEncoderLayer` holds the whole (P, P) attention, 1 GB a slice at 8192 patches; this
+    layer does not.
 
     Args:
         width: D, a multiple of `heads`.
         heads: A, attention heads.
-        dropout: of attention weights and of both summands, in training.
+        dropout: of attention weights and of both residual branches.
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
@@ -240,7 +230,9 @@ class TransformerLayer(nn.Module):
         """(B, P, D) -> (B, P, D)."""
         joined = self.query_key_value(self.attention_norm(tokens)).unflatten(2, (3, self.heads, -1))
         query, key, value = joined.permute(2, 0, 3, 1, 4)  # (B, P, 3, A, D/A) -> 3 of (B, A, P, D/A)
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout.p if self.training else 0.0)
-        attended = attended.transpose(1, 2).flatten(2)  # (B, A, P, D/A) -> (B, P, D)
-        tokens = tokens + self.dropout(self.attention_out(attended))
+        attention_output = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=self.dropout.p if self.training else 0.0
+        )
+        attention_output = attention_output.transpose(1, 2).flatten(2)  # (B, A, P, D/A) -> (B, P, D)
+        tokens = tokens + self.dropout(self.attention_out(attention_output))
         return tokens + self.dropout(self.mlp(tokens))

@@ -1,4 +1,4 @@
-"""Graph layers on the deepest features of a segmentation network, for training only."""
+"""Graph convolution heads of GraphCL on the deepest features, for training only."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from ..ops.check_shape import check_shape
 
 
 class GraphHead(nn.Module):
-    """Aligns the slices of a batch with each other, then assigns the nodes of each slice to clusters.
+    """Structure-aware alignment of the slices of a batch, then soft clustering of the positions of each slice.
 
     Alignment, a graph whose nodes are the slices: Z = D^(-1/2) X_sa X_saᵀ D^(-1/2) X W, with X the averaged features of
-    the slices and X_sa their structure scores, a softmax of a linear layer on X; Z is added to every position.
-    Clusters, a graph whose nodes are a slice's positions: one convolution over the positive cosines, then two layers.
+    the slices and X_sa their structure scores, a softmax of a linear layer on X; Z is added at every position.
+    Clustering, a graph whose nodes are the positions of a slice: a graph convolution with the positive cosines as
+    adjacency, then two linear layers.
 
     Args:
         channels: channels of the features.
-        clusters: the most clusters that may come out; a cluster may stay empty.
+        clusters: largest number of clusters K; clusters may be empty.
         scores: number of structure scores of a slice.
         hidden: width of the layers between features and clusters.
         dropout: share of the hidden activations set to zero in training.
@@ -36,14 +37,14 @@ class GraphHead(nn.Module):
         )
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, C, h, w) -> cosines of a slice's positions (B, h·w, h·w) and their shares in clusters (B, h·w, K)."""
+        """(B, C, h, w) -> cosine similarity of positions (B, h·w, h·w) and soft cluster assignment (B, h·w, K)."""
         nodes = self.aligned(features).flatten(2).transpose(1, 2)  # (B, n, C)
         cosines = cosine_graph(nodes)
         hidden = normalised_adjacency(cosines.clamp_min(0)) @ self.convolve(nodes).to(cosines)
         return cosines, self.cluster(hidden).softmax(dim=2)
 
     def aligned(self, features: Tensor) -> Tensor:
-        """Features (B, C, h, w) with what the graph of the batch's slices adds, at least float32."""
+        """Features (B, C, h, w) plus the graph convolution over the slices of the batch, at least float32."""
         with torch.autocast(features.device.type, enabled=False):
             features = features if features.dtype == torch.float64 else features.float()
             slices = features.mean(dim=(2, 3))
@@ -53,17 +54,7 @@ class GraphHead(nn.Module):
 
 
 def cosine_graph(nodes: Tensor) -> Tensor:
-    """Cosine of every two nodes of a graph.
-
-    Args:
-        nodes: (B, n, C) feature vectors; half precision is computed in float32.
-
-    Returns:
-        (B, n, n) weights of the edges in [-1, 1], symmetric; 1 from a node to itself, 0 where a vector is 0.
-
-    Raises:
-        ValueError: another number of axes.
-    """
+    """Pairwise cosine similarity (B, n, n) of node features (B, n, C), in float32 or wider; 0 for a zero vector."""
     check_shape("nodes", nodes, "B n C")
     with torch.autocast(nodes.device.type, enabled=False):
         unit = F.normalize(nodes if nodes.dtype == torch.float64 else nodes.float(), dim=2)
@@ -71,16 +62,7 @@ def cosine_graph(nodes: Tensor) -> Tensor:
 
 
 def normalised_adjacency(adjacency: Tensor) -> Tensor:
-    """D^(-1/2) A D^(-1/2) with the degrees D, as graph convolutions use it.
-
-    Args:
-        adjacency: (B, n, n) weights of the edges, ≥ 0.
-
-    Returns:
-        (B, n, n); the row of a node without edges stays 0.
-
-    Raises:
-        ValueError: the matrices are not square.
+    """Symmetrically normalised adjacency D^(-1/2) A D^(-1/2) of (B, n, n) edge weights ≥ 0; 0 for isolated nodes.
 
     References: Kipf and Welling, ICLR 2017, eq. (2).
     """

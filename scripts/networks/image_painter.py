@@ -1,4 +1,4 @@
-"""The network of masked-image pretraining: a vision encoder, and a head that paints the patches again."""
+"""Network of masked image modelling (SimMIM): a vision encoder with a linear reconstruction head."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from .encoders import VisionEncoder
 
 
-class ImagePainter(nn.Module):
-    """Grey values of every pixel from the embedding of its patch alone, so that the encoder has to know them.
+class MaskedImageModel(nn.Module):
+    """Reconstruct the grey values of every patch from its embedding by a linear head.
 
     Args:
-        vision: encoder (B, 1, H, W) -> (B, D, h, w); shared with the network that it is pretrained for.
+        vision: encoder to pretrain, (B, 1, H, W) -> (B, D, h, w).
 
-    References: Xie et al., SimMIM, CVPR 2022, section 3.3: a linear layer is as good a head as any.
+    References: Xie et al., SimMIM, CVPR 2022, section 3.3 (a linear head suffices).
     """
 
     def __init__(self, vision: VisionEncoder) -> None:
@@ -24,9 +24,9 @@ class ImagePainter(nn.Module):
         self.unfold = nn.PixelShuffle(vision.output_stride)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 1, H, W) image with hidden parts -> (B, 1, H, W) predicted grey values."""
-        painted = self.unfold(self.head(self.vision(image)))  # (B, s², h, w) -> (B, 1, h·s, w·s)
-        if painted.shape == image.shape:
-            return painted
-        # the encoder has resized the image to whole patches, see `resize_to_multiple`
-        return F.interpolate(painted, size=image.shape[2:], mode="bilinear", align_corners=False)
+        """(B, 1, H, W) masked image -> (B, 1, H, W) reconstructed grey values."""
+        reconstruction = self.unfold(self.head(self.vision(image)))  # (B, s², h, w) -> (B, 1, h·s, w·s)
+        if reconstruction.shape == image.shape:
+            return reconstruction
+        # the encoder resized the image to whole patches, see `resize_to_multiple`
+        return F.interpolate(reconstruction, size=image.shape[2:], mode="bilinear", align_corners=False)

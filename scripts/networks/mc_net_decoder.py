@@ -1,4 +1,4 @@
-"""A further decoder with a head of its own, on the encoder of a :class:`ResUNet2d`."""
+"""Auxiliary decoders of MC-Net+ on the encoder of a :class:`ResUNet2d`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .resunet import ResidualDecoder, ResUNet2d
 
 
 class ExtraDecoder(nn.Module):
-    """Decoder and 1x1 head, as in `ResUNet2d` but for the way to double the size.
+    """Decoder and 1x1 head of `ResUNet2d` with another kind of up-sampling.
 
     Args:
         out_channels: number of classes, background included.
@@ -43,16 +43,15 @@ class ExtraDecoder(nn.Module):
 
 
 @torch.no_grad()
-def start_as(network: ResUNet2d, decoders: Iterable[ExtraDecoder]) -> None:
-    """Give decoders the weights of the network's own decoder and head, where they fit.
+def copy_decoder_weights(network: ResUNet2d, decoders: Iterable[ExtraDecoder]) -> None:
+    """Initialise auxiliary decoders by the network's own decoder and head.
 
-    The 1x1 convolution in front of an interpolation becomes the average, over the four pixels that the 3x3 transposed
-    convolution makes of one, of what that does to a constant: the sum of its taps / 4. So a decoder starts near the
-    one it comes from, and differs from it where up-sampling differs.
+    A 1x1 convolution before interpolation gets the sum of the 3x3 transposed convolution's taps / 4, its mean response
+    to a constant input.
 
     Args:
-        network: trained weights; its decoder is the transposed one.
-        decoders: changed in place, running statistics included.
+        network: trained network with a transposed-convolution decoder.
+        decoders: changed in place, running averages included.
     """
     for decoder in decoders:
         decoder.head.load_state_dict(network.head.state_dict())

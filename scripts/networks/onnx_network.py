@@ -1,4 +1,4 @@
-"""A network that was exported to ONNX, in the place of the PyTorch one: tensors in, tensors out, in ONNX Runtime."""
+"""Inference by an exported ONNX network in ONNX Runtime, in place of the PyTorch network."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 
 class OnnxNetwork(nn.Module):
-    """Runs an ONNX file on the CPU; it has no weights that PyTorch knows of.
+    """Module that runs an ONNX file on the CPU.
 
-    A graph is of one mode: it normalises by running averages or by the batch at hand, whichever it was exported with.
-    Which of the two it does is tried out here, since the wrong one gives label maps, only worse ones.
+    The exported graph normalises either by running averages or by batch statistics. The constructor tests which,
+    because a graph with the wrong statistics gives worse label maps without an error.
 
     Args:
-        path: the file; one input (B, 1, H, W), any B, one output.
-        image_size: (H, W) of the slices that it will get.
-        statistics: what normalisation has to use, see `scripts.ops.batch_norm`; "running" also for a network without
-            batch normalisation.
+        path: ONNX file with one input (B, 1, H, W), any B, and one output.
+        image_size: (H, W) of the slices.
+        statistics: "running" or "volume" as required, see `scripts.ops.batch_norm`; "running" also for a network
+            without batch normalisation.
 
     Raises:
-        ValueError: ONNX Runtime is not installed; the file cannot be read, was exported for other slices or for a fixed
-            number of them, or with other statistics.
+        ValueError: ONNX Runtime is not installed; the file cannot be read, or has another input shape, a fixed batch
+            size or other statistics.
     """
 
     def __init__(self, path: str | Path, image_size: Sequence[int], statistics: str = "running") -> None:
@@ -54,7 +54,7 @@ class OnnxNetwork(nn.Module):
             )
 
     def _statistics(self, image_size: Sequence[int]) -> str:
-        """The word "volume" if the result of a slice depends on its neighbours in the batch, else "running"."""
+        """Return "volume" if the output of a slice depends on the other slices of the batch, else "running"."""
         noise = np.random.default_rng(0).standard_normal((2, 1, *image_size)).astype(np.float32)
         noise[1] *= 3
         alone, beside = (self.session.run(None, {self.name: batch})[0][0] for batch in (noise[:1], noise))

@@ -1,4 +1,4 @@
-"""Loading of pretrained transformers, with errors that name the mend."""
+"""Loading of pretrained Hugging Face transformers, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from torch import nn
 
 
 def load_pretrained(model_class: Any, name: str, part: str, **overrides: Any) -> nn.Module:
-    """A pretrained model of `transformers` in float32, without its pooling layer.
+    """Load a pretrained model of `transformers` in float32, without its pooling layer.
 
     Args:
         model_class: class of `transformers` with `from_pretrained`.
         name: name on the Hugging Face hub, or a local folder.
-        part: what the model is for, for the error's text ("vision encoder").
-        overrides: values of the model's configuration to replace.
+        part: role of the model in error messages ("vision encoder").
+        overrides: values of the model's configuration to override.
 
     Raises:
-        RuntimeError: the model cannot be found, or it is of another kind, so that weights would stay random.
+        RuntimeError: the model is not found, or its weights do not fit the class.
     """
     try:
         model, report = model_class.from_pretrained(
@@ -31,11 +31,7 @@ def load_pretrained(model_class: Any, name: str, part: str, **overrides: Any) ->
 
 
 def load_tokenizer(tokenizer_class: Any, name: str) -> Any:
-    """The tokenizer that belongs to a pretrained text encoder.
-
-    Raises:
-        RuntimeError: there is none.
-    """
+    """Load the tokenizer of a pretrained text encoder; a RuntimeError if there is none."""
     try:
         return tokenizer_class.from_pretrained(name)
     except (OSError, TypeError, ValueError) as error:  # TypeError: transformers 4 without a vocabulary
@@ -43,7 +39,7 @@ def load_tokenizer(tokenizer_class: Any, name: str) -> Any:
 
 
 def _not_loaded(part: str, name: str, reason: str) -> str:
-    """One sentence: what failed, why, and what to do."""
+    """Error message: what failed, why, and what to do."""
     return (
         f"the pretrained {part} {name!r} cannot be loaded, {reason}: set `pretrained` to a local folder that holds it, "
         "or set `config` to train a small one from scratch without any download"

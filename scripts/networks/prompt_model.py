@@ -1,4 +1,4 @@
-"""The checkpoint of stage 1: all that stage 2 needs of it, without text encoder, vocabulary or download."""
+"""Checkpoint of stage 1: frozen vision encoder and prompt embeddings, without text encoder or download."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..files import whole_file, write_whole
-from ..ops.batch_norm import STATISTICS, normalised_by
+from ..ops.batch_norm import STATISTICS, batch_norm_statistics
 from .encoders import VisionEncoder, build_vision_encoder
 from .vision_language import PromptAttention, VisionLanguageModel
 
@@ -22,20 +22,20 @@ WEIGHTS, DESCRIPTION, VOCABULARY = "model.pt", "model.json", "vocab.txt"
 
 
 class PromptModel(PromptAttention):
-    """A frozen :class:`VisionLanguageModel` whose prompts have become a matrix; it stays in evaluation mode.
+    """Frozen :class:`VisionLanguageModel` with precomputed prompt embeddings; always in evaluation mode.
 
     Args:
         vision: encoder as in :class:`PromptAttention`.
-        info: the checkpoint's description, see :func:`describe_prompt_model`; kept as `info`.
-        statistics: what batch normalisation uses: "running" averages of the training, or those of the "volume" whose
-            slices are the batch, see :mod:`scripts.ops.batch_norm`.
+        info: the checkpoint's description, see :func:`describe_prompt_model`.
+        statistics: of batch normalisation: "running" averages, or those of the "volume" whose slices are the batch, see
+            :mod:`scripts.ops.batch_norm`.
 
     Raises:
         ValueError: unknown statistics.
     """
 
     def __init__(self, vision: VisionEncoder, info: dict[str, Any], statistics: str = "running") -> None:
-        # an older checkpoint does not say which classes compete: all do
+        # in a checkpoint without this key all classes compete
         competing = info.get("competing")
         super().__init__(vision, info["embed_dim"], info["activation"], info["similarity"], competing=competing)
         if statistics not in STATISTICS:
@@ -54,7 +54,7 @@ class PromptModel(PromptAttention):
 
     @property
     def trained_classes(self) -> tuple[int, ...]:
-        """Ids of the classes that were labelled in stage 1; maps of the others mean nothing."""
+        """Ids of the classes that were labelled in stage 1."""
         return tuple(self.info["trained_classes"])
 
     def prompt_embeddings(self) -> Tensor:
@@ -62,25 +62,25 @@ class PromptModel(PromptAttention):
         return self.prompt_matrix
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 1, H, W) z-scored image -> (B, N, h, w) attention maps; all-zero for classes that were never labelled."""
-        with normalised_by(self.vision, self.statistics):
+        """(B, 1, H, W) z-scored image -> (B, N, h, w) attention maps, 0 for classes without labels in stage 1."""
+        with batch_norm_statistics(self.vision, self.statistics):
             maps = super().forward(image)
         untrained = [c for c in range(maps.shape[1]) if c not in self.trained_classes]
-        maps[:, untrained] = 0  # what such a map shows means nothing, and an all-equal one marks no pixel
+        maps[:, untrained] = 0  # a constant map is empty after thresholding
         return maps
 
     def train(self, mode: bool = True) -> PromptModel:
-        """Stay in evaluation mode whatever `mode` says: an objective that holds this model must not wake it."""
+        """Stay in evaluation mode, whatever `mode` is."""
         return super().train(False)
 
 
 def describe_prompt_model(
     model: VisionLanguageModel, class_names: Sequence[str], trained_classes: Sequence[int]
 ) -> dict[str, Any]:
-    """The description that lies beside the weights.
+    """Contents of `model.json`: classes, prompts, architecture, versions.
 
-    `maps_reflect_wording` is false where the text encoder started from random weights: such maps say nothing about
-    how the method takes another wording of the prompts.
+    `maps_reflect_wording` is false for a text encoder trained from random weights, whose maps do not tell how the
+    method depends on the wording of the prompts.
 
     Raises:
         ValueError: the number of class names is not that of the prompts.
@@ -109,7 +109,7 @@ def freeze_prompt_model(
     """Frozen copy of a stage-1 model, on the same device; see :class:`PromptModel` for `statistics`."""
     info = describe_prompt_model(model, class_names, trained_classes)
     was_training = model.training
-    model.eval()  # prompts without dropout
+    model.eval()  # no dropout
     with torch.no_grad():
         prompts = model.prompt_embeddings().float()
     model.train(was_training)
@@ -128,16 +128,16 @@ def save_prompt_model(
     trained_classes: Sequence[int],
     extra: dict[str, Any] | None = None,
 ) -> Path:
-    """Write `model.pt` (tensors only; its path is returned), `model.json`, and `vocab.txt` for a vocabulary of its own.
+    """Write a stage-1 checkpoint, each file atomically; return the path of the weights.
 
-    Each file is replaced as a whole, weights first: an interrupted run leaves the old checkpoint or the new one.
+    The files are `model.pt` (tensors only), `model.json`, and `vocab.txt` for a vocabulary built from the prompts.
 
     Args:
-        model: stage-1 model, in any mode; it is left as it was.
-        folder: where to; made if it is not there.
+        model: stage-1 model; it is not changed.
+        folder: output folder.
         class_names: short names of the class table, background first.
-        trained_classes: ids of the classes that were labelled in the training data.
-        extra: more for `model.json` (score, step, ...), where it must be JSON.
+        trained_classes: ids of the classes that are labelled in the training data.
+        extra: further entries of `model.json` (score, step, ...).
     """
     folder = Path(folder)
     frozen = freeze_prompt_model(model, class_names, trained_classes)
@@ -154,11 +154,11 @@ def save_prompt_model(
 def load_prompt_model(
     folder: str | Path, class_names: Sequence[str] | None = None, statistics: str = "running"
 ) -> PromptModel:
-    """Read a stage-1 checkpoint, on the CPU, without network access.
+    """Load a stage-1 checkpoint on the CPU, without network access.
 
     Args:
         folder: what :func:`save_prompt_model` wrote.
-        class_names: short names of the class table that stage 2 uses, to be compared with the checkpoint's.
+        class_names: short names of stage 2's class table; must equal the checkpoint's.
         statistics: see :class:`PromptModel`.
 
     Raises:
@@ -175,7 +175,7 @@ def load_prompt_model(
             f"the stage-1 checkpoint in {folder} names other classes ({', '.join(info['class_names'])}) than asked for "
             f"({', '.join(class_names)}): train stage 1 with this class table, or give the folder of one that was"
         )
-    with torch.random.fork_rng(devices=[]):  # reading a checkpoint must not change the random weights drawn after it
+    with torch.random.fork_rng(devices=[]):  # loading must not change the global random state
         model = PromptModel(build_vision_encoder(info["vision"]), info, statistics)
     try:
         model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
@@ -188,7 +188,7 @@ def load_prompt_model(
 
 
 def _transformers_version() -> str | None:
-    """Version of `transformers`, whose names of weights have changed before; None where it is not installed."""
+    """Version of `transformers`, None if not installed; weight names differ between versions."""
     try:
         return version("transformers")
     except PackageNotFoundError:

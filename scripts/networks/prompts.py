@@ -1,4 +1,4 @@
-"""Class prompts: the sentence that names each class to the text encoder."""
+"""Class prompts and captions: sentences that name classes for the text encoder."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from pathlib import Path
 
 from ..labels import ClassTable
 
-# "an intervertebral disc", and "an L5" because the letter is read out: el five.
+# "an intervertebral disc", and "an L5" because the letter is spelled out
 _SPOKEN_VOWEL = re.compile(r"[aeiouAEIOU]|[FHLMNRSX](?![a-z])")
 
 
 def class_prompts(table: ClassTable, wording: str | Path = "long") -> list[str]:
-    """Sentences that name the classes, in the order of their ids, background first.
+    """Class prompts in the order of the class ids, background first.
 
     Args:
-        table: class table with the sentence's template.
+        table: class table with the prompt template.
         wording: "long" ("fifth lumbar vertebra L5"), "short" ("L5"), or a JSON file `{class name: wording}`;
             a class that the file leaves out keeps its long name.
 
     Raises:
-        ValueError: neither of these, a class that the table does not have, or two classes with the same sentence,
-            which no text encoder could tell apart.
+        ValueError: another wording, an unknown class in the file, or two classes with the same prompt.
     """
     prompts = [_sentence(table.prompt_template, words) for words in _wordings(table, wording)]
     for first, prompt in enumerate(prompts):
@@ -33,7 +32,7 @@ def class_prompts(table: ClassTable, wording: str | Path = "long") -> list[str]:
 
 
 class Caption:
-    """The sentence that names all structures of a slice: the prompts' template with their names, joined by commas.
+    """Caption of a slice: the prompt template filled with the names of its structures, joined by commas.
 
     Args:
         table: see :func:`class_prompts`.
@@ -44,13 +43,13 @@ class Caption:
         self.template, self.words = table.prompt_template, _wordings(table, wording)
 
     def __call__(self, classes: Iterable[int]) -> str:
-        """The caption, in the order of the ids; background, which every slice shows, is named where it is alone."""
+        """Caption of class ids, in their order; background is named only if there is nothing else."""
         words = [self.words[c] for c in sorted(classes) if c]
         return _sentence(self.template, ", ".join(words) if words else self.words[0])
 
 
 def _wordings(table: ClassTable, wording: str | Path) -> list[str]:
-    """What stands for each class in the template's gap."""
+    """Name of each class for the template."""
     if wording == "short":
         return list(table.names)
     long_names = [c.long_name for c in table.classes]
@@ -65,7 +64,7 @@ def _wordings(table: ClassTable, wording: str | Path) -> list[str]:
 
 
 def _sentence(template: str, words: str) -> str:
-    """Fill the template with the article that English wants: there is one background, and a disc is *an* object."""
+    """Fill the template with the right English article."""
     if words == "background":
         template = template.replace(" a {class_name}", " the {class_name}")
     elif _SPOKEN_VOWEL.match(words):

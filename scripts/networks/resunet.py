@@ -1,4 +1,4 @@
-"""2D residual U-Net of SpineParseNet, in parts that other networks can take: encoder, decoder, head."""
+"""2D residual U-Net (ResUNet) of SpineParseNet, as encoder, decoder and head that other networks reuse."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 class BatchStatisticsNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by the batch at hand in evaluation too, written out, with the weights of `nn.BatchNorm2d`.
+    """Batch normalisation by batch statistics in evaluation too, with the parameters of `nn.BatchNorm2d`, for ONNX.
 
-    What `scripts.ops.batch_norm.normalised_by(network, "volume")` computes, for exports: an exported graph is of one
-    mode, and ONNX Runtime has no batch normalisation in training mode. The running averages are kept and not used.
+    Equals `scripts.ops.batch_norm.batch_norm_statistics(network, "volume")`. An exported graph has a fixed mode, and
+    ONNX Runtime has no batch normalisation in training mode. The running averages are kept but not used.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ class BatchStatisticsNorm2d(nn.BatchNorm2d):
 
 
 def normalisation(norm: str, channels: int) -> nn.Module:
-    """Normalisation layer of a name: "batch", "batch_statistics", "group" (at most 8) or "instance" (with weights).
+    """Normalisation layer by name: "batch", "batch_statistics", "group" (up to 8 groups) or "instance" (affine).
 
     Raises:
         ValueError: another name.
@@ -44,7 +44,7 @@ def normalisation(norm: str, channels: int) -> nn.Module:
 
 
 class ResidualBlock(nn.Module):
-    """Convolution, then two more whose result is added to the first's; each 3x3, normalised, ReLU after the sum."""
+    """3x3 convolution, then a residual branch of two more; each normalised, ReLU after the sum."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str = "batch") -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualEncoder(nn.Module):
-    """Residual blocks with a 2x2 max-pooling between them."""
+    """Residual blocks with 2x2 max-pooling between them."""
 
     def __init__(self, in_channels: int, channels: Sequence[int], norm: str = "batch") -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class ResidualEncoder(nn.Module):
 
 
 class UpStage(nn.Module):
-    """Doubles the size, adds the skip features, and refines the sum by a residual block.
+    """Decoder stage: up-sampling by 2, addition of the skip features, residual block.
 
     Args:
         in_channels: channels of the coarser features.
@@ -116,7 +116,7 @@ class UpStage(nn.Module):
         if upsampling == "transposed":
             self.up = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=2, padding=1, output_padding=1)
         elif upsampling in ("bilinear", "nearest"):
-            # The convolution comes first: it works on a quarter of the pixels.
+            # Convolution first, on a quarter of the pixels.
             self.up = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1), nn.Upsample(scale_factor=2.0, mode=upsampling)
             )
@@ -130,7 +130,7 @@ class UpStage(nn.Module):
 
 
 class ResidualDecoder(nn.Module):
-    """The way up: one :class:`UpStage` for each level but the deepest; see there for the arguments."""
+    """Decoder: one :class:`UpStage` per level but the deepest, with the same arguments."""
 
     def __init__(
         self, channels: Sequence[int], norm: str = "batch", dropout: float = 0.0, upsampling: str = "transposed"
@@ -150,15 +150,15 @@ class ResidualDecoder(nn.Module):
 
 
 class ResUNet2d(nn.Module):
-    """Residual U-Net with summed skips and a 1x1 head; scripts with `torch.jit.script`, takes any image size.
+    """Residual U-Net with additive skip connections and a 1x1 head, for any image size; TorchScript-compatible.
 
     Args:
         in_channels: channels of the image.
         out_channels: number of classes, background included.
         channels: width of each level, finest first; each level halves the size.
         norm: see :func:`normalisation`.
-        dropout: share of channels set to zero before each step up, the deepest level included. The layers exist at
-            0 too, so that a tool that scores uncertainty by dropout can turn them on.
+        dropout: channel dropout before each up-sampling. The layers exist at 0 too, so that MONAI Label can switch them
+            on for uncertainty by Monte Carlo dropout.
 
     References: SpineParseNet (Pang et al., IEEE TMI 2021), its 2D network; Lee et al. 2017 for the residual U-Net.
     """
@@ -178,7 +178,7 @@ class ResUNet2d(nn.Module):
         self.head = nn.Conv2d(channels[0], out_channels, 1)
 
     def encode(self, x: Tensor) -> list[Tensor]:
-        """Features of the encoder, finest first, of the image padded to a multiple of 2^(levels-1)."""
+        """Encoder features, finest first, of the image padded to a multiple of 2^(levels-1)."""
         bottom = (self.multiple - x.shape[2] % self.multiple) % self.multiple
         right = (self.multiple - x.shape[3] % self.multiple) % self.multiple
         if bottom + right > 0:
@@ -186,16 +186,16 @@ class ResUNet2d(nn.Module):
         return self.encoder(x)
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Features of the decoder, deepest first, of the padded image: the last is (B, channels[0], H', W')."""
+        """Decoder features of the padded image, deepest first; the last is (B, channels[0], H', W')."""
         return self.decoder(self.encode(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) image -> (B, N, H, W) logits, in training and in evaluation alike."""
+        """(B, C, H, W) image -> (B, N, H, W) logits."""
         return self.head(self.features(x)[-1])[:, :, : x.shape[2], : x.shape[3]]
 
 
-def redraw(parts: Iterable[nn.Module], seed: int) -> None:
-    """Draw the weights of parts of a network anew, running statistics included; the global random state stays."""
+def reinitialise(parts: Iterable[nn.Module], seed: int) -> None:
+    """Re-initialise parts of a network, running averages included, without changing the global random state."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for part in parts:

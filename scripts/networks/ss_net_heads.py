@@ -1,4 +1,4 @@
-"""Heads that SS-Net trains beside the network: projector, predictor, and selectors with weights for every class."""
+"""Heads of SS-Net: projector, predictor, and class-wise attention (selectors) for features and prototypes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class ClassSelectors(nn.Module):
-    """A small perceptron for every class, all of them in one product: hidden layer, leaky ReLU (0.2), one score.
+    """A two-layer perceptron with leaky ReLU (0.2) and one output per class, for all classes in one product.
 
     Args:
         num_classes: N, background included.
@@ -17,7 +17,7 @@ class ClassSelectors(nn.Module):
 
     def __init__(self, num_classes: int, dim: int) -> None:
         super().__init__()
-        bound = dim**-0.5  # as nn.Linear draws its weights
+        bound = dim**-0.5  # initialisation of nn.Linear
 
         def draw(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(num_classes, *shape).uniform_(-bound, bound))
@@ -32,7 +32,7 @@ class ClassSelectors(nn.Module):
 
 
 class SeparationHeads(nn.Module):
-    """What brings decoder features to prototypes of their class.
+    """Heads that SS-Net trains to compare decoder features with class prototypes.
 
     Args:
         in_channels: channels of the decoder's finest features.

@@ -1,4 +1,4 @@
-"""Text encoders of stage 1: class prompts in, one embedding each out."""
+"""Text encoders of stage 1: BERT embeddings of class prompts, learned prompts (CoOp), learned class vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def prompt_vocabulary(prompts: Sequence[str]) -> list[str]:
-    """BERT vocabulary of whole words, lower-cased and without accents, as BERT's own splitting makes them."""
+    """WordPiece vocabulary of the prompts' whole words, lower-cased and without accents as by BERT's tokenizer."""
     words: set[str] = set()
     for prompt in prompts:
         letters = unicodedata.normalize("NFD", prompt.lower())
@@ -31,24 +31,24 @@ class CaptionEmbeddings(NamedTuple):
     """Embeddings of M captions.
 
     Attributes:
-        sentence: (M, D) of the captions.
-        words: (M, L, D) of their words, in order; zeros behind the last.
-        counted: (M, L) bool, where there is a word.
+        sentence: (M, D) embeddings of the captions.
+        words: (M, L, D) embeddings of their words, zero-padded.
+        word_mask: (M, L) bool, false at padding.
     """
 
     sentence: Tensor
     words: Tensor
-    counted: Tensor
+    word_mask: Tensor
 
 
 class TextEncoder(nn.Module):
-    """What every text encoder offers beside `forward`: () -> (N, D).
+    """Interface of text encoders; `forward` takes nothing and returns the class prompts' embeddings (N, D).
 
     Attributes:
         prompts: N class prompts in the order of the class ids.
         embed_dim: D, the dimension of an embedding.
-        pretrained: where its weights come from; None for random ones, to which words mean nothing beforehand.
-        vocabulary: tokens in the order of their ids if it was made from the prompts, else empty.
+        pretrained: source of its weights; None for random weights.
+        vocabulary: tokens in the order of their ids if built from the prompts, else empty.
     """
 
     prompts: list[str]
@@ -57,15 +57,15 @@ class TextEncoder(nn.Module):
     vocabulary: list[str]
 
     def captions(self, present: Tensor) -> CaptionEmbeddings:
-        """Embeddings of captions that name the classes `present` (M, N) bool, for objectives that read captions."""
+        """Embeddings of captions that name the classes `present` (M, N) bool."""
         raise NotImplementedError
 
     def description(self) -> dict[str, Any]:
-        """What a reader of a checkpoint must know about the text side, as JSON."""
+        """Kind and settings of the encoder, as JSON for the checkpoint."""
         raise NotImplementedError
 
     def new_parameters(self) -> list[nn.Parameter]:
-        """Parameters beside the encoder's own, which learn at the rate of the projections."""
+        """Newly initialised parameters (prompt vectors), trained at the learning rate of the projections."""
         return []
 
 
@@ -74,12 +74,12 @@ class BertTextEncoder(TextEncoder):
 
     Args:
         prompts: N sentences in the order of the class ids.
-        pretrained: name on the Hugging Face hub or a local folder; not looked at if there is a `config`.
-        config: arguments of `transformers.BertConfig`, for a transformer that starts from random weights and
-            knows no words but the prompts'; its `vocab_size` follows from them.
-        dropout: in all layers, in training. BERT's own 0.1 adds noise to each prompt by itself, many times what tells
-            two prompts of this template apart where the weights are random.
-        caption: ids of classes -> the sentence that names them, where captions are asked for; see
+        pretrained: name on the Hugging Face hub or a local folder; ignored if there is a `config`.
+        config: arguments of `transformers.BertConfig`, for random weights and a vocabulary of the prompts' words;
+            its `vocab_size` follows from them.
+        dropout: of all layers, in training. With random weights, BERT's usual 0.1 adds noise far above the difference
+            of two prompts of one template.
+        caption: ids of classes -> caption that names them, for objectives with captions; see
             `scripts.networks.prompts.Caption`.
 
     Raises:
@@ -87,7 +87,7 @@ class BertTextEncoder(TextEncoder):
         ValueError: neither `pretrained` nor `config`, or a word that the vocabulary cannot spell.
 
     Convention: the tokenizer keeps its own casing. Bio_ClinicalBERT is a cased model whose published tokenizer
-    lower-cases; results of others rest on that, so it stays, and `lower_case` says what was done.
+    lower-cases; this is kept for comparability, and `lower_case` records it.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class BertTextEncoder(TextEncoder):
             self.pretrained = None
             self.vocabulary = prompt_vocabulary(texts)
             with tempfile.TemporaryDirectory() as folder:
-                # A vocabulary file is the one form that every version of transformers reads alike.
+                # All versions of transformers read a vocabulary file in the same way.
                 Path(folder, "vocab.txt").write_text("\n".join(self.vocabulary) + "\n", encoding="utf-8")
                 tokenizer = load_tokenizer(BertTokenizer, folder)
             bert_config = BertConfig(**{**config, **rates, "vocab_size": len(self.vocabulary)})
@@ -130,7 +130,7 @@ class BertTextEncoder(TextEncoder):
             raise ValueError(f"the text encoder's vocabulary cannot spell the prompt {unknown[0]!r}")
         self.input_ids: Tensor
         self.attention_mask: Tensor
-        # Not part of the checkpoint: they follow from the prompts, whose number and length may change.
+        # Not part of the checkpoint, since they follow from the prompts.
         self.register_buffer("input_ids", tokens["input_ids"], persistent=False)
         self.register_buffer("attention_mask", tokens["attention_mask"], persistent=False)
 
@@ -143,7 +143,7 @@ class BertTextEncoder(TextEncoder):
         return self.bert(input_ids=self.input_ids, attention_mask=self.attention_mask).last_hidden_state[:, 0]
 
     def captions(self, present: Tensor) -> CaptionEmbeddings:
-        """See :meth:`TextEncoder.captions`; [CLS] of the caption, and words as the means of their sub-words.
+        """See :meth:`TextEncoder.captions`; [CLS] embedding of the caption, words as means of their sub-words.
 
         Raises:
             ValueError: the encoder was built without `caption`.
@@ -154,34 +154,36 @@ class BertTextEncoder(TextEncoder):
         sentences = [self.caption(row.nonzero()[:, 0].tolist()) for row in distinct.cpu()]
         tokens = self.tokenizer(sentences, padding=True, return_tensors="pt").to(present.device)
         hidden = self.bert(**tokens).last_hidden_state  # (U, T, D)
-        place = self._word_places(tokens["input_ids"].cpu()).to(present.device)  # (U, T)
-        of_word = place[:, None] == torch.arange(int(place.max()) + 1, device=place.device)[:, None]  # (U, L, T)
+        word_index = self._word_index(tokens["input_ids"].cpu()).to(present.device)  # (U, T)
+        of_word = (
+            word_index[:, None] == torch.arange(int(word_index.max()) + 1, device=word_index.device)[:, None]
+        )  # (U, L, T)
         counts = of_word.sum(2)  # (U, L)
         words = of_word.to(hidden.dtype) @ hidden / counts.clamp_min(1)[..., None]
         return CaptionEmbeddings(hidden[index, 0], words[index], (counts > 0)[index])
 
-    def _word_places(self, input_ids: Tensor) -> Tensor:
-        """Which word each token (U, T) belongs to, counted from 0; -1 for special tokens and punctuation."""
-        places = torch.full_like(input_ids, -1)
+    def _word_index(self, input_ids: Tensor) -> Tensor:
+        """Index of the word of each token (U, T), from 0; -1 for special tokens and punctuation."""
+        word_index = torch.full_like(input_ids, -1)
         for row, ids in enumerate(input_ids.tolist()):
             word = -1
             for column, token in enumerate(self.tokenizer.convert_ids_to_tokens(ids)):
                 if token in SPECIAL_TOKENS or not any(c.isalnum() for c in token):
                     continue
                 word += not (token.startswith("##") and word >= 0)
-                places[row, column] = word
-        return places
+                word_index[row, column] = word
+        return word_index
 
 
 class LearnedPrompts(BertTextEncoder):
-    """BERT whose prompts begin with learned vectors in place of words, the same for all classes.
+    """Prompt learning (CoOp, unified context): learned context vectors, shared by all classes, before the class names.
 
-    The vectors take the place of the first tokens of the wording and start as these tokens' embeddings: before the
-    first step the prompts are those of :class:`BertTextEncoder`. Each class keeps its own words behind them.
+    The vectors replace the first tokens of the prompts and are initialised by their embeddings, so the embeddings
+    before the first step are those of :class:`BertTextEncoder`.
 
     Args:
         context: M, number of learned vectors; the first M tokens must be the same in all prompts.
-        frozen: BERT stays as it is, so that the prompts can only learn through the vectors; else both learn.
+        frozen: train the context vectors only, with BERT frozen; else both are trained.
         prompts, pretrained, config, dropout, caption: see :class:`BertTextEncoder`.
 
     Raises:
@@ -226,7 +228,7 @@ class LearnedPrompts(BertTextEncoder):
 
 
 class ClassVectors(TextEncoder):
-    """One learned vector for each class in place of a text encoder: the control that knows no words."""
+    """One learned vector per class in place of a text encoder: the control without text."""
 
     def __init__(self, prompts: Sequence[str], embed_dim: int = 64) -> None:
         super().__init__()
@@ -245,6 +247,6 @@ class ClassVectors(TextEncoder):
         return self.vectors
 
     def captions(self, present: Tensor) -> CaptionEmbeddings:
-        """See :meth:`TextEncoder.captions`; the words are the classes, the caption is their mean."""
+        """See :meth:`TextEncoder.captions`; words are the class vectors, the caption is their mean."""
         words = self.vectors * present[..., None]  # (M, N, D)
         return CaptionEmbeddings(words.sum(1) / present.sum(1, keepdim=True).clamp_min(1), words, present)

@@ -1,4 +1,4 @@
-"""The network of stage 1: patch embeddings of an image against embeddings of the class prompts."""
+"""Vision-language model of stage 1: attention maps from patch embeddings and class prompt embeddings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops.attention import ACTIVATIONS, activate, cosine_similarity
-from ..ops.contrast import cosines
+from ..ops.contrast import pairwise_cosine
 from .encoders import VisionEncoder
 from .text_encoder import CaptionEmbeddings, TextEncoder
 
@@ -16,17 +16,17 @@ SIMILARITIES = ("cosine", "dot")
 
 
 class PromptAttention(nn.Module):
-    """Attention maps of class prompts over an image; subclasses say where the prompt embeddings come from.
+    """Attention maps of class prompts over an image; subclasses provide the prompt embeddings.
 
     Args:
         vision: encoder (B, 1, H, W) -> (B, D, h, w).
-        embed_dim: dimension E in which patches and prompts meet.
-        activation: "softmax_classes" over the classes at each patch, or "sigmoid" of each class by itself.
+        embed_dim: dimension E of the joint embedding space.
+        activation: "softmax_classes" over the classes at each patch, or "sigmoid" per class.
         similarity: "cosine", or "dot" for the dot product divided by √E.
-        scale: start of the learned factor of the similarity.
-        bias: start of the learned summand of the similarity; it cancels in a softmax.
-        competing: ids of the classes that have a map at all, the others' are 0 everywhere; None is all. An objective
-            that says nothing about a class leaves its similarity free, and it must not take patches in the softmax.
+        scale: initial value of the learned logit scale.
+        bias: initial value of the learned logit bias; it cancels in a softmax.
+        competing: ids of the classes in the softmax, None for all; the maps of the others are 0. A class without a loss
+            term has an arbitrary similarity and must be left out.
 
     Raises:
         ValueError: an unknown activation or similarity.
@@ -65,7 +65,7 @@ class PromptAttention(nn.Module):
         return self.image_projection(self.vision(image))
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 1, H, W) image -> patches (B, E, h, w) and whole image (B, E), through one projection, not normalised."""
+        """(B, 1, H, W) image -> patch embeddings (B, E, h, w) and image embedding (B, E), projected, not normalised."""
         patches, whole = self.vision.encode(image)
         return self.image_projection(patches), self.image_projection(whole[:, :, None, None]).flatten(1)
 
@@ -88,12 +88,12 @@ class PromptAttention(nn.Module):
 
 
 class VisionLanguageModel(PromptAttention):
-    """Vision encoder and text encoder, each with a linear projection into one space.
+    """Vision encoder and text encoder, each with a linear projection into a joint embedding space.
 
     Args:
         text: encoder () -> (N, D) of the class prompts.
-        centre_prompts: subtract the mean of the classes' embeddings. The sentences differ in a word or two, so that
-            their embeddings are nearly parallel; what tells them apart is the rest.
+        centre_prompts: subtract the mean over the classes' embeddings, which are nearly parallel because the prompts
+            differ in one or two words.
         vision, embed_dim, activation, similarity, scale, bias, competing: see :class:`PromptAttention`.
     """
 
@@ -115,30 +115,22 @@ class VisionLanguageModel(PromptAttention):
         self.centre_prompts = centre_prompts
 
     def prompt_embeddings(self) -> Tensor:
-        """(N, E) projected embeddings of the class prompts; their mean is 0 if they are centred."""
+        """(N, E) projected embeddings of the class prompts, of mean 0 if centred."""
         prompts = self.text_projection(self.text())
         return prompts - prompts.mean(0, keepdim=True) if self.centre_prompts else prompts
 
     def caption_embeddings(self, present: Tensor) -> CaptionEmbeddings:
-        """Captions of slices that show the classes `present` (M, N) bool, projected as the prompts are.
-
-        They are measured from where the prompts are: if those are centred, from the mean of the prompts.
-        """
-        sentence, words, counted = self.text.captions(present)
+        """Projected embeddings of captions that name the classes `present` (M, N) bool, centred as the prompts are."""
+        sentence, words, word_mask = self.text.captions(present)
         sentence, words = self.text_projection(sentence), self.text_projection(words)
         if self.centre_prompts:
             origin = self.text_projection(self.text()).mean(0)
             sentence, words = sentence - origin, words - origin
-        return CaptionEmbeddings(sentence, words, counted)
+        return CaptionEmbeddings(sentence, words, word_mask)
 
 
 class Prototypes(nn.Module):
-    """K learned directions.
-
-    Args:
-        count: K.
-        embed_dim: E of the embeddings.
-    """
+    """K learned prototypes of dimension E."""
 
     def __init__(self, count: int, embed_dim: int) -> None:
         super().__init__()
@@ -146,4 +138,4 @@ class Prototypes(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """(A, E) embeddings of any scale -> (A, K) float32 cosines."""
-        return cosines(embeddings, self.directions)
+        return pairwise_cosine(embeddings, self.directions)

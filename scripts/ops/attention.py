@@ -14,7 +14,7 @@ TARGETS = ("area", "area_half", "bilinear_gt0")
 
 
 def cosine_similarity(patches: Tensor, prompts: Tensor) -> Tensor:
-    """Cosine between every image patch and every class prompt, in float32 even under autocast.
+    """Cosine similarity of every image patch and every class prompt, in float32 even under autocast.
 
     Args:
         patches: (B, D, h, w) embeddings of the patches, any scale.
@@ -35,13 +35,13 @@ def cosine_similarity(patches: Tensor, prompts: Tensor) -> Tensor:
 
 
 def activate(similarity: Tensor, kind: str, scale: Tensor, bias: Tensor) -> Tensor:
-    """Turn similarities into attention maps: softmax over the classes, or sigmoid, of scale · similarity + bias.
+    """Attention maps from logits scale · similarity + bias, by softmax over the classes or by sigmoid.
 
     Args:
         similarity: (B, N, h, w) cosines.
         kind: "softmax_classes" (maps of a patch sum to 1) or "sigmoid" (classes are independent).
         scale: () learnable factor.
-        bias: () learnable offset; cancels in the softmax, but stays in its graph so that it has a gradient (of 0).
+        bias: () learnable offset; it cancels in the softmax, where its gradient is 0.
 
     Returns:
         (B, N, h, w) attention maps in [0, 1], float32 or wider.
@@ -58,7 +58,7 @@ def activate(similarity: Tensor, kind: str, scale: Tensor, bias: Tensor) -> Tens
 
 
 def region_targets(label: Tensor, num_classes: int, grid: tuple[int, int], kind: str = "area") -> Tensor:
-    """Bring the region of every class from pixels to the patch grid.
+    """Down-scale the region of every class from the pixel grid to the patch grid.
 
     Args:
         label: (B, H, W) integer class indices; 255 and other values outside 0..N-1 belong to no class.
@@ -68,15 +68,15 @@ def region_targets(label: Tensor, num_classes: int, grid: tuple[int, int], kind:
             "bilinear_gt0" is 1 where the bilinear interpolation (without antialiasing) of the mask is > 0.
 
     Returns:
-        (B, N, h, w) float32 in [0, 1]; all 0 for a class that is absent, or too small for the kind and the grid.
+        (B, N, h, w) float32 in [0, 1]; all 0 for a class that is absent or too small for the grid.
 
     Raises:
         ValueError: an unknown kind, or a label without three axes.
 
     Convention: ignored pixels count as part of the patch, so "area" sums over classes to :func:`valid_area`.
 
-    References: bilinear and > 0 is the reading of TokenCompose (Wang et al., CVPR 2024); soft shares have the best
-        ceiling at every patch size, see the docs on stage 1.
+    References: bilinear and > 0 is the reading of TokenCompose (Wang et al., CVPR 2024); area shares have the
+        highest attainable Dice at every patch size, see the docs on stage 1.
     """
     check_shape("label", label, "B H W")
     if kind not in TARGETS:
@@ -90,22 +90,11 @@ def region_targets(label: Tensor, num_classes: int, grid: tuple[int, int], kind:
 
 
 def valid_area(label: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Share of every patch that is not ignored (255).
-
-    Args:
-        label: (B, H, W) integer class indices.
-        grid: (h, w) of the patch grid.
-
-    Returns:
-        (B, 1, h, w) float32 in [0, 1].
-
-    Raises:
-        ValueError: a label without three axes.
-    """
+    """Share (B, 1, h, w) in [0, 1] of every patch of a label (B, H, W) that is not ignored (255)."""
     check_shape("label", label, "B H W")
     return F.adaptive_avg_pool2d((label[:, None] != IGNORE).float(), grid)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay."""
+    """Half precision is cast to float32."""
     return x if x.dtype == torch.float64 else x.float()

@@ -1,4 +1,4 @@
-"""Whose statistics batch normalisation uses: the running averages of the training, or those of the slices at hand."""
+"""Batch normalisation with running averages or with batch statistics (of one volume) at inference."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ STATISTICS = ("running", "volume")
 
 
 @contextmanager
-def normalised_by(network: nn.Module, statistics: str) -> Iterator[None]:
-    """Within this context, batch normalisation of `network` uses these statistics; its running averages stay.
+def batch_norm_statistics(network: nn.Module, statistics: str) -> Iterator[None]:
+    """Context in which batch normalisation of `network` uses these statistics; running averages are not updated.
 
     Args:
-        network: any module; one without batch normalisation is left alone.
-        statistics: "running" changes nothing; "volume" uses the batch that passes through, which should then hold the
-            slices of one volume. With few labelled volumes this bridges differences of contrast between scans.
+        network: any module; without batch normalisation it is not changed.
+        statistics: "running" changes nothing; "volume" normalises by the batch, which should hold the slices of one
+            volume. This is test-time adaptation to the contrast of a scan, useful with few labelled volumes.
 
     Raises:
         ValueError: unknown statistics.
@@ -28,8 +28,8 @@ def normalised_by(network: nn.Module, statistics: str) -> Iterator[None]:
     layers = [m for m in network.modules() if isinstance(m, _BatchNorm)] if statistics == "volume" else []
     before = [(m.training, m.running_mean, m.running_var) for m in layers]
     for layer in layers:
-        # In evaluation mode without averages, a layer uses its batch. In training mode a `SyncBatchNorm` would wait for
-        # the other processes, which are at other volumes or have none.
+        # In evaluation mode without running averages a layer uses batch statistics. In training mode a `SyncBatchNorm`
+        # would wait for the other processes, which run other volumes or none.
         layer.training, layer.running_mean, layer.running_var = False, None, None
     try:
         yield

@@ -1,4 +1,4 @@
-"""Shape checks whose errors say what was expected and what came."""
+"""Shape checks with errors that name the expected and the given shape."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from torch import Tensor
 
 
 def check_shape(name: str, tensor: Tensor, shape: str, sizes: dict[str, int] | None = None) -> dict[str, int]:
-    """Check every axis of a tensor against letters and numbers, and learn the sizes behind new letters.
+    """Check the shape of a tensor against a pattern of named axes.
 
     Args:
-        name: how the error calls the tensor.
-        tensor: the tensor; only its shape is read, so a tensor on a GPU is not waited for.
-        shape: one word an axis, as in "B N H W" or "B 1 h w"; a number stands for itself, a letter for one size.
-        sizes: sizes of letters that earlier checks learned; None knows none.
+        name: name of the tensor in the error.
+        tensor: only its shape is read, so this does not synchronise with a GPU.
+        shape: names or sizes of the axes, as in "B N H W" or "B 1 h w".
+        sizes: axis name -> size from earlier checks; None for none.
 
     Returns:
-        `sizes` with the letters of this shape added; the argument is left as it was.
+        `sizes` with the new axes added; the argument is not changed.
 
     Raises:
         ValueError: another number of axes, or an axis of another size.

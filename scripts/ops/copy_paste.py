@@ -1,4 +1,4 @@
-"""Copy-paste of slices: labelled and unlabelled ones with a common box between them, Bai et al., CVPR 2023."""
+"""Bidirectional copy-paste (CutMix) of labelled and unlabelled slices, Bai et al., CVPR 2023."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from torch import Tensor
 from ..labels import IGNORE
 
 
-class Mixed(NamedTuple):
-    """Pairs of one labelled and one unlabelled slice, pasted into each other.
+class MixedSlices(NamedTuple):
+    """P mixed slices, each of one labelled and one unlabelled slice.
 
     Attributes:
         image: (P, 1, H, W).
-        foreign: (P, H, W) bool, true where a pixel comes from the unlabelled slice.
-        one, other: (P,) which labelled and which unlabelled slice.
+        from_unlabelled: (P, H, W) bool, true where the pixel comes from the unlabelled slice.
+        labelled_index: (P,) index of the labelled slice.
+        unlabelled_index: (P,) index of the unlabelled slice.
     """
 
     image: Tensor
-    foreign: Tensor
-    one: Tensor
-    other: Tensor
+    from_unlabelled: Tensor
+    labelled_index: Tensor
+    unlabelled_index: Tensor
 
     def label(self, label: Tensor) -> Tensor:
-        """Labels (L, H, W) of the labelled slices -> (P, H, W) int64, 255 where a pixel is not theirs."""
-        return label.long()[self.one].masked_fill(self.foreign, IGNORE)
+        """Labels (L, H, W) of the labelled slices -> (P, H, W) int64, 255 at pixels of the unlabelled slice."""
+        return label.long()[self.labelled_index].masked_fill(self.from_unlabelled, IGNORE)
 
     def target(self, target: Tensor) -> Tensor:
-        """Pseudo-labels (U, H, W) of the unlabelled slices -> (P, H, W) int64, 255 where a pixel is not theirs."""
-        return target.long()[self.other].masked_fill(~self.foreign, IGNORE)
+        """Pseudo-labels (U, H, W) of the unlabelled slices -> (P, H, W) int64, 255 at pixels of the labelled slice."""
+        return target.long()[self.unlabelled_index].masked_fill(~self.from_unlabelled, IGNORE)
 
 
-def copy_paste(labelled: Tensor, unlabelled: Tensor, box: Tensor) -> Mixed:
-    """Paste slices into each other, in both directions.
+def copy_paste(labelled: Tensor, unlabelled: Tensor, box: Tensor) -> MixedSlices:
+    """Bidirectional copy-paste of labelled and unlabelled slices.
 
-    In every other pair the unlabelled slice fills the box (inward), in the rest the labelled slice does (outward).
-    Streams of unequal length: the shorter one is gone through again, so that every slice of both is used at least once.
+    In even pairs the unlabelled slice fills the box (inward), in odd pairs the labelled slice does (outward). The
+    shorter of the two batches is repeated, so that every slice is used at least once.
 
     Args:
         labelled: (L, 1, H, W) slices.
@@ -45,19 +46,18 @@ def copy_paste(labelled: Tensor, unlabelled: Tensor, box: Tensor) -> Mixed:
         box: (H, W) bool, see :func:`random_box`.
 
     Returns:
-        max(L, U) pairs.
+        max(L, U) mixed slices.
     """
     pairs = torch.arange(max(len(labelled), len(unlabelled)), device=unlabelled.device)
-    one, other = pairs % len(labelled), pairs % len(unlabelled)
-    foreign = box ^ (pairs % 2 == 1)[:, None, None]
-    return Mixed(torch.where(foreign[:, None], unlabelled[other], labelled[one]), foreign, one, other)
+    labelled_index, unlabelled_index = pairs % len(labelled), pairs % len(unlabelled)
+    from_unlabelled = box ^ (pairs % 2 == 1)[:, None, None]
+    image = torch.where(from_unlabelled[:, None], unlabelled[unlabelled_index], labelled[labelled_index])
+    return MixedSlices(image, from_unlabelled, labelled_index, unlabelled_index)
 
 
 def random_box(image: Tensor, share: float) -> Tensor:
-    """A box at a random place, (H, W) bool, for slices (..., H, W); its sides are a share of theirs.
-
-    Its place is drawn from torch's generator of the CPU, which a checkpoint keeps.
-    """
+    """Mask (H, W) bool of a randomly placed box whose sides are `share` of those of the slices (..., H, W)."""
+    # Drawn from torch's global CPU generator, whose state a checkpoint keeps.
     mask = torch.zeros(image.shape[-2:], dtype=torch.bool, device=image.device)
     height, width = (max(1, int(side * share)) for side in mask.shape)
     top, left = (int(torch.randint(a - b + 1, ())) for a, b in zip(mask.shape, (height, width), strict=True))
@@ -66,11 +66,7 @@ def random_box(image: Tensor, share: float) -> Tensor:
 
 
 def check_share(share: float) -> float:
-    """Return the share that a box has of the sides of a slice.
-
-    Raises:
-        ValueError: a box that is empty or the whole slice.
-    """
+    """Return `share`; a ValueError unless it is in (0, 1)."""
     if not 0 < share < 1:
         raise ValueError(f"box must be a share of the slice's sides in (0, 1), got {share}")
     return share

@@ -1,4 +1,4 @@
-"""The teacher of Mean Teacher: an exponential moving average of the student."""
+"""Exponential moving average (EMA) of network weights, for the teacher of Mean Teacher."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ BUFFER_MODES = ("batch", "average", "copy")
 
 
 def warmup_decay(step: int, decay: float) -> float:
-    """Share of the teacher kept at a step: min(1 - 1 / (step + 1), decay).
+    """EMA decay with warm-up: min(1 - 1 / (step + 1), decay).
 
     Args:
-        step: updates made so far, ≥ 0; at 0 the teacher becomes the student.
-        decay: share kept once warm, in [0, 1].
+        step: updates so far, ≥ 0; at 0 the decay is 0 and the teacher becomes a copy of the student.
+        decay: final share of the teacher that is kept, in [0, 1].
 
     References: Tarvainen and Valpola, Mean teachers are better role models, NeurIPS 2017 (their released code).
     """
@@ -22,17 +22,15 @@ def warmup_decay(step: int, decay: float) -> float:
 
 @torch.no_grad()
 def update_ema_(teacher: nn.Module, student: nn.Module, decay: float, buffers: str = "batch") -> None:
-    """Move the teacher towards the student in place: teacher = decay · teacher + (1 - decay) · student.
-
-    Values are copied, never tensors, so that no step of the student can reach into the teacher.
+    """EMA update in place: teacher = decay · teacher + (1 - decay) · student, by value (no shared tensors).
 
     Args:
-        teacher: network changed in place.
-        student: network of the same architecture, on the same device; left as it is.
-        decay: share of the teacher kept, in [0, 1]; 1 freezes it, 0 copies the student.
-        buffers: what happens to buffers such as the running statistics of batch normalisation. "batch" leaves the
-            teacher's alone, for a teacher that normalises with the statistics of its own batch; "average" averages
-            buffers of floating point like parameters and copies the others; "copy" copies all by value.
+        teacher: network to update.
+        student: network of the same architecture on the same device.
+        decay: share of the teacher that is kept, in [0, 1]; 1 freezes it, 0 copies the student.
+        buffers: update of buffers (running averages of batch normalisation). "batch" leaves the teacher's, for a
+            teacher that normalises by batch statistics; "average" averages those of floating point and copies the
+            others; "copy" copies all.
 
     Raises:
         ValueError: an unknown buffer mode, a decay outside [0, 1], or networks that differ in names or shapes.

@@ -1,6 +1,6 @@
-"""Ways to join the teacher's prediction and the prompt evidence into one hard pseudo-label.
+"""Fusion of the teacher's prediction and the prompt-guided map into hard pseudo-labels.
 
-Every way takes the teacher's logits (B, N, H, W) and a :class:`PromptEvidence`, and returns (B, H, W) int64 class
+Every function takes the teacher's logits (B, N, H, W) and a :class:`PromptEvidence`, and returns (B, H, W) int64 class
 indices, 255 where no label is given. Where the prompt-guided map itself is 255, the teacher decides alone.
 """
 
@@ -19,12 +19,12 @@ from .levels.tissue import top_class, type_probability
 
 
 class PromptEvidence:
-    """What the class prompts say about a batch of slices.
+    """Attention maps of the class prompts for a batch of slices, and the prompt-guided map made of them.
 
     Args:
         maps: (B, N, H, W) activated and up-sampled attention maps, ≥ 0.
-        label: (B, H, W) int64 prompt-guided map, 255 where there is none; or a function that makes it when it is first
-            read, for the kinds of level evidence never read it.
+        label: (B, H, W) int64 prompt-guided map, 255 where there is none; or a function that computes it at first
+            access, since the kinds of level evidence do not use it.
     """
 
     def __init__(self, maps: Tensor, label: Tensor | Callable[[], Tensor]) -> None:
@@ -46,7 +46,7 @@ def fuse(
     gamma: float = 1.5,
     beta: float = 1.0,
 ) -> Tensor:
-    """Join teacher and prompt evidence in the way of the given name.
+    """Enhanced pseudo-label from teacher and prompts, eq. (7) of the CPS4 paper and alternatives.
 
     Args:
         teacher_logits: (B, N, H, W) logits of the teacher.
@@ -64,7 +64,7 @@ def fuse(
     Raises:
         ValueError: an unknown kind, or shapes that do not fit.
     """
-    ways: dict[str, Callable[[Tensor, PromptEvidence], Tensor]] = {
+    fusions: dict[str, Callable[[Tensor, PromptEvidence], Tensor]] = {
         "logit": partial(logit_fusion, beta=beta),
         "probability": partial(probability_fusion, weight=beta),
         "product": product_fusion,
@@ -72,17 +72,17 @@ def fuse(
         "level_evidence": partial(level_evidence_fusion, groups=groups, gamma=gamma),
         "ordered_level_evidence": partial(ordered_level_evidence_fusion, groups=groups, chain=chain, gamma=gamma),
     }
-    if kind not in ways:
-        raise ValueError(f"fusion must be one of {', '.join(ways)}, got {kind!r}")
+    if kind not in fusions:
+        raise ValueError(f"fusion must be one of {', '.join(fusions)}, got {kind!r}")
     sizes = check_shape("teacher_logits", teacher_logits, "B N H W")
     check_shape("prompt.maps", prompt.maps, "B N H W", sizes)
-    if not kind.endswith("level_evidence"):  # these do not read the label, which then need not be made
+    if not kind.endswith("level_evidence"):  # level evidence does not use the label, so it is not computed
         check_shape("prompt.label", prompt.label, "B H W", sizes)
-    return ways[kind](teacher_logits, prompt)
+    return fusions[kind](teacher_logits, prompt)
 
 
 def logit_fusion(teacher_logits: Tensor, prompt: PromptEvidence, *, beta: float = 1.0) -> Tensor:
-    """argmax_c z_t(c) + beta · [S = c]: the map multiplies the odds of its class by e^beta.
+    """argmax_c z_t(c) + beta · [S = c]: adds beta to the teacher's logit of the map's class.
 
     With beta 1 this is the literal reading of the paper's enhanced pseudo-label.
 
@@ -92,15 +92,12 @@ def logit_fusion(teacher_logits: Tensor, prompt: PromptEvidence, *, beta: float 
 
 
 def probability_fusion(teacher_logits: Tensor, prompt: PromptEvidence, *, weight: float = 0.5) -> Tensor:
-    """argmax_c p_t(c) + weight · [S = c]: the map wins unless the teacher leads by more than the weight.
-
-    From weight 1 on this is the prompt-guided map itself.
-    """
+    """argmax_c p_t(c) + weight · [S = c]; from weight 1 on this is the prompt-guided map itself."""
     return top_class(_add_at_label(teacher_logits.float().softmax(dim=1), prompt.label, weight))
 
 
 def product_fusion(teacher_logits: Tensor, prompt: PromptEvidence) -> Tensor:
-    """argmax_c (p_t(c) + 0.001) · ([S = c] + 0.1): the map is believed ten to one against any other class."""
+    """argmax_c (p_t(c) + 0.001) · ([S = c] + 0.1): product of experts; the map favours its class 11 to 1."""
     probs = teacher_logits.float().softmax(dim=1) + 1e-3
     # (p + .001) · .1 + (p + .001) · [S = c]
     at_label = probs.gather(1, _index(prompt.label, probs.shape[1]))
@@ -108,7 +105,7 @@ def product_fusion(teacher_logits: Tensor, prompt: PromptEvidence) -> Tensor:
 
 
 def agreement_fusion(teacher_logits: Tensor, prompt: PromptEvidence) -> Tensor:
-    """argmax_c z_t(c) where the map says the same, 255 where it does not."""
+    """The teacher's arg max where it agrees with the prompt-guided map, 255 (ignore) elsewhere."""
     teacher = top_class(teacher_logits)
     return teacher.masked_fill(teacher != prompt.label, IGNORE)
 
@@ -116,7 +113,7 @@ def agreement_fusion(teacher_logits: Tensor, prompt: PromptEvidence) -> Tensor:
 def level_evidence_fusion(
     teacher_logits: Tensor, prompt: PromptEvidence, *, groups: Tensor, gamma: float = 1.5, eps: float = 1e-3
 ) -> Tensor:
-    """Type from the teacher, level from teacher and prompts: the prompts only ever rename a level.
+    """Tissue type from the teacher, level from teacher and prompts: prompts can change the level only.
 
     type = argmax_t p_t(type);  level = argmax_c p_t(c | type) · q(c | type)^gamma  over the classes of that type,
     with q(c | type) = (A_c + eps) / Σ over the type of (A + eps). A type of one class leaves no choice.
@@ -125,18 +122,18 @@ def level_evidence_fusion(
         teacher_logits: (B, N, H, W) logits of the teacher.
         prompt: evidence of the prompts; its label is not read.
         groups: (N,) int64 type of every class.
-        gamma: exponent of the prompt's level, ≥ 0; at 0 the teacher alone decides, type first.
-        eps: floor of an attention map, > 0; keeps a map that is silent from vetoing its class.
+        gamma: exponent of the prompt's level probability, ≥ 0; 0 uses the teacher alone.
+        eps: floor of the attention maps, > 0; a map of zeros then does not exclude its class.
 
     Returns:
         (B, H, W) int64 class indices.
 
-    References: no paper; prompts are better at levels than at tissue, and the teacher is the reverse.
+    References: no paper. Prompts tell levels better than tissue types; for the teacher it is the reverse.
     """
-    # On a CPU softmax over channels that lie last, as the network leaves them, takes several times longer.
+    # On a CPU softmax over channels in channels-last memory is several times slower.
     logits = teacher_logits.float().contiguous()
     tissue = top_class(type_probability(logits.softmax(dim=1), groups))  # (B, H, W)
-    # Inside one type p_t(c | type) is proportional to exp(z_t(c)) and q to A_c + eps: no need to normalise either.
+    # Within a type p_t(c | type) is proportional to exp(z_t(c)) and q to A_c + eps: no normalisation is needed.
     score = (prompt.maps.float() + eps).log_().mul_(gamma).add_(logits)
     outside = groups.to(logits.device)[:, None, None] != tissue[:, None]  # (B, N, H, W)
     return top_class(score.masked_fill_(outside, -torch.inf))
@@ -151,10 +148,10 @@ def ordered_level_evidence_fusion(
     gamma: float = 0.5,
     eps: float = 1e-3,
 ) -> Tensor:
-    """As :func:`level_evidence_fusion`, with the levels of each slice in the order of the spine.
+    """As :func:`level_evidence_fusion`, with the levels of each slice in anatomical order.
 
-    The type stays the teacher's; the levels are decoded from p_t(c | type) · q(c | type)^gamma along the chain, see
-    :func:`scripts.ops.levels.ordering.decode_order`. One pixel's evidence is weak, that of a whole spine is not.
+    Levels are decoded from p_t(c | type) · q(c | type)^gamma by the Viterbi algorithm, see
+    :func:`scripts.ops.levels.ordering.decode_order`.
 
     Args:
         teacher_logits: (B, N, H, W) logits of the teacher.
@@ -178,7 +175,7 @@ def ordered_level_evidence_fusion(
 
 
 def _index(label: Tensor, num_classes: int) -> Tensor:
-    """(B, 1, H, W) index for gather and scatter; 255 becomes the last class, whose addition is then 0."""
+    """(B, 1, H, W) index for gather and scatter; 255 becomes the last class, to which 0 is added."""
     return label[:, None].clamp(max=num_classes - 1)
 
 

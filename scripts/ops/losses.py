@@ -1,4 +1,4 @@
-"""Losses: functions on tensors, and thin modules that hold their parameters for a config."""
+"""Losses as functions on tensors, and thin modules that hold their parameters for a config."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from .check_shape import check_shape
 
 
 def token_attention_loss(attention: Tensor, region: Tensor, present: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """Mean squared share of each present class's attention that falls outside its region.
+    """Token-level loss: mean squared share of each present class's attention that lies outside its region, eq. (1).
 
     For a class with map A and region B: (1 - Σ A·B / Σ A)², averaged over the present classes of all images.
 
     Args:
         attention: (B, N, h, w) attention maps, ≥ 0, any scale.
         region: (B, N, h, w) share of the patch inside the class, in [0, 1].
-        present: (B, N) bool, classes that the image shows and the data set labels. A class whose region is empty (too
-            small for the patch grid) is left out as well: its loss would be the constant 1.
-        eps: keeps a map without any attention at loss 1 instead of NaN.
+        present: (B, N) bool, labelled classes that are in the image. A class whose region is empty (too small for the
+            patch grid) is left out, since its loss would be the constant 1.
+        eps: floor of the denominator; a map of zeros has loss 1 instead of NaN.
 
     Returns:
         () loss in [0, 1], float32 or wider; 0 if no class is present (the graph is kept).
@@ -39,27 +39,27 @@ def token_attention_loss(attention: Tensor, region: Tensor, present: Tensor, *, 
     check_shape("region", region, "B N h w", sizes)
     check_shape("present", present, "B N", sizes)
     with torch.autocast(attention.device.type, enabled=False):
-        maps, region = _at_least_float32(attention), region.to(_wide(attention))
+        maps, region = _at_least_float32(attention), region.to(_loss_dtype(attention))
         if attention.dtype == torch.float16:
             eps = max(eps, 2.0**-14)  # the gradient of a map without any attention is up to 2 / eps
         share = (maps * region).sum(dim=(2, 3)) / maps.sum(dim=(2, 3)).clamp_min(eps)
         return _mean_where((1 - share).square(), present & (region.amax(dim=(2, 3)) > 0))
 
 
-def pixel_attention_loss(attention: Tensor, region: Tensor, counted: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of attention map against region, mean over patches, then over the counted classes.
+def pixel_attention_loss(attention: Tensor, region: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Pixel-level loss: binary cross-entropy of attention maps against regions, eq. (2), mean over valid classes.
 
     Args:
         attention: (B, N, h, w) attention maps in [0, 1].
         region: (B, N, h, w) targets in [0, 1], soft or hard; all 0 for an absent class.
-        counted: (B, N) bool, present classes and absent ones that serve as negatives; never a class that the data set
-            shows but does not label.
-        weight: (B, 1, h, w) weight of the patches, ≥ 0, for example their valid area; None weighs all alike. An image
+        valid: (B, N) bool, classes that enter the loss: present ones, and absent ones as negatives; never a class that
+            the data set does not label.
+        weight: (B, 1, h, w) weight of the patches, ≥ 0, for example their valid area; None: equal weights. An image
             whose weights are all 0 is left out.
 
     Returns:
-        () loss ≥ 0, float32 or wider, 0 only at hard targets that are met; 0 if no class is counted (the graph is
-        kept). Logarithms are held at -100, so that 0 and 1 are allowed.
+        () loss ≥ 0, float32 or wider, 0 only for exact hard targets; 0 if no class is valid (the graph is
+        kept). Logarithms are clamped at -100, so that 0 and 1 are allowed.
 
     Raises:
         ValueError: the shapes differ.
@@ -68,30 +68,30 @@ def pixel_attention_loss(attention: Tensor, region: Tensor, counted: Tensor, wei
     """
     sizes = check_shape("attention", attention, "B N h w")
     check_shape("region", region, "B N h w", sizes)
-    check_shape("counted", counted, "B N", sizes)
+    check_shape("valid", valid, "B N", sizes)
     # binary_cross_entropy refuses to run under autocast.
     with torch.autocast(attention.device.type, enabled=False):
-        maps, region = _at_least_float32(attention), region.to(_wide(attention))
+        maps, region = _at_least_float32(attention), region.to(_loss_dtype(attention))
         if attention.dtype == torch.float16:
             # A gradient near 0 or 1 would overflow float16; beyond these bounds it is cut off.
             maps = maps.clamp(2.0**-14, 1 - 2.0**-11)
         patchwise = F.binary_cross_entropy(maps, region, reduction="none")
         if weight is None:
-            return _mean_where(patchwise.mean(dim=(2, 3)), counted)
+            return _mean_where(patchwise.mean(dim=(2, 3)), valid)
         check_shape("weight", weight, "B 1 h w", sizes)
         weight = weight.to(patchwise)
         total = weight.sum(dim=(2, 3))  # (B, 1)
         classwise = (patchwise * weight).sum(dim=(2, 3)) / total.where(total > 0, 1.0)
-        return _mean_where(classwise, counted & (total > 0))
+        return _mean_where(classwise, valid & (total > 0))
 
 
 def masked_pixel_loss(predicted: Tensor, image: Tensor, masked: Tensor) -> Tensor:
-    """Mean absolute difference of prediction and image over the masked pixels.
+    """L1 reconstruction loss over the masked pixels (masked image modelling).
 
     Args:
         predicted: (B, 1, H, W) predicted grey values.
         image: (B, 1, H, W) grey values of the whole image.
-        masked: (B, 1, H, W) bool, pixels that the network did not see; the others do not count.
+        masked: (B, 1, H, W) bool, masked pixels; the others do not enter the loss.
 
     Returns:
         () loss ≥ 0, float32 or wider; 0 if no pixel is masked (the graph is kept).
@@ -110,20 +110,20 @@ def masked_pixel_loss(predicted: Tensor, image: Tensor, masked: Tensor) -> Tenso
 def partial_label_cross_entropy(
     logits: Tensor, label: Tensor, unlabelled: Tensor | None = None, ignore: int = IGNORE
 ) -> Tensor:
-    """Cross-entropy for labels in which some structures are shown but not labelled.
+    """Cross-entropy for partially labelled data (marginal loss).
 
-    A pixel labelled 0 may belong to background or to any unlabelled class of its sample: -log(p₀ + Σ p over those).
+    A pixel labelled 0 may be background or any unlabelled class of its sample: -log(p₀ + Σ p over those classes).
     Every other pixel has the usual -log p(label).
 
     Args:
         logits: (B, N, H, W) before softmax; half precision is computed in float32.
         label: (B, H, W) int64 class indices or `ignore`.
-        unlabelled: (B, N) bool, classes that the sample's data set does not label; None or none at all is the plain
-            cross-entropy, at its speed.
-        ignore: label of pixels that are left out.
+        unlabelled: (B, N) bool, classes that the sample's data set does not label; None or all false gives the plain
+            cross-entropy.
+        ignore: label of ignored pixels.
 
     Returns:
-        () mean over the pixels that are not left out; 0 if there are none (the graph is kept).
+        () mean over the pixels that are not ignored; 0 if there are none (the graph is kept).
 
     Raises:
         ValueError: the shapes do not fit.
@@ -134,31 +134,31 @@ def partial_label_cross_entropy(
         check_shape("unlabelled", unlabelled, "B N", sizes)
     with torch.autocast(logits.device.type, enabled=False):
         logits = _at_least_float32(logits)
-        counted = (label != ignore).sum().clamp_min(1)
+        num_valid = (label != ignore).sum().clamp_min(1)
         if unlabelled is None or not unlabelled.any():
             if logits.device.type == "cpu":
-                return F.cross_entropy(logits, label, ignore_index=ignore, reduction="sum") / counted
+                return F.cross_entropy(logits, label, ignore_index=ignore, reduction="sum") / num_valid
             # The reduction inside cross_entropy is fastest on a CPU and not deterministic on a GPU.
-            return F.cross_entropy(logits, label, ignore_index=ignore, reduction="none").sum() / counted
+            return F.cross_entropy(logits, label, ignore_index=ignore, reduction="none").sum() / num_valid
         log_probs = logits.log_softmax(dim=1)
         pixelwise = F.nll_loss(log_probs, label, ignore_index=ignore, reduction="none")
-        return torch.where(label == 0, -_log_background(log_probs, unlabelled), pixelwise).sum() / counted
+        return torch.where(label == 0, -_log_background(log_probs, unlabelled), pixelwise).sum() / num_valid
 
 
 def masked_dice_loss(logits: Tensor, label: Tensor, ignore: int = IGNORE, *, eps: float = 1e-5) -> Tensor:
-    """Soft Dice loss with squared denominators over the pixels that are not left out.
+    """Soft Dice loss with squared denominators over all pixels but the ignored ones.
 
-    1 - mean over classes of (2 Σ p·y + eps) / (Σ p² + Σ y + eps); the sums run over the whole batch, so that a class
-    need not be in every slice.
+    1 - mean over classes of (2 Σ p·y + eps) / (Σ p² + Σ y + eps); the sums run over the whole batch (batch
+    Dice), so that a class need not be in every slice.
 
     Args:
         logits: (B, N, H, W) before softmax; half precision is computed in float32.
         label: (B, H, W) int64 class indices or `ignore`.
-        ignore: label of pixels that are left out.
-        eps: makes a class that is neither predicted nor labelled cost nothing.
+        ignore: label of ignored pixels.
+        eps: smoothing; a class that is neither predicted nor labelled has loss 0.
 
     Returns:
-        () loss in [0, 1]; 0 if all pixels are left out (the graph is kept).
+        () loss in [0, 1]; 0 if all pixels are ignored (the graph is kept).
 
     Raises:
         ValueError: the shapes do not fit.
@@ -169,11 +169,11 @@ def masked_dice_loss(logits: Tensor, label: Tensor, ignore: int = IGNORE, *, eps
     check_shape("label", label, "B H W", sizes)
     with torch.autocast(logits.device.type, enabled=False):
         probs, label = _at_least_float32(logits).softmax(dim=1), label[:, None]
-        counted = label != ignore
+        valid = label != ignore
         classes = torch.arange(sizes["N"], device=label.device)[:, None, None]
-        members = (label == classes) & counted  # (B, N, H, W)
+        members = (label == classes) & valid  # (B, N, H, W)
         overlap = probs.where(members, 0.0).sum(dim=(0, 2, 3))
-        size = probs.where(counted, 0.0).square().sum(dim=(0, 2, 3)) + members.sum(dim=(0, 2, 3))
+        size = probs.where(valid, 0.0).square().sum(dim=(0, 2, 3)) + members.sum(dim=(0, 2, 3))
         return 1 - ((2 * overlap + eps) / (size + eps)).mean()
 
 
@@ -182,20 +182,20 @@ def pseudo_label_loss(logits: Tensor, label: Tensor, *, dice: float = 0.0) -> Te
 
     Args:
         logits: (B, N, H, W) before softmax.
-        label: (B, H, W) int64 class indices, 255 for pixels that are left out.
+        label: (B, H, W) int64 class indices, 255 for ignored pixels.
         dice: share of :func:`masked_dice_loss`, in [0, 1].
 
     Returns:
-        () loss ≥ 0; 0 if all pixels are left out.
+        () loss ≥ 0; 0 if all pixels are ignored.
     """
     loss = partial_label_cross_entropy(logits, label)
     return loss if dice == 0 else (1 - dice) * loss + dice * masked_dice_loss(logits, label)
 
 
 def correlation_clustering_loss(similarity: Tensor, assignment: Tensor, alpha: float = 2.0) -> Tensor:
-    """Joins nodes that are more alike than the largest similarity divided by `alpha`, and parts the others.
+    """Correlation clustering loss -Tr(Sᵀ W S) / n² with W = A - max(A) / alpha, mean over the graphs.
 
-    -Tr(Sᵀ W S) / n² with W = A - max(A) / alpha, mean over the graphs: how many clusters come out is left to the data.
+    Nodes with positive W are drawn into one cluster, others apart, so the number of clusters follows from the data.
 
     Args:
         similarity: A, (B, n, n) similarities of the nodes.
@@ -203,7 +203,7 @@ def correlation_clustering_loss(similarity: Tensor, assignment: Tensor, alpha: f
         alpha: > 0; the larger, the fewer clusters.
 
     Returns:
-        () loss, float32 or wider; negative where alike nodes share a cluster.
+        () loss, float32 or wider; negative where similar nodes share a cluster.
 
     Raises:
         ValueError: the shapes do not fit, or alpha is not positive.
@@ -224,25 +224,25 @@ def _log_background(log_probs: Tensor, unlabelled: Tensor) -> Tensor:
     """log(p₀ + Σ p over the unlabelled classes of the sample), (B, N, H, W) and (B, N) bool -> (B, H, W)."""
     unlabelled = unlabelled.to(log_probs.device).clone()
     unlabelled[:, 0] = True
-    # Data sets leave out one class or two: summing over these few channels costs little beside the softmax.
+    # Few classes are unlabelled, so a sum over their channels is cheap.
     classes = unlabelled.any(dim=0).nonzero()[:, 0]
     absent = ~unlabelled[:, classes][:, :, None, None]
     return log_probs[:, classes].masked_fill(absent, -torch.inf).logsumexp(dim=1)
 
 
 def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the values where the mask is true; 0 with its graph where it is true nowhere."""
+    """Masked mean; 0 (the graph is kept) if the mask is empty."""
     mask = mask.to(values.device)
     return values.where(mask, 0.0).sum() / mask.sum().clamp_min(1)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
-    """Half precision becomes float32; float32 and float64 stay."""
-    return x.to(_wide(x))
+    """Half precision is cast to float32."""
+    return x.to(_loss_dtype(x))
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    """Type that losses of this tensor are computed in."""
+def _loss_dtype(x: Tensor) -> torch.dtype:
+    """Floating-point type in which losses of this tensor are computed."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
@@ -257,13 +257,13 @@ class TokenAttentionLoss(nn.Module):
 class PixelAttentionLoss(nn.Module):
     """See :func:`pixel_attention_loss`."""
 
-    def forward(self, attention: Tensor, region: Tensor, counted: Tensor, weight: Tensor | None = None) -> Tensor:
+    def forward(self, attention: Tensor, region: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
         """() loss."""
-        return pixel_attention_loss(attention, region, counted, weight)
+        return pixel_attention_loss(attention, region, valid, weight)
 
 
 class PartialLabelCrossEntropy(nn.Module):
-    """Keeps the label that is left out. See :func:`partial_label_cross_entropy`."""
+    """See :func:`partial_label_cross_entropy`."""
 
     def __init__(self, ignore: int = IGNORE) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Random blocks of an image that a network does not see."""
+"""Random block masks for masked image modelling."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 def random_blocks(
     batch: int, size: Sequence[int], block: int, share: float, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Masks of square blocks on a fixed grid, the same number of them in every image.
+    """Random masks of square blocks on a fixed grid, with the same number of blocks in every image.
 
     Args:
         batch: B.
         size: (H, W) of the images; blocks at the lower and the right edge are cut where they do not fit.
         block: edge of a block in pixels, ≥ 1.
         share: share of the blocks that is masked, in [0, 1], rounded to whole blocks.
-        device: where the mask is drawn, from torch's global random state.
+        device: of the mask; drawn from that device's global generator.
 
     Returns:
         (B, 1, H, W) bool, true where masked.

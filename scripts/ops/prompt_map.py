@@ -1,4 +1,4 @@
-"""From attention maps to the prompt-guided map: one class for every pixel."""
+"""Prompt-guided map: the attention maps of all class prompts integrated into one multi-class label map."""
 
 from __future__ import annotations
 
@@ -15,18 +15,7 @@ INTEGRATIONS = ("otsu_per_class", "foreground_by_background", "argmax")
 
 
 def upsample(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring attention maps to the size of the image, bilinear with pixel centres aligned.
-
-    Args:
-        maps: (B, N, h, w) attention maps.
-        size: (H, W) of the image.
-
-    Returns:
-        (B, N, H, W); values stay within the range of the map.
-
-    Raises:
-        ValueError: maps without four axes.
-    """
+    """Bilinear up-sampling of attention maps (B, N, h, w) to the image size (H, W), with align_corners False."""
     check_shape("maps", maps, "B N h w")
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
@@ -41,18 +30,18 @@ def prompt_guided_map(
 ) -> Tensor:
     """Integrate the attention maps of all classes into one multi-class map.
 
-    - "otsu_per_class": a class competes where its map exceeds its threshold; the largest map wins, nobody gives
-      background. Background's own map competes in the same way.
-    - "foreground_by_background": foreground is where background's map does not exceed its threshold; there the
+    - "otsu_per_class": each map, the background's included, is binarised by its threshold. Where several masks
+      overlap the class with the largest map value wins; where none lies, the pixel is background.
+    - "foreground_by_background": foreground is where the background map does not exceed its threshold; there the
       foreground class with the largest map wins. Other thresholds are not read.
-    - "argmax": the largest map wins. No threshold is read.
+    - "argmax": the class with the largest map wins. No threshold is read.
 
     Args:
         maps: (B, N, H, W) activated and up-sampled attention maps, ≥ 0; class 0 is background.
         thresholds: (B, N) threshold of every map; may be None for "argmax".
-        gate: a foreground class may appear in an image only if the maximum of its map exceeds the gate; 0 lets all
-            pass. OTSU marks half of the map of an absent class, which only this keeps out.
-        integration: one of the three ways above.
+        gate: presence gate: a foreground class is left out of an image unless the maximum of its map exceeds this.
+            0 switches it off. It is needed because Otsu's threshold marks about half of an absent class's map.
+        integration: one of the three above.
         allowed: (N,) bool, classes that may appear; None allows all. Background is always allowed.
 
     Returns:
@@ -71,16 +60,16 @@ def prompt_guided_map(
     elif thresholds is None:
         raise ValueError(f"thresholds must be given for the integration {integration!r}, got None")
     check_shape("thresholds", thresholds, "B N", sizes)
-    kept = maps.amax(dim=(2, 3)) > gate  # (B, N)
+    present = maps.amax(dim=(2, 3)) > gate  # (B, N)
     if allowed is not None:
         check_shape("allowed", allowed, "N", sizes)
-        kept = kept & allowed.to(kept.device)
-    # Background never wins by value where it decides what foreground is, only by default.
-    kept[:, 0] = integration != "foreground_by_background"
-    # A class that is out gets a threshold that no pixel exceeds, so that one comparison does all.
+        present = present & allowed.to(present.device)
+    # With "foreground_by_background" the background map does not compete by value.
+    present[:, 0] = integration != "foreground_by_background"
+    # An absent class gets an infinite threshold, which no pixel exceeds.
     floor = torch.full_like(thresholds, -torch.inf) if integration == "foreground_by_background" else thresholds
-    floor = floor.masked_fill(~kept, torch.inf)[:, :, None, None]
-    # The first of equals wins: where every class is out, background.
+    floor = floor.masked_fill(~present, torch.inf)[:, :, None, None]
+    # The first of equals wins: background where no map exceeds its threshold.
     winner = top_class(torch.where(maps > floor, maps, -torch.inf))
     if integration == "foreground_by_background":
         winner = winner.masked_fill(maps[:, 0] > thresholds[:, 0, None, None], 0)
@@ -88,7 +77,7 @@ def prompt_guided_map(
 
 
 def average_slices(maps: Tensor, neighbours: int) -> Tensor:
-    """Mean of each slice's maps and those of the slices beside it; (S, ...) in and out, the ends repeat themselves."""
+    """Moving average of maps (S, ...) over the slices, `neighbours` on either side; the end slices are repeated."""
     if neighbours == 0:
         return maps
     padded = torch.cat([maps[:1]] * neighbours + [maps] + [maps[-1:]] * neighbours)

@@ -1,4 +1,4 @@
-"""Label maps on a finer grid: the class of the largest score, as if all scores had been resampled to it."""
+"""Arg max of bilinearly resampled class scores, without resampling all of them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _PIXELS_AT_A_TIME = 2**18
 def resampled_top_class(
     scores: Tensor, scale: tuple[float, float], shift: tuple[float, float], size: tuple[int, int]
 ) -> Tensor:
-    """Class of the largest score after bilinear resampling in plane; beyond the last pixels their scores go on.
+    """Arg max over classes after bilinear in-plane resampling, with border padding.
 
-    A bilinear mean of four pixels has their class if all have the same. So scores are interpolated only between pixels
-    of different classes, a small part of a slice; elsewhere nothing but the label is copied. The result differs from
-    resampling all scores at most where two scores are equal but for rounding.
+    If the four pixels around a point have the same arg max, so has their bilinear mean. Scores are therefore
+    interpolated only between pixels of different classes; elsewhere the label is copied. The result equals the arg max
+    of all resampled scores, except possibly where two scores are equal but for rounding.
 
     Args:
-        scores: (N, H, W, S) of the classes, slices last.
-        scale: pixels of `scores` for one pixel of the result, along H and W; > 0.
-        shift: row and column of `scores` at which the result's first pixel lies.
-        size: (H', W') of the result.
+        scores: (N, H, W, S) class scores, slices last.
+        scale: input pixels per output pixel along H and W, > 0.
+        shift: row and column in `scores` of the first output pixel.
+        size: (H', W') of the output.
 
     Returns:
         (H', W', S) uint8 class ids.
@@ -59,7 +59,7 @@ def resampled_top_class(
 def _neighbours(
     scale: float, shift: float, length: int, count: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For `count` places on an axis of `length` pixels: the pixel before each, the one behind it, its weight."""
+    """Indices of the two pixels around each of `count` sampling points on an axis, and the second one's weight."""
     place = (torch.arange(count, device=device, dtype=torch.float64) * scale + shift).clamp_(0, length - 1)
     before = place.floor().long()
     return before, (before + 1).clamp_max_(length - 1), (place - before).float()

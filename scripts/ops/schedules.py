@@ -1,4 +1,4 @@
-"""Weights that change over the course of a training."""
+"""Ramp-up schedules of loss weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def sigmoid_ramp(progress: float, start: float, length: float) -> float:
-    """Weight that rises as exp(-5 (1 - t)²), with t = (progress - start) / length held in [0, 1].
+    """Sigmoid-shaped ramp-up exp(-5 (1 - t)²), with t = (progress - start) / length clamped to [0, 1].
 
     Args:
         progress: share of the training that is done, in [0, 1].

@@ -1,4 +1,4 @@
-"""Volumes moved along head-foot: what a network says about them at each place, and how certain it is there."""
+"""Test-time augmentation by shifts along head-foot, weighted by prediction entropy."""
 
 from __future__ import annotations
 
@@ -10,44 +10,28 @@ from torch import Tensor
 from .check_shape import check_shape
 
 
-def displace(images: Tensor, rows: int) -> Tensor:
-    """Move images down by some rows (up if negative); the first or last row fills what becomes free.
-
-    Args:
-        images: (..., H, W).
-        rows: in (-H, H).
-
-    Returns:
-        (..., H, W), a copy.
-    """
+def shift_rows(images: Tensor, rows: int) -> Tensor:
+    """Images (..., H, W) shifted down by |rows| < H pixels (up if negative), as a copy; the border row is repeated."""
     height = images.shape[-2]
     return images[..., (torch.arange(height, device=images.device) - rows).clamp(0, height - 1), :]
 
 
-def put_back(probs: Tensor, rows: int) -> Tensor:
-    """Undo :func:`displace` for the probabilities that were predicted there; rows that nobody saw are background.
-
-    Args:
-        probs: (B, N, H, W), class 0 is background.
-        rows: by which the images were moved down.
-
-    Returns:
-        (B, N, H, W).
-    """
+def unshift_probabilities(probs: Tensor, rows: int) -> Tensor:
+    """Shift class probabilities (B, N, H, W) of images shifted by `rows` back; rows out of view become background."""
     check_shape("probs", probs, "B N H W")
-    back = displace(probs, -rows)
-    unseen = slice(0, -rows) if rows < 0 else slice(probs.shape[2] - rows, None)
-    back[:, :, unseen] = 0
-    back[:, 0, unseen] = 1
+    back = shift_rows(probs, -rows)
+    out_of_view = slice(0, -rows) if rows < 0 else slice(probs.shape[2] - rows, None)
+    back[:, :, out_of_view] = 0
+    back[:, 0, out_of_view] = 1
     return back
 
 
-def doubt(probs: Tensor, labelled: Sequence[int]) -> Tensor:
-    """Mean entropy of the classes over the foreground, (), nats: large where levels are taken for one another.
+def foreground_entropy(probs: Tensor, labelled: Sequence[int]) -> Tensor:
+    """Prediction entropy, averaged over pixels weighted by their foreground probability; (), in nats, ≥ 0.
 
     Args:
-        probs: (B, N, H, W), class 0 is background; a pixel counts by its probability of foreground.
-        labelled: ids of the classes that the training labels contain; all others count as background.
+        probs: (B, N, H, W) class probabilities, class 0 is background.
+        labelled: ids of the classes in the training labels; all others count as background.
     """
     check_shape("probs", probs, "B N H W")
     named = probs[:, [c for c in labelled if c]]
@@ -56,28 +40,28 @@ def doubt(probs: Tensor, labelled: Sequence[int]) -> Tensor:
     return (entropy * foreground).sum() / foreground.sum().clamp_min(1e-6)
 
 
-def least_doubtful(
+def entropy_weighted_tta(
     predict: Callable[[Tensor], Tensor],
     volume: Tensor,
     shifts: Sequence[float],
     *,
     labelled: Sequence[int],
-    spread: float,
-    sharpness: float,
+    shift_std: float,
+    entropy_weight: float,
 ) -> Tensor:
-    """Predict a volume at several displacements, and mix what was said by how little doubt there was.
+    """Average the predictions of a volume shifted along head-foot, weighted by low entropy (test-time augmentation).
 
-    A network that has seen few patients knows a level by its place in the picture as much as by its looks. Moved to a
-    place like that of a training patient, the same spine gets names without doubt, most often the right ones. Weights:
-    softmax over displacements d of  -sharpness · doubt(d) - d² / (2 · spread²).
+    The weights are the softmax over shifts s of  -entropy_weight · entropy(s) - s² / (2 · shift_std²). A network
+    trained on few patients recognises a level partly by its position in the field of view. A shift that brings the
+    spine to the position of a training patient lowers the entropy, and its level names are more often right.
 
     Args:
         predict: (S, C, H, W) -> class probabilities (S, N, H, W).
-        volume: (S, C, H, W) the slices of one volume.
-        shifts: displacements as fractions of H, in (-1, 1).
-        labelled: see :func:`doubt`.
-        spread: how far from its place a volume is believed, a fraction of H.
-        sharpness: weight of the doubt, 1 / nats; 0 is a plain average.
+        volume: (S, C, H, W) all slices of one volume.
+        shifts: fractions of H, in (-1, 1).
+        labelled: see :func:`foreground_entropy`.
+        shift_std: standard deviation of the Gaussian prior on the shift, a fraction of H.
+        entropy_weight: 1 / nats; 0 weighs by the prior alone.
 
     Returns:
         (S, N, H, W) probabilities that sum to 1.
@@ -88,9 +72,9 @@ def least_doubtful(
     largest = torch.tensor(-torch.inf, device=volume.device)
     for shift in shifts:
         rows = round(shift * volume.shape[-2])
-        probs = put_back(predict(displace(volume, rows)), rows)
-        log_weight = -sharpness * doubt(probs, labelled) - shift**2 / (2 * spread**2)
-        # Relative to the largest so far: by itself each weight of a network that knows nothing yet would be 0.
+        probs = unshift_probabilities(predict(shift_rows(volume, rows)), rows)
+        log_weight = -entropy_weight * foreground_entropy(probs, labelled) - shift**2 / (2 * shift_std**2)
+        # A running softmax: without the subtraction all weights of an untrained network would underflow to 0.
         before, largest = largest, torch.maximum(largest, log_weight)
         keep, weight = (before - largest).exp(), (log_weight - largest).exp()
         mixture, total = keep * mixture + weight * probs, keep * total + weight

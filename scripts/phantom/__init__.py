@@ -1,1 +1,1 @@
-"""Drawn sagittal spine MR volumes with labels, for demos and tests without patient data."""
+"""Synthetic sagittal spine MR volumes (phantoms) with labels, for demos and tests without patient data."""

@@ -1,4 +1,4 @@
-"""The spine of one drawn patient: sizes of its bodies, its discs, and its curve."""
+"""Random anatomy of a synthetic spine: sizes of vertebral bodies and discs, curvature, scoliosis."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ CURVE_MARGIN_MM = 90.0
 
 @dataclass(frozen=True)
 class Spine:
-    """Sizes and course of one spine; K bodies, lowest first; M points along the curve through their centres.
+    """Sizes and centreline of one spine; K bodies, lowest first; M points along the centreline.
 
     Attributes:
         scale: size of the patient relative to the table, about 0.85..1.15.
@@ -86,7 +86,7 @@ def draw_spine(rng: np.random.Generator) -> Spine:
     height, depth, width, gap, angle = np.array(list(BODIES.values())).T
     count = len(NAMES)
     scale = rng.uniform(0.84, 1.16)
-    # neighbours may swap their order of size: a single body does not betray its level
+    # neighbouring bodies may swap their order of size, so that the size of a body does not tell its level
     height = scale * rng.uniform(0.92, 1.08) * height * rng.normal(1, 0.025, count).clip(0.93, 1.07)
     depth = scale * rng.uniform(0.92, 1.08) * depth * rng.normal(1, 0.015, count).clip(0.95, 1.05)
     health = _draw_health(rng)
@@ -115,12 +115,12 @@ def draw_spine(rng: np.random.Generator) -> Spine:
 
 
 def _single(values: Array) -> Array:
-    """Single precision: everything drawn from these values takes half the time."""
+    """Cast to float32, which halves the time of drawing."""
     return values.astype(np.float32)
 
 
 def _draw_health(rng: np.random.Generator) -> Array:
-    """(K,) health of the discs; any level may be worn, the lower lumbar ones a little more often."""
+    """(K,) health of the discs; degeneration is more frequent at the lower lumbar levels."""
     count = len(NAMES)
     worn = np.full(count, 0.28 * rng.uniform(0.2, 1.8))
     worn[[S1, L5]] *= 1.5
@@ -142,7 +142,7 @@ def _draw_curve(rng: np.random.Generator, centre: Array, angle: Array) -> tuple[
 
 
 def _draw_drift(rng: np.random.Generator, arc: Array) -> Array:
-    """(M,) sideways course: the patient lies a little turned, and some spines are scoliotic."""
+    """(M,) lateral course: rotation of the patient, and scoliosis in some."""
     bow = rng.normal(0, 3.0) * (2.0 if rng.random() < 0.2 else 1.0)
     wave = np.sin(2 * np.pi * (arc - rng.uniform(50, 250)) / rng.uniform(260, 420))
     return rng.normal(0, 2.0) + np.tan(np.deg2rad(rng.normal(0, 1.0))) * (arc - 120) + bow * wave

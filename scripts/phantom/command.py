@@ -1,4 +1,4 @@
-"""`python -m scripts phantom FOLDER`: draw synthetic volumes and a datalist over them."""
+"""`python -m scripts phantom FOLDER`: write synthetic volumes and their datalist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Coordinates along the curve of a drawn spine, which everything else is drawn in."""
+"""Curvilinear coordinates along the centreline of a synthetic spine."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .anatomy import Array, Spine
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Where each pixel lies relative to the spine; S slices of H x W pixels, everything in mm.
+    """Coordinates of each pixel relative to the spine; S slices of H x W pixels, all in mm.
 
     Attributes:
         down: (H,) mm below the sacral end plate.
         back: (W,) mm behind it.
-        arc: (H, W) place along the curve.
-        behind: (H, W) distance behind the curve, negative in front of it.
-        aside: (S, H, W) distance to one side of the spine's own midline.
+        arc: (H, W) arc length along the centreline.
+        posterior: (H, W) distance behind the centreline, negative in front of it.
+        lateral: (S, H, W) distance to one side of the spine's midline.
         body: (H, W) index of the body nearest along the curve.
         above: (H, W) distance along the curve above that body's centre.
         disc: (H, W) index of the disc next to the pixel (that above body `disc`).
@@ -30,8 +30,8 @@ class Coordinates:
     down: Array
     back: Array
     arc: Array
-    behind: Array
-    aside: Array
+    posterior: Array
+    lateral: Array
     body: NDArray[np.integer]
     above: Array
     disc: NDArray[np.integer]
@@ -53,7 +53,7 @@ def locate(spine: Spine, down: Array, back: Array, side: Array) -> Coordinates:
     offset = pixels - spine.curve[nearest]
     tilt = spine.tilt[nearest]
     arc = spine.arc[nearest] - offset[..., 0] * np.cos(tilt) - offset[..., 1] * np.sin(tilt)
-    behind = offset[..., 1] * np.cos(tilt) - offset[..., 0] * np.sin(tilt)
+    posterior = offset[..., 1] * np.cos(tilt) - offset[..., 0] * np.sin(tilt)
     body = nearest_body(spine, arc)
     above = arc - spine.centre[body]
     disc = np.where(above > 0, body, np.maximum(body - 1, 0))
@@ -62,8 +62,8 @@ def locate(spine: Spine, down: Array, back: Array, side: Array) -> Coordinates:
         down=down,
         back=back,
         arc=arc.astype(np.float32),
-        behind=behind.astype(np.float32),
-        aside=(side[:, None, None] - np.interp(arc, spine.arc, spine.drift)).astype(np.float32),
+        posterior=posterior.astype(np.float32),
+        lateral=(side[:, None, None] - np.interp(arc, spine.arc, spine.drift)).astype(np.float32),
         body=body,
         above=above.astype(np.float32),
         disc=disc,
@@ -72,5 +72,5 @@ def locate(spine: Spine, down: Array, back: Array, side: Array) -> Coordinates:
 
 
 def nearest_body(spine: Spine, arc: Array) -> NDArray[np.integer]:
-    """Index of the body in whose half of the two neighbouring discs a place along the curve lies."""
+    """Index of the vertebral body nearest to an arc length; the borders are the middles of the discs."""
     return np.searchsorted((spine.centre + spine.half_height + spine.gap / 2)[:-1], arc)

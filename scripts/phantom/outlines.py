@@ -1,4 +1,4 @@
-"""Shapes of bodies, discs and sacrum as signed distances in mm (negative inside), and the labels drawn from them."""
+"""Signed distance functions (mm, negative inside) of bodies, discs and sacrum, and the label map made of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Shapes:
 
 
 def rounded(first: Array, second: Array, radius: float) -> Array:
-    """Signed distance to the intersection of two shapes, with its corners rounded."""
+    """Signed distance to the intersection of two shapes with rounded corners."""
     first, second = first + radius, second + radius
     inside = np.minimum(np.maximum(first, second), 0)
     return np.hypot(np.maximum(first, 0), np.maximum(second, 0)) + inside - radius
@@ -43,22 +43,22 @@ def draw_shapes(spine: Spine, where: Coordinates) -> Shapes:
     width = spine.at(spine.half_width, where.arc)
     height = spine.half_height[where.body]
     # off the midline the bodies get shallower, and they end at their half width
-    ratio = ((np.abs(where.behind) / depth) ** 2.5 + np.abs(where.aside / width) ** 2.5) ** 0.4
+    ratio = ((np.abs(where.posterior) / depth) ** 2.5 + np.abs(where.lateral / width) ** 2.5) ** 0.4
     across = (ratio - 1) * depth
     sacral = where.body < S1
     waist = np.where(sacral, 0, 0.08 * depth * (1 - np.minimum(np.abs(where.above) / height, 1) ** 2))
-    waist = waist * (1 - (where.aside / width) ** 2).clip(0, 1)
-    hollow = np.where(sacral, 0, 0.07 * height * (1 - np.minimum(np.abs(where.behind) / depth, 1) ** 2))
+    waist = waist * (1 - (where.lateral / width) ** 2).clip(0, 1)
+    hollow = np.where(sacral, 0, 0.07 * height * (1 - np.minimum(np.abs(where.posterior) / depth, 1) ** 2))
     body = rounded(across + waist, np.abs(where.above) - height + hollow, 1.8 * spine.scale)
-    bulge = np.where(where.behind > 0, spine.bulge[where.disc], 0.3)
+    bulge = np.where(where.posterior > 0, spine.bulge[where.disc], 0.3)
     disc = np.maximum(across - bulge, np.abs(where.off_disc) - spine.gap[where.disc] / 2 - hollow)
-    disc = np.maximum(disc, np.abs(where.aside) - 0.88 * width)
+    disc = np.maximum(disc, np.abs(where.lateral) - 0.88 * width)
     beyond = (where.arc < spine.centre[0] - spine.half_height[0]) | (where.arc > spine.centre[-1])
     return Shapes(body.astype(np.float32), np.where(beyond, 9.0, disc).astype(np.float32), depth)
 
 
 def draw_labels(spine: Spine, where: Coordinates, shapes: Shapes, pixel_mm: float) -> NDArray[np.uint8]:
-    """(S, H, W) class ids of the class table; structures above T9 and thin slivers at the border are `IGNORE`."""
+    """Label map (S, H, W) of class ids; structures above T9 and slivers at the image border are `IGNORE`."""
     table = ClassTable.load()
     body_ids = np.array([_class_id(table, name) for name in NAMES], np.uint8)
     disc_ids = np.array([_disc_class_id(table, index) for index in range(len(NAMES))], np.uint8)
@@ -69,7 +69,7 @@ def draw_labels(spine: Spine, where: Coordinates, shapes: Shapes, pixel_mm: floa
     for index in range(S1, len(NAMES)):
         full.setdefault(int(body_ids[index]), 4 * spine.half_height[index] * spine.half_depth[index])
         full.setdefault(int(disc_ids[index]), 2 * spine.gap[index] * spine.half_depth[index])
-    # each structure's area on the slice where it is largest, against what a whole one has
+    # largest area of each structure on a slice, compared with that of a whole structure
     area = np.stack([np.bincount(plane.ravel(), minlength=256) for plane in label]).max(0) * pixel_mm**2
     slivers = [i for i, whole in full.items() if i != IGNORE and 0 < area[i] < MIN_VISIBLE * whole]
     label[np.isin(label, slivers)] = IGNORE

@@ -1,4 +1,4 @@
-"""The brush: tissues laid over each other with soft edges, and smooth textures."""
+"""Painting of tissues with anti-aliased edges, and smooth noise textures."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ TISSUES: dict[str, dict[str, float]] = {
 
 
 class Painter:
-    """A volume on which tissues are laid over each other, with edges about a pixel wide.
+    """A volume that tissues are painted on, with anti-aliased edges about a pixel wide.
 
     Attributes:
         image: (S, H, W) signal so far, 0 to about 1.
         pixel_mm: edge of a pixel.
         signal: tissue -> signal in this patient, on this scanner.
-        rng: source of textures and of everything else that is not anatomy.
+        rng: random generator of textures and of everything else but the anatomy.
     """
 
     def __init__(
@@ -45,19 +45,19 @@ class Painter:
         self.rng = rng
 
     def paint(self, distance: Array, signal: Array | float, strength: float = 1.0) -> None:
-        """Cover the inside of a shape, given by its signed distance in mm, (S, H, W) or (H, W)."""
+        """Alpha-blend a signal into the inside of a shape, given by its signed distance in mm, (S, H, W) or (H, W)."""
         cover = (0.5 - distance / self.pixel_mm).clip(0, 1).astype(np.float32, copy=False)
         cover *= np.float32(strength)
         self.image += cover * (np.asarray(signal, np.float32) - self.image)
 
     def rim(self, distance: Array, signal: float, width_mm: float = 1.6) -> None:
-        """Draw the surface of a shape as a line; thinner than a pixel it gets fainter instead."""
+        """Draw the outline of a shape; below a pixel's width it gets fainter (partial volume)."""
         width = max(width_mm, self.pixel_mm)
         cover = np.float32(min(1, width_mm / self.pixel_mm)) * (1.2 - 2 * np.abs(distance) / width).clip(0, 1)
         self.image += cover * (np.float32(signal) - self.image)
 
     def texture(self, size_mm: float, stretch: float = 1.0) -> Array:
-        """(S, H, W) smooth noise of mean 0 and deviation 1; `stretch` makes it longer from above downwards."""
+        """Smooth Gaussian noise (S, H, W) of mean 0 and standard deviation 1; `stretch` elongates it head-foot."""
         slices, rows, columns = self.image.shape
         size_mm = max(size_mm, self.pixel_mm)
         deep = _spread(slices, SLICE_MM, max(size_mm, 8.0))
@@ -68,7 +68,7 @@ class Painter:
 
 
 def _spread(count: int, step_mm: float, size_mm: float) -> Array:
-    """(count, knots) weights that spread coarse random values smoothly; each row has length 1."""
+    """Interpolation weights (count, knots) of coarse noise; each row has unit norm."""
     knots = np.arange(-size_mm, count * step_mm + 2 * size_mm, size_mm)
     weights = np.exp(-0.5 * ((np.arange(count)[:, None] * step_mm - knots) / (0.6 * size_mm)) ** 2)
     return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Scanners with their protocols: what makes the same patient look different from one site to the next."""
+"""Scanners with their protocols: domain shift between sites for the same synthetic patient."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Scanner:
     saturation: float = 0.0
 
     def weight(self, tissue: str, contrast: str) -> float:
-        """Factor of a tissue's signal: exp(-ΔTE / T2), and what is left of its fat."""
+        """Factor of a tissue's signal: T2 decay exp(-ΔTE / T2) and fat suppression."""
         later = (self.echo - 1) * ECHO_MS[contrast] / T2_MS[tissue] if tissue in T2_MS else 0.0
         return exp(-later) * (1 - FAT_SHARE.get(tissue, 0.0) * (1 - self.fat))
 

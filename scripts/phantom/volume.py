@@ -1,4 +1,4 @@
-"""One drawn volume: where the field of view lies on the patient, how the scanner stores it."""
+"""One synthetic volume: field of view on the patient, image and label, storage orientation."""
 
 from __future__ import annotations
 
@@ -21,11 +21,7 @@ ORIENTATIONS = ("PIR", "PSR", "AIL", "ASR", "RPI", "LAS", "IPL", "SAR")
 
 
 def check_drawing(shape_hw: tuple[int, int], pixel_mm: float, contrast: str, scanner: str | None) -> None:
-    """Refuse settings that nothing can be drawn with.
-
-    Raises:
-        ValueError: unknown contrast or scanner, or a shape or pixel size that is not positive.
-    """
+    """Check the settings of :func:`make_phantom`; a ValueError as there."""
     if contrast not in TISSUES:
         raise ValueError(f"contrast must be one of {', '.join(TISSUES)}, got {contrast!r}")
     if scanner is not None and scanner not in SCANNERS:
@@ -44,7 +40,7 @@ def make_phantom(
     scanner: str | None = None,
     mixed_axes: bool = False,
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float64]]:
-    """Draw one sagittal spine volume with labels.
+    """Make one synthetic sagittal spine volume with its label map.
 
     The same seed and index give the same patient, field of view and labels in every contrast and on every scanner.
 
@@ -54,26 +50,26 @@ def make_phantom(
         shape_hw: pixels of a slice from above downwards and from front to back.
         pixel_mm: edge of a pixel; slices are 4 mm apart.
         contrast: "t2" or "t1".
-        scanner: name in `SCANNERS` of the one that the patient lies in; None lets the patients of a set take turns.
-        mixed_axes: store the array in one of several orders of axes, slightly oblique, instead of straight PIR.
+        scanner: name in `SCANNERS`; None: the volumes of a set alternate between all.
+        mixed_axes: store the array in a random orientation, slightly oblique, instead of straight PIR.
 
     Returns:
         image: int16, (W, H, S) with axes PIR (array axes run to the back, downwards, to the right) unless mixed.
-        label: uint8 of the same shape, ids of the class table, 255 where a structure is not to be scored.
+        label: uint8 of the same shape, class ids, 255 at ignored pixels.
         affine: (4, 4) from array index to mm in RAS.
 
     Raises:
         ValueError: unknown contrast or scanner, or a shape or pixel size that is not positive.
     """
     check_drawing(shape_hw, pixel_mm, contrast, scanner)
-    # one generator a subject: the anatomy must depend neither on the contrast nor on the scanner
+    # separate generators, so that the anatomy depends neither on the contrast nor on the scanner
     patient, view, tissue = (np.random.default_rng([seed, index, part]) for part in range(3))
     spine = draw_spine(patient)
     slices = int(view.integers(SLICES[0], SLICES[1] + 1))
     bottom = spine.scale * (view.uniform(12, 95) if view.random() < 0.92 else view.uniform(-60, -5))
     down = bottom + pixel_mm * (np.arange(shape_hw[0]) - shape_hw[0] + 0.5)
-    seen = (spine.curve[:, 0] > down[0]) & (spine.curve[:, 0] < min(down[-1], 40.0))
-    middle = float(np.mean(spine.curve[seen, 1])) if seen.any() else 0.0
+    in_view = (spine.curve[:, 0] > down[0]) & (spine.curve[:, 0] < min(down[-1], 40.0))
+    middle = float(np.mean(spine.curve[in_view, 1])) if in_view.any() else 0.0
     back = middle + pixel_mm * (np.arange(shape_hw[1]) + 0.5 - shape_hw[1] * view.uniform(0.34, 0.58))
     side = SLICE_MM * (np.arange(slices) - (slices - 1) / 2) + view.normal(0, 1.5)
     where = locate(spine, down, back, side)
@@ -91,7 +87,7 @@ def make_phantom(
 def _store(
     image: NDArray[np.int16], label: NDArray[np.uint8], affine: NDArray[np.float64], mixed: np.random.Generator | None
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float64]]:
-    """Turn the arrays into an order of axes drawn at random, and the affine a few degrees off the axes of the room."""
+    """Reorient arrays and affine to a random orientation, a few degrees oblique; unchanged if `mixed` is None."""
     if mixed is None:
         return np.ascontiguousarray(image), np.ascontiguousarray(label), affine
     axes = ORIENTATIONS[int(mixed.integers(len(ORIENTATIONS)))]

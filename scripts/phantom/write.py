@@ -1,4 +1,4 @@
-"""A folder of drawn volumes with the datalist that training and evaluation read."""
+"""Write a folder of synthetic volumes with a datalist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..files import write_nifti, write_whole
 from .volume import check_drawing, make_phantom
 
 DRAWING_VERSION = 2
-"""Raise it whenever the same settings give another picture: files of older versions are then drawn anew."""
+"""Increase it whenever the same settings give another image: files of older versions are then replaced."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def write_phantoms(
     seed: int = 0,
     **drawing: Any,
 ) -> Path:
-    """Write drawn volumes as NIfTI, and a datalist over them.
+    """Write synthetic volumes as NIfTI, and a datalist of them.
 
     Volumes that an earlier call wrote with the same seed and drawing are kept, whatever its counts were. The first
     volumes are the test's, then come validation, labelled and unlabelled ones: with `labelled + unlabelled` fixed,

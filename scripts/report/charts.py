@@ -146,7 +146,7 @@ def running_mean(values: list[float], half: int) -> list[float]:
 
 
 def plain_axes(panel: Axes, title: str) -> None:
-    """A small title and faint horizontal lines, nothing else around the curves."""
+    """Minimal axes: small title and faint horizontal grid lines."""
     panel.set_title(title, fontsize=9, color=INK, loc="left")
     panel.tick_params(labelsize=7.5, colors=MUTED, length=2)
     panel.grid(axis="y", color="#e3e6ea", linewidth=0.6)

@@ -1,4 +1,4 @@
-"""What all figures share: colours of structures, painted label maps, level names, and saving in one stroke."""
+"""Drawing primitives of all figures: colours, overlays of label maps, level names, atomic saving."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def new_figure(rows: int, columns: int, panel_inches: tuple[float, float], **gri
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 150, largest: int | None = None) -> Path:
-    """Write a figure as PNG, coarser if it would have more than `largest` bytes; an interrupted run leaves no half."""
+    """Write a figure as PNG atomically, with lower resolution if it has more than `largest` bytes."""
     picture = _png(figure, dpi)
     while largest is not None and len(picture) > largest and dpi > COARSEST:
         dpi = max(COARSEST, round(0.85 * dpi))
@@ -72,11 +72,11 @@ def colours(table: ClassTable) -> np.ndarray:
 
 
 def painted(image: np.ndarray, label: np.ndarray, table: ClassTable) -> np.ndarray:
-    """Image with structures tinted and outlined in their colours.
+    """Overlay of a label map on an image, tinted and outlined in the classes' colours.
 
     Args:
         image: (H, W), any range.
-        label: (H, W) class ids; background stays as it is, ignored pixels are outlined in white only.
+        label: (H, W) class ids; background is not tinted, ignored pixels are outlined in white.
         table: the classes.
 
     Returns:
@@ -156,14 +156,14 @@ def write_names(axes: Axes, label: np.ndarray, table: ClassTable, size: float = 
 
 
 def pieces(mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Connected pieces (8 neighbours) of a mask (H, W) bool, each as the rows and columns of its pixels."""
+    """Connected components (8-connectivity) of a mask (H, W) bool, each as rows and columns of its pixels."""
     rows, columns = np.nonzero(mask)
     if not len(rows):
         return []
     top, left = rows.min(), columns.min()
     box = np.pad(mask[top : rows.max() + 1, left : columns.max() + 1], 1)
     ids = np.where(box, np.arange(1, box.size + 1).reshape(box.shape), 0)
-    while True:  # every pixel takes the largest number among its neighbours, until each piece has one number
+    while True:  # propagate the largest label until each component has one
         grown = np.maximum.reduce([ids[:-2], ids[1:-1], ids[2:]])
         grown = np.maximum.reduce([grown[:, :-2], grown[:, 1:-1], grown[:, 2:]])
         grown = np.pad(grown, 1) * box
@@ -175,7 +175,7 @@ def pieces(mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def window_around(labels: Sequence[np.ndarray], margin: float = 0.12) -> tuple[slice, slice]:
-    """Rows and columns that hold all structures of some label maps (H, W), with a margin; the whole if there are none.
+    """Bounding box (row and column slices) of all structures of label maps (H, W), with a margin; all if empty.
 
     Args:
         labels: label maps of one picture.

@@ -63,8 +63,8 @@ def overlay_volume(
     titles: Sequence[str] = ("image", "truth", "prediction"),
     spacing: Sequence[float] = (1.0, 1.0),
 ) -> Path:
-    """As :func:`overlay`, a row for each of the `count` most telling slices of a volume (H, W, S), in their order."""
-    slices = telling_slices(pred if label is None else label, count)
+    """As :func:`overlay`, a row for each of the `count` most representative slices of a volume (H, W, S)."""
+    slices = representative_slices(pred if label is None else label, count)
     rows = []
     for s in slices:
         truth = None if label is None else label[..., s]
@@ -73,8 +73,8 @@ def overlay_volume(
     return _draw_rows(rows, table, path, spacing)
 
 
-def telling_slices(label: np.ndarray, count: int) -> list[int]:
-    """Up to `count` slices of a label map (H, W, S) with the most structures and area, neighbours only if need be."""
+def representative_slices(label: np.ndarray, count: int) -> list[int]:
+    """Up to `count` slices of a label map (H, W, S) with most structures and area, not adjacent if possible."""
     structures = [len(np.unique(label[..., s])) + float((label[..., s] > 0).mean()) for s in range(label.shape[-1])]
     best = [int(s) for s in np.argsort(structures)[::-1]]
     chosen: list[int] = []
@@ -88,12 +88,12 @@ def telling_slices(label: np.ndarray, count: int) -> list[int]:
 def attention_panel(
     image: np.ndarray, maps: np.ndarray, masks: np.ndarray, table: ClassTable, path: str | Path, *, columns: int = 5
 ) -> Path:
-    """Attention map of every class beside the mask that Otsu's threshold makes of it.
+    """Attention map of every class beside its mask by Otsu's threshold.
 
     Args:
         image: (H, W), any range.
-        maps: (N, h, w) attention maps, background first; each shown from 0 to its own maximum, which the title tells,
-            or to a quarter of the strongest class's, so that noise does not look like attention.
+        maps: (N, h, w) attention maps, background first; each is scaled to its own maximum (in the title), but at
+            least to a quarter of the largest of all, so that noise does not look like attention.
         masks: (N, h', w') bool, Otsu masks, in the grid of the maps or of the image.
         table: the classes.
         path: PNG to write.
@@ -137,7 +137,7 @@ def prompt_map_panel(
     path: str | Path,
     table: ClassTable | None = None,
 ) -> Path:
-    """Where training targets come from: image, prompt-guided map, the teacher's pseudo-label, and truth if known.
+    """Image, prompt-guided map, the teacher's pseudo-label, and ground truth if known, side by side.
 
     Args:
         image: (H, W), any range.
@@ -153,7 +153,7 @@ def prompt_map_panel(
 
 
 def _named(titles: Sequence[str], *labels: np.ndarray | None) -> dict[str, np.ndarray | None]:
-    """Title -> label map for the panels of one row; the first panel is the bare image, a missing label map has none."""
+    """Title -> label map for the panels of one row; the first is the image, missing label maps are left out."""
     pairs = list(zip(titles, labels, strict=True))
     return dict(pairs[:1] + [(title, label) for title, label in pairs[1:] if label is not None])
 
@@ -189,7 +189,7 @@ def method_strip(
     spacing: Sequence[float] = (1.0, 1.0),
     columns: int = 7,
 ) -> Path:
-    """One slice as all methods label it, beside image and truth, in rows of equal panels.
+    """Qualitative comparison: predictions of all methods on one slice beside image and truth.
 
     Args:
         image: (H, W), any range.
@@ -214,8 +214,8 @@ def method_strip(
         cut = np.round(GREYS * grey(image)[window]) / GREYS
         show(panel, cut if label is None else painted(cut, label[window], table), title, spacing)
         if label is not None:
-            spoken = label[window]
-            write_names(panel, np.where(np.isin(spoken, discs), 0, spoken), table, size=7)
+            crop = label[window]
+            write_names(panel, np.where(np.isin(crop, discs), 0, crop), table, size=7)
         _write_below(panel, remark)
         panel.set_axis_on()
     return save(figure, path, largest=LARGEST)
@@ -250,12 +250,12 @@ def attention_rows(
     across = STRIP_WIDTH / (len(classes) + 1)
     size = (across, across * height * spacing[0] / (width * spacing[1]) + 0.05)
     figure, axes = new_figure(len(maps), len(classes) + 1, size)
-    base, seen = grey(image)[window], truth[window]
+    base, truth_crop = grey(image)[window], truth[window]
     for number, (line, (name, found)) in enumerate(zip(axes, maps.items(), strict=True)):
-        show(line[0], painted(base, seen, table), "" if number else "truth", spacing)
+        show(line[0], painted(base, truth_crop, table), "" if number else "truth", spacing)
         line[0].set_ylabel(name, fontsize=9, color=INK)
         for panel, class_id in zip(line[1:], classes, strict=True):
-            values, inside = found[class_id], seen == class_id
+            values, inside = found[class_id], truth_crop == class_id
             title = "" if number else table.classes[class_id].name
             show(panel, base, title, spacing, interpolation="bilinear")
             strength = values[window] / max(float(values.max()), SMALLEST)

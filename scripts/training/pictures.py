@@ -19,10 +19,10 @@ from torch import Tensor
 from ..data.prompt_maps import PromptMaps
 from ..data.transforms import result_name
 from ..labels import ClassTable
-from ..ops.batch_norm import normalised_by
+from ..ops.batch_norm import batch_norm_statistics
 from ..ops.otsu import otsu_thresholds
 from ..ops.prompt_map import upsample
-from ..report.figures import attention_panel, overlay_volume, prompt_map_panel, telling_slices
+from ..report.figures import attention_panel, overlay_volume, prompt_map_panel, representative_slices
 
 
 class PicturesAtEnd:
@@ -72,7 +72,7 @@ def draw_overlay(image: Tensor, label: Tensor, folder: Path, *, network: torch.n
 def draw_attention(image: Tensor, label: Tensor, folder: Path, *, model: torch.nn.Module, table: ClassTable) -> None:
     """`attention.png`: the attention map of every class prompt beside its Otsu mask, on the most telling slice."""
     model.eval()
-    chosen = telling_slices(_slices_last(label), 1)[0]
+    chosen = representative_slices(_slices_last(label), 1)[0]
     maps = upsample(model(image[chosen][None]), image.shape[-2:])
     masks = maps > otsu_thresholds(maps)[..., None, None]
     picture = image[chosen, 0].cpu().numpy()
@@ -98,9 +98,9 @@ def draw_targets(
     model = prompt_maps.load_model(prompt_maps.model_dir).to(image.device)
     draw_attention(image, label, folder, model=model, table=table)
     maps, thresholds = prompt_maps.compute(model, image)
-    chosen = telling_slices(_slices_last(label), 1)[0]
+    chosen = representative_slices(_slices_last(label), 1)[0]
     guided = prompt_map(upsample(maps, image.shape[-2:]), thresholds)
-    with normalised_by(teacher.eval(), "volume"):
+    with batch_norm_statistics(teacher.eval(), "volume"):
         pseudo_label = teacher(image).argmax(1).cpu()
     slices = (image[:, 0], guided, pseudo_label, label)
     picture, by_prompts, by_teacher, truth = (a[chosen].cpu().numpy() for a in slices)

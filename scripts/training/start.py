@@ -22,7 +22,7 @@ from ..bundle.command_line import (
     plain_data,
     refuse_expressions,
     running_workflow,
-    show_as_sentences,
+    show_data_errors_without_traceback,
 )
 from ..bundle.record import datalist_entries, hide_secret, record_run
 from ..data.check.command import check_datalist, check_entries
@@ -60,7 +60,7 @@ def start(
         FolderInUseError: another run writes into the folder.
         StorageError: the folder cannot be written.
     """
-    show_as_sentences()
+    show_data_errors_without_traceback()
     check_overrides()
     for name in data.values():
         refuse_expressions(name)

@@ -132,10 +132,10 @@ class TestRefuseOverrides:
 
 class TestErrors:
     def show(self, error: BaseException) -> None:
-        start_hook = faults._one_sentence
+        start_hook = faults._excepthook
         start_hook(type(error), error, error.__traceback__)
 
-    def test_faults_of_the_user_are_one_sentence(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_faults_of_the_user_are_excepthook(self, capsys: pytest.CaptureFixture[str]) -> None:
         try:
             try:
                 raise DataError("no scans")
@@ -145,7 +145,7 @@ class TestErrors:
             self.show(error)
         assert capsys.readouterr().err == "Error: no scans\n"
 
-    def test_full_disk_is_one_sentence(self, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_full_disk_is_excepthook(self, capsys: pytest.CaptureFixture[str]) -> None:
         wrapped = RuntimeError("wrapped by MONAI")
         wrapped.__cause__ = StorageError("c.pt cannot be written: the disk is full")
         self.show(wrapped)
@@ -179,5 +179,5 @@ class TestErrors:
 
     def test_shown_from_now_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-        faults.show_as_sentences()
-        assert sys.excepthook is faults._one_sentence
+        faults.show_data_errors_without_traceback()
+        assert sys.excepthook is faults._excepthook

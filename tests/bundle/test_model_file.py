@@ -58,8 +58,8 @@ class TestWriteModel:
         assert settings == {"classes": NAMES, "image_size": [8, 4], "pixel_mm": 1.2}
 
     def test_what_is_known_late(self, tmp_path: Path) -> None:
-        write_model(network(), tmp_path, {"seen": lambda: {"scans": 2}})
-        assert trained_settings(tmp_path) == {"seen": {"scans": 2}}
+        write_model(network(), tmp_path, {"training_ranges": lambda: {"scans": 2}})
+        assert trained_settings(tmp_path) == {"training_ranges": {"scans": 2}}
 
 
 class TestCheckWeights:

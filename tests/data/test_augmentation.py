@@ -13,7 +13,7 @@ from scripts.ops.attention import region_targets
 from scripts.ops.prompt_map import upsample
 
 NOTHING = {
-    **dict.fromkeys(("rotate_degrees", "scale", "shift", "bend_px"), 0.0),
+    **dict.fromkeys(("rotate_degrees", "scale", "shift", "elastic_px"), 0.0),
     **dict.fromkeys(("contrast", "brightness", "gamma", "noise"), 0.0),
 }
 SHAPE_ONLY = dict.fromkeys(("contrast", "brightness", "gamma", "noise"), 0.0)
@@ -135,13 +135,13 @@ class TestGrid:
             assert (grid[:, :, 1:, 0] > grid[:, :, :-1, 0]).all()  # nor front and back
 
     def test_shift_along_head_foot_is_bounded(self, generator: torch.Generator) -> None:
-        augment = BatchAugmentation(rotate_degrees=0, scale=0, shift=0.03, bend_px=0)
+        augment = BatchAugmentation(rotate_degrees=0, scale=0, shift=0.03, elastic_px=0)
         rows = pixels(augment.grid(200, (128, 64), generator))[..., 1] - torch.arange(128.0)[:, None]
         assert 0.02 * 128 < rows.abs().max() <= 0.03 * 128 + 1e-3
 
     @pytest.mark.parametrize("size", [(64, 32), (16, 48)])
     def test_rotation_keeps_distances_in_pixels(self, generator: torch.Generator, size: tuple[int, int]) -> None:
-        augment = BatchAugmentation(rotate_degrees=30, scale=0, shift=0, bend_px=0)
+        augment = BatchAugmentation(rotate_degrees=30, scale=0, shift=0, elastic_px=0)
         grid = pixels(augment.grid(50, size, generator))
         along_row, along_column = grid[:, 0, 1] - grid[:, 0, 0], grid[:, 1, 0] - grid[:, 0, 0]
         torch.testing.assert_close(along_row.norm(dim=1), torch.ones(50), atol=1e-4, rtol=0)
@@ -151,14 +151,14 @@ class TestGrid:
         assert 25 < angle <= 30 + 1e-3
 
     def test_scale(self, generator: torch.Generator) -> None:
-        augment = BatchAugmentation(rotate_degrees=0, scale=0.2, shift=0, bend_px=0)
+        augment = BatchAugmentation(rotate_degrees=0, scale=0.2, shift=0, elastic_px=0)
         grid = pixels(augment.grid(200, (16, 8), generator))
         zoom = 1 / (grid[:, 0, 1, 0] - grid[:, 0, 0, 0])  # how many pixels one pixel becomes
         assert 0.8 - 1e-4 <= zoom.min() < 0.82
         assert 1.18 < zoom.max() <= 1.2 + 1e-4
 
     def test_bend_in_pixels(self, generator: torch.Generator) -> None:
-        augment = BatchAugmentation(rotate_degrees=0, scale=0, shift=0, bend_px=2.0)
+        augment = BatchAugmentation(rotate_degrees=0, scale=0, shift=0, elastic_px=2.0)
         rest = pixels(BatchAugmentation(**NOTHING).grid(1, (96, 48), generator))
         away = pixels(augment.grid(100, (96, 48), generator)) - rest
         assert away[:, 0, 0].std(0) == pytest.approx([2.0, 2.0], rel=0.25)  # a corner is a node
@@ -166,7 +166,7 @@ class TestGrid:
     def test_twin(self, generator: torch.Generator) -> None:
         """The look-up of every pixel written out: rotate and zoom about the centre, in pixels."""
         height, width = 6, 10
-        augment = BatchAugmentation(rotate_degrees=20, scale=0.1, shift=0.05, bend_px=0)
+        augment = BatchAugmentation(rotate_degrees=20, scale=0.1, shift=0.05, elastic_px=0)
         grid = pixels(augment.grid(1, (height, width), torch.Generator().manual_seed(5)))[0]
         draws = torch.Generator().manual_seed(5)
         angle, zoom, right, down = (2 * float(torch.rand(1, generator=draws)) - 1 for _ in range(4))

@@ -69,9 +69,9 @@ class TestLive:
         maps = PromptMaps(model_dir, load, tmp_path / "maps", batch_size=2)
         dataset = dataset_with(maps, tmp_path)
         image = dataset[1]["image"][None]
-        assert maps.live({"image": image}) is None  # nothing was built: no stage-1 checkpoint was asked for
+        assert maps.compute_online({"image": image}) is None  # nothing was built: no stage-1 checkpoint was asked for
         maps.build(dataset)
-        live, thresholds = maps.live({"image": image})  # type: ignore[misc]
+        live, thresholds = maps.compute_online({"image": image})  # type: ignore[misc]
         kept = dataset[1]
         torch.testing.assert_close(live[0], upsample(kept["attention_maps"][None], (SIZE, SIZE))[0], atol=1e-3, rtol=0)
         assert live.shape == (1, CLASSES, SIZE, SIZE)
@@ -81,8 +81,8 @@ class TestLive:
         maps = PromptMaps(model_dir, load, tmp_path / "maps")
         maps.build(dataset_with(maps, tmp_path))
         image = torch.randn(2, 1, SIZE, SIZE)
-        first = maps.live({"image": image})
-        second = maps.live({"image": image.flip(0)})
+        first = maps.compute_online({"image": image})
+        second = maps.compute_online({"image": image.flip(0)})
         torch.testing.assert_close(first[0], second[0].flip(0))  # type: ignore[index]
 
 

@@ -9,14 +9,14 @@ import pytest
 
 from scripts.data.cache import SliceCache, SliceDataset
 from scripts.data.check.grid import grid_of
-from scripts.data.training_ranges import SeenScans, contrast, grey_values, unlike_training
+from scripts.data.training_ranges import TrainingRanges, contrast, domain_shift, grey_values
 from scripts.labels import ClassTable
 from tests import tiny
 
 TABLE = ClassTable.load()
 SAGITTAL = np.diag([1.0, 1.0, 4.0, 1.0])[[2, 1, 0, 3]]
 RANGES = {"height_mm": [250.0, 300.0], "depth_mm": [200.0, 260.0], "pixel_mm": [0.8, 1.2], "slice_mm": [3.3, 4.4]}
-SEEN = {"scans": 4, "planes": ["sagittal"], "ranges": {**RANGES, "grey_50": [-0.4, 0.1], "grey_of_disc": [-0.5, 0.5]}}
+RANGES = {"scans": 4, "planes": ["sagittal"], "ranges": {**RANGES, "grey_50": [-0.4, 0.1], "grey_of_disc": [-0.5, 0.5]}}
 
 
 def told(affine: np.ndarray = SAGITTAL, shape=(260, 220, 12), shift: float = 0.0, disc: float = 0.0) -> str | None:
@@ -24,7 +24,7 @@ def told(affine: np.ndarray = SAGITTAL, shape=(260, 220, 12), shift: float = 0.0
     label = np.zeros(slices.shape, np.int64)
     label[:, :20, :20] = TABLE.group("disc")[0]
     slices[label > 0] = disc
-    return unlike_training(SEEN, grid_of(shape, affine), slices, label, TABLE)
+    return domain_shift(RANGES, grid_of(shape, affine), slices, label, TABLE)
 
 
 class TestUnlikeTraining:
@@ -34,7 +34,7 @@ class TestUnlikeTraining:
     def test_nothing_is_known(self) -> None:
         grid = grid_of((5, 5, 5), np.eye(4))
         for seen in (None, {}, {"planes": [], "ranges": {}}):
-            assert unlike_training(seen, grid, np.ones(3), np.zeros(3), TABLE) is None
+            assert domain_shift(seen, grid, np.ones(3), np.zeros(3), TABLE) is None
 
     @pytest.mark.parametrize(
         ("changes", "words"),
@@ -68,14 +68,14 @@ class TestMeasures:
         assert contrast(np.where(label > 0, 2.5, 0), label, TABLE) == {"grey_of_disc": 2.5}  # five pixels are too few
 
 
-class TestSeenScans:
+class TestTrainingRanges:
     @pytest.fixture
     def dataset(self, tmp_path: Path) -> SliceDataset:
         entries = tiny.volumes(tmp_path / "scans")
         return SliceDataset(entries, SliceCache(tmp_path / "cache", tiny.load_transform()), tiny.CLASSES)
 
     def test_ranges(self, dataset: SliceDataset) -> None:
-        seen = SeenScans([dataset], TABLE)()
+        seen = TrainingRanges([dataset], TABLE)()
         assert (seen["scans"], seen["planes"]) == (2, ["any"])
         for number, name in enumerate(("height_mm", "depth_mm")):
             sizes = [nibabel.load(e["image"]).shape[2 - number] for e in dataset.data]
@@ -83,7 +83,7 @@ class TestSeenScans:
         assert json.loads(json.dumps(seen)) == seen
 
     def test_computed_once(self, dataset: SliceDataset) -> None:
-        seen = SeenScans([dataset], TABLE)
+        seen = TrainingRanges([dataset], TABLE)
         first = seen()
         dataset.data.clear()
         assert seen() is first
@@ -91,4 +91,4 @@ class TestSeenScans:
     def test_a_scan_that_was_taken_away(self, dataset: SliceDataset) -> None:
         dataset.prepare()
         Path(dataset.data[0]["image"]).unlink()
-        assert "grey_50" in SeenScans([dataset], TABLE)()["ranges"]
+        assert "grey_50" in TrainingRanges([dataset], TABLE)()["ranges"]

@@ -19,7 +19,7 @@ from torch import Tensor
 from scripts.bundle.launch import BUNDLE_ROOT
 from scripts.inference.postprocessing import (
     ChooseLevelsd,
-    CompareWithTrainingd,
+    DetectDomainShiftd,
     InvertedTopClassd,
     LevelReportd,
     SaveLevelReportd,
@@ -112,7 +112,7 @@ class TestInvertedTopClass:
 
 
 class TestCompareWithTraining:
-    SEEN: ClassVar = {"scans": 2, "planes": ["sagittal"], "ranges": {"height_mm": [250.0, 300.0]}}
+    RANGES: ClassVar = {"scans": 2, "planes": ["sagittal"], "ranges": {"height_mm": [250.0, 300.0]}}
 
     def scan(self, **meta: Any) -> MetaTensor:
         # rows 2 mm apart, slices 4
@@ -121,7 +121,7 @@ class TestCompareWithTraining:
 
     def test_other_field_of_view(self, pair: tuple[Tensor, Tensor], caplog: pytest.LogCaptureFixture) -> None:
         data = {"image": self.scan(filename_or_obj="scans/anna.nii.gz"), "pred": prediction(*pair)}
-        out = CompareWithTrainingd("pred", "image", self.SEEN, TABLE)(data)
+        out = DetectDomainShiftd("pred", "image", self.RANGES, TABLE)(data)
         (sentence,) = out["unlike_training"]
         assert "16 mm from head to foot (250 to 300)" in sentence
         assert f"anna: {sentence}" in caplog.text
@@ -130,12 +130,12 @@ class TestCompareWithTraining:
 
     def test_alike(self, pair: tuple[Tensor, Tensor]) -> None:
         data = {"image": self.scan(spatial_shape=(2, 4, 140)), "pred": prediction(*pair)}
-        assert CompareWithTrainingd("pred", "image", self.SEEN, TABLE)(data)["unlike_training"] == []
+        assert DetectDomainShiftd("pred", "image", self.RANGES, TABLE)(data)["unlike_training"] == []
 
-    @pytest.mark.parametrize("seen", [None, {}])
-    def test_nothing_to_compare_with(self, pair: tuple[Tensor, Tensor], seen: Any) -> None:
+    @pytest.mark.parametrize("ranges", [None, {}])
+    def test_nothing_to_compare_with(self, pair: tuple[Tensor, Tensor], ranges: Any) -> None:
         data = {"image": self.scan(), "pred": prediction(*pair)}
-        assert CompareWithTrainingd("pred", "image", seen, TABLE)(data)["unlike_training"] == []
+        assert DetectDomainShiftd("pred", "image", ranges, TABLE)(data)["unlike_training"] == []
 
 
 class TestLevelReport:

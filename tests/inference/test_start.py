@@ -71,18 +71,18 @@ class TestStartInference:
         (tmp_path / "b.nii").touch()
         entries = [{"image": str(tmp_path / "b.nii"), "case": "b"}, {"image": good, "case": "a"}]
         entries.append({"image": good, "case": "n" * 240})
-        aside = labelling_runs._put_aside(entries, keep_on=False)
+        excluded = labelling_runs._exclude_faulty(entries, keep_on=False)
         assert entries == [{"image": good, "case": "a"}]
-        assert aside[0].message == "the file is empty; copy it again"
-        assert "has too long a name" in aside[1].message
+        assert excluded[0].message == "the file is empty; copy it again"
+        assert "has too long a name" in excluded[1].message
         assert "2 scans of 3 cannot be labelled:" in caplog.text
         with pytest.raises(DataError, match=r"^2 scans not labelled, all others are:\n.*b.nii: the file is empty"):
-            labelling_runs.finish_inference(aside)
+            labelling_runs.finish_inference(excluded)
         labelling_runs.finish_inference([])
         with pytest.raises(DataError, match=r"b.nii: the file is empty"):
-            labelling_runs._put_aside([{"image": str(tmp_path / "b.nii"), "case": "b"}], keep_on=False)
+            labelling_runs._exclude_faulty([{"image": str(tmp_path / "b.nii"), "case": "b"}], keep_on=False)
         share = [{"image": str(tmp_path / "b.nii"), "case": "b"}]
-        assert len(labelling_runs._put_aside(share, keep_on=True)) == 1
+        assert len(labelling_runs._exclude_faulty(share, keep_on=True)) == 1
         assert share == []
 
     def test_weights_for_other_classes(self, workflow: Any, tmp_path: Path) -> None:

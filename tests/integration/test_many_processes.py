@@ -35,7 +35,7 @@ UNCOUPLED: dict[str, Any] = {
     "copy_paste": "$None",
     "pseudo_label_dice": 0.0,
     "norm": "group",
-    **{f"augmentation#{name}": 0.0 for name in ("rotate_degrees", "scale", "shift", "bend_px")},
+    **{f"augmentation#{name}": 0.0 for name in ("rotate_degrees", "scale", "shift", "elastic_px")},
 }
 TOLERANCE = 1e-4
 """Relative, of the losses of the first four steps: rounding alone, which Adam's first steps enlarge."""

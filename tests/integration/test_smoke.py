@@ -206,7 +206,7 @@ class TestTraining:
         network = torch.load(trained.folder / "checkpoint.pt", weights_only=True)["student"]
         assert state_dict(trained.models / "model.pt").keys() == network.keys()
         settings = json_of(trained.models / "model.json")
-        seen = settings.pop("seen")
+        seen = settings.pop("training_ranges")
         assert (seen["scans"], seen["planes"]) == (4, ["any"])  # pixels of 7 mm, slices every 4
         assert seen["ranges"]["height_mm"] == [280.0, 280.0]
         assert settings == {

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from scripts.data.augmentation import BatchAugmentation
 from scripts.labels import IGNORE
-from scripts.methods.cps4 import CPS4, kept_maps
+from scripts.methods.cps4 import CPS4, cached_attention_maps
 from scripts.ops.copy_paste import copy_paste, random_box
 from scripts.ops.fusion import PromptEvidence, fuse
 from scripts.ops.losses import PartialLabelCrossEntropy, masked_dice_loss
@@ -40,7 +40,7 @@ def objective(teacher: nn.Module | None = None, **changes: Any) -> CPS4:
         "loss_weights": WEIGHTS,
         "ramp": lambda progress: progress,
         "prompt_ramp": lambda progress: progress**2,
-        "attention_source": kept_maps,
+        "attention_source": cached_attention_maps,
         "prompt_map": GUIDED,
         "fuse": partial(fuse, kind="level_evidence", groups=GROUPS),
     }
@@ -87,10 +87,12 @@ class TestCPS4:
         evidence = PromptEvidence(unlabelled["attention_maps"], guided)
         enhanced = fuse(method.teacher(unlabelled["image"]), evidence, kind="level_evidence", groups=GROUPS)
         logits = method.student(mixed.image)
-        supervised = naive_cross_entropy(logits, labelled["label"][:, 0].long().masked_fill(mixed.foreign, IGNORE))
+        supervised = naive_cross_entropy(
+            logits, labelled["label"][:, 0].long().masked_fill(mixed.from_unlabelled, IGNORE)
+        )
         parts = {}
         for name, target in {"prompt": guided, "enhanced": enhanced}.items():
-            target = target.masked_fill(~mixed.foreign, IGNORE)
+            target = target.masked_fill(~mixed.from_unlabelled, IGNORE)
             parts[name] = 0.75 * naive_cross_entropy(logits, target) + 0.25 * masked_dice_loss(logits, target)
             torch.testing.assert_close(losses[name], parts[name])
         torch.testing.assert_close(losses["supervised"], supervised)
@@ -216,6 +218,6 @@ class TestEvidence:
         assert len(evidence.label.unique()) == CLASSES
 
     def test_kept_maps(self) -> None:
-        assert kept_maps(plain_batch()["unlabelled"]) is None
+        assert cached_attention_maps(plain_batch()["unlabelled"]) is None
         unlabelled = batch()["unlabelled"]
-        assert kept_maps(unlabelled) == (unlabelled["attention_maps"], unlabelled["thresholds"])
+        assert cached_attention_maps(unlabelled) == (unlabelled["attention_maps"], unlabelled["thresholds"])

@@ -63,7 +63,7 @@ class TestMeanTeacher:
         train(method, [*method.student.parameters()], batch(), steps=2)
         assert all(p.grad is None and not p.requires_grad for p in method.teacher.parameters())
         assert all(torch.equal(a, b) for a, b in zip(method.teacher.parameters(), before, strict=True))
-        assert not method.teach(torch.randn(1, 1, SIZE, SIZE)).requires_grad
+        assert not method.teacher_logits(torch.randn(1, 1, SIZE, SIZE)).requires_grad
 
     def test_labels_of_unlabelled_images_cannot_matter(self) -> None:
         for label in (torch.full((2, 1, SIZE, SIZE), 99), None):
@@ -108,7 +108,9 @@ class TestTeacherMode:
         """Normalised by its own batch: contrast does not matter, and the student's running averages are left alone."""
         method = objective(teacher_mode="batch")
         student, teacher = buffers(method.student), buffers(method.teacher)
-        torch.testing.assert_close(method.teach(self.IMAGE), method.teach(5 * self.IMAGE), atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(
+            method.teacher_logits(self.IMAGE), method.teacher_logits(5 * self.IMAGE), atol=1e-3, rtol=1e-3
+        )
         torch.testing.assert_close(buffers(method.student), student)
         assert any(
             not torch.equal(a, b) for a, b in zip(buffers(method.teacher).values(), teacher.values(), strict=True)
@@ -122,11 +124,11 @@ class TestTeacherMode:
         teacher = buffers(method.teacher)
         expected = method.teacher.eval()(self.IMAGE).detach()
         method.teacher.train()
-        torch.testing.assert_close(method.teach(self.IMAGE), expected)
+        torch.testing.assert_close(method.teacher_logits(self.IMAGE), expected)
         torch.testing.assert_close(buffers(method.teacher), teacher)
 
     def test_running_follows_its_buffers(self) -> None:
         method = objective(network(), teacher_mode="running")  # the student's twin
         method.student.train()(self.IMAGE)
         method.teacher.load_state_dict(method.student.state_dict())  # as EMATeacher's buffers="copy" does
-        torch.testing.assert_close(method.teach(self.IMAGE), method.student.eval()(self.IMAGE).detach())
+        torch.testing.assert_close(method.teacher_logits(self.IMAGE), method.student.eval()(self.IMAGE).detach())

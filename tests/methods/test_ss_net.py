@@ -251,12 +251,12 @@ class TestDrawPixels:
         assert len(drawn.position.unique()) == len(drawn.position)
         assert torch.bincount(drawn.label, minlength=CLASSES).tolist() == [0, 7, 7, 7]
         assert drawn.by_class(drawn.rank, CLASSES)[1:].tolist() == 3 * [list(range(7))]
-        assert drawn.filled(CLASSES).sum(1).tolist() == [0, 7, 7, 7]
+        assert drawn.is_pixel(CLASSES).sum(1).tolist() == [0, 7, 7, 7]
 
     def test_fewer_than_asked_for(self) -> None:
         drawn = draw_pixels(torch.tensor([[[0, 1, 1, 3]]]), CLASSES, 7)
         assert sorted(drawn.position.tolist()) == [1, 2, 3]
-        assert drawn.filled(CLASSES).tolist() == [[False, False], [True, True], [False, False], [True, False]]
+        assert drawn.is_pixel(CLASSES).tolist() == [[False, False], [True, True], [False, False], [True, False]]
 
     def test_draws_differ(self) -> None:
         label = torch.ones(1, SIZE, SIZE, dtype=torch.long)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scripts.networks.encoders import UNetTransformerEncoder, VisionEncoder, ViTEncoder
-from scripts.networks.image_painter import ImagePainter
+from scripts.networks.image_painter import MaskedImageModel
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -29,11 +29,11 @@ def vision(request: pytest.FixtureRequest) -> VisionEncoder:
 class TestImagePainter:
     @pytest.mark.parametrize("size", [(32, 16), (33, 18)])
     def test_shape(self, vision: VisionEncoder, size: tuple[int, int]) -> None:
-        assert ImagePainter(vision)(torch.randn(2, 1, *size)).shape == (2, 1, *size)
+        assert MaskedImageModel(vision)(torch.randn(2, 1, *size)).shape == (2, 1, *size)
 
     def test_twin(self, vision: VisionEncoder) -> None:
         """Pixel (y, x) of a patch is channel y · stride + x of a linear layer on its embedding."""
-        painter, image = ImagePainter(vision).eval(), torch.randn(1, 1, 32, 16)
+        painter, image = MaskedImageModel(vision).eval(), torch.randn(1, 1, 32, 16)
         with torch.no_grad():
             patches, painted = vision(image)[0], painter(image)[0, 0]
         stride = 32 // patches.shape[1]
@@ -44,7 +44,7 @@ class TestImagePainter:
             torch.testing.assert_close(painted[row, column], expected)
 
     def test_trains_the_encoder_that_it_was_given(self, vision: VisionEncoder) -> None:
-        painter = ImagePainter(vision)
+        painter = MaskedImageModel(vision)
         painter(torch.randn(2, 1, 32, 16)).square().sum().backward()
         without = {n for n, p in vision.named_parameters() if p.grad is None}
         assert without <= {"vit.embeddings.cls_token"}

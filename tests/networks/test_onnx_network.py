@@ -10,7 +10,7 @@ import torch
 
 from scripts.networks.onnx_network import OnnxNetwork
 from scripts.networks.resunet import ResUNet2d
-from scripts.ops.batch_norm import normalised_by
+from scripts.ops.batch_norm import batch_norm_statistics
 
 for name in ("onnxruntime", "onnx", "onnxscript"):
     pytest.importorskip(name, reason=f"{name} is not installed (requirements-onnx.txt)")
@@ -52,7 +52,7 @@ class TestOnnxNetwork:
         exported = OnnxNetwork(request.getfixturevalue(statistics), SIZE, statistics)
         image = torch.randn(slices, 1, *SIZE)
         reference = network("batch")
-        with torch.no_grad(), normalised_by(reference, statistics):
+        with torch.no_grad(), batch_norm_statistics(reference, statistics):
             torch.testing.assert_close(exported(image), reference(image), rtol=1e-3, atol=1e-4)
 
     @pytest.mark.parametrize(("statistics", "wanted"), [("running", "volume"), ("volume", "running")])

@@ -3,8 +3,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from scripts.networks.resunet import ResidualDecoder, ResidualEncoder, ResUNet2d, UpStage, normalisation, redraw
-from scripts.ops.batch_norm import normalised_by
+from scripts.networks.resunet import ResidualDecoder, ResidualEncoder, ResUNet2d, UpStage, normalisation, reinitialise
+from scripts.ops.batch_norm import batch_norm_statistics
 
 SMALL = {"out_channels": 5, "channels": (8, 16, 32)}
 
@@ -15,7 +15,7 @@ def num_weights(module: torch.nn.Module) -> int:
 
 class TestBatchStatisticsNorm2d:
     def test_twin(self):
-        # the mode that `normalised_by` switches on, as a network of its own; same weights, same names
+        # the mode that `batch_norm_statistics` switches on, as a network of its own; same weights, same names
         reference, written_out = ResUNet2d(**SMALL, norm="batch"), ResUNet2d(**SMALL, norm="batch_statistics")
         for layer in reference.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
@@ -23,7 +23,7 @@ class TestBatchStatisticsNorm2d:
                 torch.nn.init.uniform_(layer.bias, -1.0, 1.0)
         written_out.load_state_dict(reference.state_dict())
         image = 3 + 2 * torch.randn(3, 1, 32, 16)
-        with torch.no_grad(), normalised_by(reference.eval(), "volume"):
+        with torch.no_grad(), batch_norm_statistics(reference.eval(), "volume"):
             torch.testing.assert_close(written_out.eval()(image), reference(image), rtol=1e-4, atol=1e-4)
 
 
@@ -141,7 +141,7 @@ class TestRedraw:
         network, same = ResUNet2d(**SMALL), ResUNet2d(**SMALL)
         network(torch.randn(2, 1, 16, 16))
         same.load_state_dict(network.state_dict())
-        redraw([network.decoder, network.head], seed=1)
+        reinitialise([network.decoder, network.head], seed=1)
         assert all(
             torch.equal(a, b) for a, b in zip(network.encoder.parameters(), same.encoder.parameters(), strict=True)
         )
@@ -151,8 +151,8 @@ class TestRedraw:
     def test_seed_decides_and_the_random_state_stays(self):
         network = ResUNet2d(**SMALL)
         state = torch.get_rng_state()
-        redraw([network.head], seed=1)
+        reinitialise([network.head], seed=1)
         first = network.head.weight.clone()
-        redraw([network.head], seed=1)
+        reinitialise([network.head], seed=1)
         assert torch.equal(network.head.weight, first)
         assert torch.equal(torch.get_rng_state(), state)

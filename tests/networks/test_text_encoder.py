@@ -56,7 +56,7 @@ class TestBertTextEncoder:
         text = BertTextEncoder(prompts, config=BERT, caption=caption).eval()
         present = torch.zeros(3, 20, dtype=torch.bool)
         present[0, [0, 11, 12]] = present[2, [0, 11, 12]] = present[1, 2] = True
-        sentence, words, counted = text.captions(present)
+        sentence, words, word_mask = text.captions(present)
         assert torch.equal(sentence[0], sentence[2])
         tokens = text.tokenizer([caption([0, 11, 12])], return_tensors="pt")
         hidden = text.bert(**tokens).last_hidden_state[0]
@@ -64,16 +64,16 @@ class TestBertTextEncoder:
         spelt = text.tokenizer.convert_ids_to_tokens(tokens["input_ids"][0].tolist())
         named = [k for k, token in enumerate(spelt) if token.isalnum()]  # no comma, nothing special
         assert "," in spelt
-        assert counted[0].sum() == len(named)
+        assert word_mask[0].sum() == len(named)
         torch.testing.assert_close(words[0, : len(named)], hidden[named])
-        assert (words[1][~counted[1]] == 0).all()
+        assert (words[1][~word_mask[1]] == 0).all()
 
     def test_sub_words_are_merged(self):
         text = BertTextEncoder(["a disc"], config=BERT, caption=lambda classes: "a disc, di ##sc")
         pieces = {"[CLS]": 0, "a": 1, "di": 2, "##sc": 3, ",": 4, "disc": 5, "[SEP]": 6, "[PAD]": 7}
         text.tokenizer.convert_ids_to_tokens = lambda ids: [{v: k for k, v in pieces.items()}[i] for i in ids]
-        places = text._word_places(torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7]]))
-        assert places.tolist() == [[-1, 0, 1, 1, -1, 2, -1, -1]]
+        word_index = text._word_index(torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7]]))
+        assert word_index.tolist() == [[-1, 0, 1, 1, -1, 2, -1, -1]]
 
     def test_without_captions(self, prompts):
         text = BertTextEncoder(prompts, config=BERT)

@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 from scripts.ops.contrast import (
-    attended,
-    cosines,
-    matched_contrast,
+    cross_attention,
     multi_label_cross_entropy,
+    pairwise_cosine,
     sinkhorn,
     soft_cross_entropy,
+    symmetric_info_nce,
 )
 
 
-def naive_soft(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+def naive_soft(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     rows = []
     for a in range(logits.shape[0]):
-        columns = [b for b in range(logits.shape[1]) if counted[a, b]]
+        columns = [b for b in range(logits.shape[1]) if valid[a, b]]
         weight = sum(float(target[a, b]) for b in columns)
         if weight == 0:
             continue
@@ -35,18 +35,18 @@ class TestCosines:
         for i in range(3):
             for j in range(4):
                 expected = (a[i] @ b[j]) / (a[i].norm() * b[j].norm())
-                torch.testing.assert_close(cosines(a, b)[i, j], expected)
+                torch.testing.assert_close(pairwise_cosine(a, b)[i, j], expected)
 
     def test_autocast(self) -> None:
         with torch.autocast("cpu", torch.bfloat16):
-            assert cosines(torch.randn(3, 5).bfloat16(), torch.randn(4, 5).bfloat16()).dtype == torch.float32
+            assert pairwise_cosine(torch.randn(3, 5).bfloat16(), torch.randn(4, 5).bfloat16()).dtype == torch.float32
 
 
 class TestSoftCrossEntropy:
     def test_twin(self) -> None:
-        logits, target, counted = torch.randn(5, 4), torch.rand(5, 4), torch.rand(5, 4) > 0.3
+        logits, target, valid = torch.randn(5, 4), torch.rand(5, 4), torch.rand(5, 4) > 0.3
         target[1] = 0  # left out
-        torch.testing.assert_close(soft_cross_entropy(logits, target, counted), naive_soft(logits, target, counted))
+        torch.testing.assert_close(soft_cross_entropy(logits, target, valid), naive_soft(logits, target, valid))
         everything = torch.ones(5, 4, dtype=torch.bool)
         torch.testing.assert_close(soft_cross_entropy(logits, target), naive_soft(logits, target, everything))
 
@@ -58,9 +58,9 @@ class TestSoftCrossEntropy:
         assert torch.equal(logits.grad, torch.zeros(3, 3))
 
     def test_uncounted_pairs_have_no_gradient(self) -> None:
-        logits, counted = torch.randn(3, 3, requires_grad=True), ~torch.eye(3, dtype=torch.bool)
-        soft_cross_entropy(logits, torch.rand(3, 3), counted).backward()
-        assert torch.equal(logits.grad != 0, counted)
+        logits, valid = torch.randn(3, 3, requires_grad=True), ~torch.eye(3, dtype=torch.bool)
+        soft_cross_entropy(logits, torch.rand(3, 3), valid).backward()
+        assert torch.equal(logits.grad != 0, valid)
 
     def test_exception(self) -> None:
         with pytest.raises(ValueError, match=r"target must be \(A, B\) with A=2, B=3, got \(3, 2\)"):
@@ -71,21 +71,21 @@ class TestMatchedContrast:
     def test_identity_is_info_nce(self) -> None:
         logits, own = torch.randn(4, 4), torch.arange(4)
         expected = torch.nn.functional.cross_entropy(logits, own) + torch.nn.functional.cross_entropy(logits.T, own)
-        torch.testing.assert_close(matched_contrast(logits, torch.eye(4, dtype=torch.bool)), expected / 2)
+        torch.testing.assert_close(symmetric_info_nce(logits, torch.eye(4, dtype=torch.bool)), expected / 2)
 
     def test_twin(self) -> None:
-        logits, matches, counted = torch.randn(4, 3), torch.rand(4, 3) > 0.4, torch.rand(4, 3) > 0.3
-        expected = naive_soft(logits, matches, counted) + naive_soft(logits.T, matches.T, counted.T)
-        torch.testing.assert_close(matched_contrast(logits, matches, counted), expected / 2)
+        logits, matches, valid = torch.randn(4, 3), torch.rand(4, 3) > 0.4, torch.rand(4, 3) > 0.3
+        expected = naive_soft(logits, matches, valid) + naive_soft(logits.T, matches.T, valid.T)
+        torch.testing.assert_close(symmetric_info_nce(logits, matches, valid), expected / 2)
 
 
 class TestMultiLabelCrossEntropy:
     def test_twin(self) -> None:
-        logits, positive, counted = torch.randn(6, 5), torch.rand(6, 5) > 0.5, torch.rand(6, 5) > 0.3
-        losses = multi_label_cross_entropy(logits, positive, counted)
+        logits, positive, valid = torch.randn(6, 5), torch.rand(6, 5) > 0.5, torch.rand(6, 5) > 0.3
+        losses = multi_label_cross_entropy(logits, positive, valid)
         for row in range(6):
             negatives, positives = 1.0, 1.0
-            for score, is_positive, is_counted in zip(logits[row], positive[row], counted[row], strict=True):
+            for score, is_positive, is_counted in zip(logits[row], positive[row], valid[row], strict=True):
                 if is_counted and is_positive:
                     positives += math.exp(-score)
                 elif is_counted:
@@ -102,12 +102,14 @@ class TestMultiLabelCrossEntropy:
 
 class TestAttended:
     def test_twin(self) -> None:
-        queries, keys, counted = torch.randn(2, 3, 5), torch.randn(2, 4, 5), torch.rand(2, 4) > 0.3
-        result = attended(queries, keys, 0.1, counted)
+        queries, keys, valid = torch.randn(2, 3, 5), torch.randn(2, 4, 5), torch.rand(2, 4) > 0.3
+        result = cross_attention(queries, keys, 0.1, valid)
         for b in range(2):
             for a in range(3):
-                known = keys[b][counted[b]]
-                shares = torch.stack([cosines(queries[b, a, None], k[None])[0, 0] / 0.1 for k in known]).softmax(0)
+                known = keys[b][valid[b]]
+                shares = torch.stack(
+                    [pairwise_cosine(queries[b, a, None], k[None])[0, 0] / 0.1 for k in known]
+                ).softmax(0)
                 expected = sum(s * k / k.norm() for s, k in zip(shares, known, strict=True))
                 torch.testing.assert_close(result[b, a], expected)
 

@@ -15,7 +15,7 @@ class TestCopyPaste:
         labelled = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]], [[[5.0, 6.0], [7.0, 8.0]]]])
         mixed = copy_paste(labelled, -labelled, BOX)
         assert mixed.image.tolist() == [[[[1.0, -2.0], [3.0, -4.0]]], [[[-5.0, 6.0], [-7.0, 8.0]]]]
-        assert mixed.foreign.tolist() == [[[False, True], [False, True]], [[True, False], [True, False]]]
+        assert mixed.from_unlabelled.tolist() == [[[False, True], [False, True]], [[True, False], [True, False]]]
 
     def test_labels_keep_to_the_pixels_of_their_stream(self) -> None:
         mixed = copy_paste(torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2), BOX)
@@ -31,7 +31,7 @@ class TestCopyPaste:
         )
         assert len(mixed.image) == 3
         assert set(mixed.image.unique().tolist()) == {*ours.tolist(), *theirs.tolist()}
-        assert torch.equal((mixed.image < 0).squeeze(1), mixed.foreign)
+        assert torch.equal((mixed.image < 0).squeeze(1), mixed.from_unlabelled)
 
 
 class TestRandomBox:

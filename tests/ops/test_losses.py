@@ -110,7 +110,7 @@ class TestPixelAttentionLoss:
 
     @pytest.mark.parametrize("weighted", [False, True])
     def test_twin(self, weighted: bool) -> None:
-        attention, region, counted = draw_maps()
+        attention, region, valid = draw_maps()
         weight = torch.rand(3, 1, 4, 5) if weighted else None
         if weight is not None:
             weight[1] = 0
@@ -118,34 +118,34 @@ class TestPixelAttentionLoss:
         for b in range(3):
             w = torch.ones(4, 5) if weight is None else weight[b, 0]
             for c in range(4):
-                if counted[b, c] and w.sum() > 0:
+                if valid[b, c] and w.sum() > 0:
                     a, r = attention[b, c], region[b, c]
                     terms.append((-(r * a.log() + (1 - r) * (1 - a).log()) * w).sum() / w.sum())
         expected = torch.stack(terms).mean()
-        torch.testing.assert_close(pixel_attention_loss(attention, region, counted, weight), expected)
-        torch.testing.assert_close(PixelAttentionLoss()(attention, region, counted, weight), expected)
+        torch.testing.assert_close(pixel_attention_loss(attention, region, valid, weight), expected)
+        torch.testing.assert_close(PixelAttentionLoss()(attention, region, valid, weight), expected)
 
     def test_value_patches_without_weight_do_not_count(self) -> None:
-        attention, region, counted = draw_maps()
+        attention, region, valid = draw_maps()
         weight = torch.ones(3, 1, 4, 5)
         weight[..., 0] = 0
-        loss = pixel_attention_loss(attention, region, counted, weight)
+        loss = pixel_attention_loss(attention, region, valid, weight)
         attention[..., 0], region[..., 0] = 0.123, 0.9
-        assert torch.equal(pixel_attention_loss(attention, region, counted, weight), loss)
+        assert torch.equal(pixel_attention_loss(attention, region, valid, weight), loss)
 
     def test_value_of_classes_that_are_not_counted_is_never_read(self) -> None:
-        attention, region, counted = draw_maps()
+        attention, region, valid = draw_maps()
         attention.requires_grad_()
-        pixel_attention_loss(attention, region, counted).backward()
+        pixel_attention_loss(attention, region, valid).backward()
         assert attention.grad is not None
-        assert not attention.grad[~counted].any()
-        assert attention.grad[counted].any()
+        assert not attention.grad[~valid].any()
+        assert attention.grad[valid].any()
 
     @pytest.mark.parametrize("weight", [None, torch.zeros(3, 1, 4, 5)])
     def test_value_of_nothing_is_0_with_a_graph(self, weight: Tensor | None) -> None:
-        attention, region, counted = draw_maps()
+        attention, region, valid = draw_maps()
         attention.requires_grad_()
-        loss = pixel_attention_loss(attention, region, counted & (weight is not None), weight)
+        loss = pixel_attention_loss(attention, region, valid & (weight is not None), weight)
         loss.backward()
         assert loss.item() == 0
         assert attention.grad is not None
@@ -173,32 +173,30 @@ class TestPixelAttentionLoss:
         assert logit.grad[0].item() < 0
 
     def test_gradcheck(self) -> None:
-        attention, region, counted = draw_maps()
+        attention, region, valid = draw_maps()
         attention = (attention * 0.9 + 0.05).double().requires_grad_()
         weight = torch.rand(3, 1, 4, 5, dtype=torch.float64)
-        assert torch.autograd.gradcheck(
-            lambda a: pixel_attention_loss(a, region.double(), counted, weight), (attention,)
-        )
+        assert torch.autograd.gradcheck(lambda a: pixel_attention_loss(a, region.double(), valid, weight), (attention,))
 
     def test_exception(self) -> None:
-        attention, region, counted = draw_maps()
+        attention, region, valid = draw_maps()
         with pytest.raises(ValueError, match=r"region must be .* got \(3, 4, 4, 4\)"):
-            pixel_attention_loss(attention, region[..., :4], counted)
-        with pytest.raises(ValueError, match=r"counted must be \(B, N\) with B=3, N=4, got \(4,\)"):
-            pixel_attention_loss(attention, region, counted[0])
+            pixel_attention_loss(attention, region[..., :4], valid)
+        with pytest.raises(ValueError, match=r"valid must be \(B, N\) with B=3, N=4, got \(4,\)"):
+            pixel_attention_loss(attention, region, valid[0])
         with pytest.raises(ValueError, match=r"weight must be \(B, 1, h, w\) with B=3, h=4, w=5, got \(3, 4, 4, 5\)"):
-            pixel_attention_loss(attention, region, counted, region)
+            pixel_attention_loss(attention, region, valid, region)
 
     @given(st.integers(0, 10_000))
     @settings(max_examples=30)
     def test_property_least_at_the_target(self, seed: int) -> None:
-        attention, region, counted = draw_maps(seed)
-        loss = pixel_attention_loss(attention, region, counted)
-        assert loss >= pixel_attention_loss(region, region, counted) >= 0
+        attention, region, valid = draw_maps(seed)
+        loss = pixel_attention_loss(attention, region, valid)
+        assert loss >= pixel_attention_loss(region, region, valid) >= 0
         hard = (region > 0.5).float()
-        assert pixel_attention_loss(hard, hard, counted) == 0
+        assert pixel_attention_loss(hard, hard, valid) == 0
         rows, columns = torch.randperm(3), torch.randperm(4)
-        shuffled = [x[rows][:, columns] for x in (attention, region, counted)]
+        shuffled = [x[rows][:, columns] for x in (attention, region, valid)]
         torch.testing.assert_close(pixel_attention_loss(*shuffled), loss)
 
 
@@ -314,10 +312,10 @@ class TestMaskedDiceLoss:
         logits, label, _ = draw_logits()
         logits = logits.to(dtype)
         label[0, :2] = IGNORE
-        counted = (label != IGNORE)[:, None]
-        one_hot = F.one_hot(label.where(counted[:, 0], 0), 5).movedim(-1, 1).to(dtype)
+        valid = (label != IGNORE)[:, None]
+        one_hot = F.one_hot(label.where(valid[:, 0], 0), 5).movedim(-1, 1).to(dtype)
         # not MONAI's MaskedDiceLoss: that of 1.5.2 masks the logits, before the softmax
-        loss = DiceLoss(squared_pred=True, batch=True)(logits.softmax(1) * counted, one_hot * counted)
+        loss = DiceLoss(squared_pred=True, batch=True)(logits.softmax(1) * valid, one_hot * valid)
         torch.testing.assert_close(masked_dice_loss(logits, label), loss)
 
     def test_value(self) -> None:
@@ -387,7 +385,7 @@ class TestCorrelationClusteringLoss:
 
 @pytest.mark.parametrize("name", ["token", "pixel", "partial", "dice"])
 def test_convergence_on_one_batch(name: str) -> None:
-    attention, region, counted = draw_maps()
+    attention, region, valid = draw_maps()
     hard = (region > 0.5).float()
     _, label, unlabelled = draw_logits()
     parameter = (torch.randn(3, 5, 4, 6) if name in ("partial", "dice") else (attention - 0.5)).requires_grad_()
@@ -395,9 +393,9 @@ def test_convergence_on_one_batch(name: str) -> None:
     losses = []
     for _ in range(40):
         if name == "token":
-            loss = token_attention_loss(parameter.sigmoid(), hard, counted)
+            loss = token_attention_loss(parameter.sigmoid(), hard, valid)
         elif name == "pixel":
-            loss = pixel_attention_loss(parameter.sigmoid(), hard, counted)
+            loss = pixel_attention_loss(parameter.sigmoid(), hard, valid)
         elif name == "dice":
             loss = masked_dice_loss(parameter, label)
         else:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from scripts.ops.shift_tta import displace, doubt, least_doubtful, put_back
+from scripts.ops.shift_tta import entropy_weighted_tta, foreground_entropy, shift_rows, unshift_probabilities
 
 ROWS, CLASSES = 16, 4
-SETTINGS: Any = {"labelled": range(CLASSES), "spread": 0.125, "sharpness": 30.0}
+SETTINGS: Any = {"labelled": range(CLASSES), "shift_std": 0.125, "entropy_weight": 30.0}
 
 
 def one_hot(label: Tensor, off: float = 0.0) -> Tensor:
@@ -31,13 +31,13 @@ def block(top: int, name: int = 1) -> Tensor:
 def test_displace_moves_down_and_repeats_the_border(rows: int) -> None:
     images = torch.arange(ROWS, dtype=torch.float32)[:, None].expand(2, ROWS, 3)
     expected = [min(max(row - rows, 0), ROWS - 1) for row in range(ROWS)]
-    assert displace(images, rows)[1, :, 2].tolist() == expected
+    assert shift_rows(images, rows)[1, :, 2].tolist() == expected
 
 
 @pytest.mark.parametrize("rows", [-5, 0, 5])
 def test_what_was_predicted_there_comes_back_to_its_place(rows: int) -> None:
     probs = torch.rand(2, CLASSES, ROWS, 3, generator=torch.Generator().manual_seed(0)).softmax(1)
-    back = put_back(displace(probs, rows), rows)
+    back = unshift_probabilities(shift_rows(probs, rows), rows)
     seen = slice(-rows, None) if rows < 0 else slice(0, ROWS - rows)
     torch.testing.assert_close(back[:, :, seen], probs[:, :, seen])
     unseen = torch.ones(ROWS, dtype=torch.bool)
@@ -51,18 +51,18 @@ def test_doubt_is_the_entropy_where_there_is_foreground() -> None:
     probs[0, :, 0, 0] = torch.tensor([1.0, 0, 0, 0])  # background, certain: does not count
     probs[0, :, 0, 1] = torch.tensor([0.0, 0.5, 0.5, 0])
     probs[0, :, 0, 2] = torch.tensor([0.0, 0, 0, 1])
-    assert doubt(probs, range(CLASSES)).item() == pytest.approx(math.log(2) / 2)
+    assert foreground_entropy(probs, range(CLASSES)).item() == pytest.approx(math.log(2) / 2)
 
 
 def test_doubt_about_a_class_that_nobody_labelled_does_not_count() -> None:
     """It is background: a pixel that may be either is surely not foreground."""
     probs = torch.tensor([0.5, 0.0, 0.0, 0.5])[None, :, None, None].expand(1, CLASSES, 2, 2)
-    assert doubt(probs, range(CLASSES)) > 0.6
-    assert doubt(probs, [0, 1, 2]) == 0
+    assert foreground_entropy(probs, range(CLASSES)) > 0.6
+    assert foreground_entropy(probs, [0, 1, 2]) == 0
 
 
 def test_doubt_of_nothing_is_zero() -> None:
-    assert doubt(one_hot(torch.zeros(1, 2, 2, dtype=torch.long)), range(CLASSES)).item() == 0
+    assert foreground_entropy(one_hot(torch.zeros(1, 2, 2, dtype=torch.long)), range(CLASSES)).item() == 0
 
 
 def test_at_one_place_it_is_the_prediction() -> None:
@@ -71,7 +71,7 @@ def test_at_one_place_it_is_the_prediction() -> None:
     def predict(slices: Tensor) -> Tensor:
         return torch.cat([slices * k for k in range(CLASSES)], 1).softmax(1)
 
-    torch.testing.assert_close(least_doubtful(predict, volume, [0.0], **SETTINGS), predict(volume))
+    torch.testing.assert_close(entropy_weighted_tta(predict, volume, [0.0], **SETTINGS), predict(volume))
 
 
 def test_equal_doubt_leaves_the_distance_and_sums_to_one() -> None:
@@ -82,7 +82,9 @@ def test_equal_doubt_leaves_the_distance_and_sums_to_one() -> None:
         seen.append(slices)
         return one_hot(label, 0.3)
 
-    mixed = least_doubtful(predict, block(6), [0.0, 0.25], labelled=range(CLASSES), spread=0.25, sharpness=30.0)
+    mixed = entropy_weighted_tta(
+        predict, block(6), [0.0, 0.25], labelled=range(CLASSES), shift_std=0.25, entropy_weight=30.0
+    )
     assert len(seen) == 2
     torch.testing.assert_close(mixed.sum(1), torch.ones(2, ROWS, 3))
     weight = torch.tensor([1.0, math.exp(-0.5)])
@@ -103,14 +105,14 @@ def test_the_place_without_doubt_gives_the_names() -> None:
 
     volume = block(6)
     assert (predict(volume).argmax(1)[:, 6:10] == 2).all()
-    mixed = least_doubtful(predict, volume, [-0.125, 0.0, 0.125], **SETTINGS)
+    mixed = entropy_weighted_tta(predict, volume, [-0.125, 0.0, 0.125], **SETTINGS)
     assert (mixed.argmax(1)[:, 6:10] == 1).all()
     assert (mixed.argmax(1)[:, :6] == 0).all()
 
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_great_doubt_everywhere_is_weighed_too(order: int) -> None:
-    """Weights that are all 0 in float32 by themselves; the place of less doubt counts alone, wherever it comes."""
+    """Weights that are all 0 in float32 by themselves; the shift of lower entropy counts alone, wherever it comes."""
     seen = []
 
     def predict(slices: Tensor) -> Tensor:
@@ -118,5 +120,7 @@ def test_great_doubt_everywhere_is_weighed_too(order: int) -> None:
         less = len(seen) == (1 if order == 1 else 2)
         return one_hot(torch.full((2, ROWS, 3), 1 if less else 2), 0.3 if less else 0.6)
 
-    mixed = least_doubtful(predict, block(6), [0.0, 0.0], labelled=range(CLASSES), spread=1.0, sharpness=1e4)
+    mixed = entropy_weighted_tta(
+        predict, block(6), [0.0, 0.0], labelled=range(CLASSES), shift_std=1.0, entropy_weight=1e4
+    )
     torch.testing.assert_close(mixed, one_hot(torch.full((2, ROWS, 3), 1), 0.3))

@@ -26,7 +26,7 @@ from scripts.report.figures import (
     overlay,
     overlay_volume,
     prompt_map_panel,
-    telling_slices,
+    representative_slices,
 )
 
 TABLE = ClassTable.load()
@@ -82,11 +82,11 @@ class TestTellingSlices:
         label[0, :, 1] = L5
         label[0, :, 3], label[1, :, 3] = L5, L4
         label[0, :, 4], label[1, :2, 4] = L5, L4
-        assert telling_slices(label, 1) == [3]
-        assert telling_slices(label, 2) == [1, 3]  # 4 is a neighbour of 3
+        assert representative_slices(label, 1) == [3]
+        assert representative_slices(label, 2) == [1, 3]  # 4 is a neighbour of 3
 
     def test_neighbours_if_need_be(self):
-        assert telling_slices(np.ones((2, 2, 3), dtype=np.int64), 5) == [0, 1, 2]
+        assert representative_slices(np.ones((2, 2, 3), dtype=np.int64), 5) == [0, 1, 2]
 
 
 class TestOtherPanels:

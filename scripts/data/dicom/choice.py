@@ -1,4 +1,4 @@
-"""Which of the DICOM series of a folder are taken: those of one contrast in sagittal slices, study by study."""
+"""Selection of DICOM series: the sagittal ones of one contrast in every study."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from ..datalist import DataError
 from .series import Series
 
 SEQUENCES = ("t2", "t1", "stir", "any")
-"""What can be asked for; "stir" is T2 with fat suppressed, by inversion or saturation."""
+"""Contrasts that can be selected; "stir" is T2 with fat suppression, by inversion or saturation."""
 NO_SCANS = {"DOC", "OT", "SC", "SEG"}
-"""Modalities of screenshots and the like."""
+"""Modalities that are no scans."""
 UNTOLD = "sagittal, of unknown contrast"
 
 
 @dataclass
 class Choice:
-    """Which series are taken, and why.
+    """Selected series, and the reasons.
 
     Attributes:
-        taken: series to read, in the order in which they were found.
-        notes: a sentence for each series of a study of several.
-        warnings: sentences on studies of which nothing is taken, or something for want of better.
+        taken: selected series, in the order in which they were found.
+        notes: the reason for each series of a study with several.
+        warnings: studies of which nothing was selected, or a series of unknown contrast.
     """
 
     taken: list[Series] = field(default_factory=list)
@@ -32,11 +32,11 @@ class Choice:
 
 
 def choose_series(found: Sequence[Series], sequence: str = "t2") -> Choice:
-    """Choose among series, in each study by itself.
+    """Select series in each study.
 
-    A study's only series is taken as it is, and so are damaged ones, for a check to name them. Of several, localisers,
-    copies and what is no scan are left out; then all but sagittal ones; then all of another contrast. Where no header
-    of a study tells of the wanted contrast, those that tell of none are taken.
+    The only series of a study is selected in any case, and so are damaged ones, for the check to report them. Of
+    several, localisers, copies and non-scans are left out, then other planes, then other contrasts. If no header of a
+    study has the wanted contrast, series of unknown contrast are selected.
 
     Args:
         found: the series.
@@ -73,7 +73,7 @@ def choose_series(found: Sequence[Series], sequence: str = "t2") -> Choice:
 
 
 def _of_study(study: Sequence[Series], sequence: str) -> tuple[set[Series], dict[Series, str], dict[Series, str]]:
-    """The series of one study that are taken; why each other is left out; and why each of them is taken."""
+    """Selected series of one study, reasons of the others, and reasons of the selected ones."""
     left = _never_taken(study)
     scans = [series for series in study if series not in left]
     if len(scans) == 1 and not any(series.localiser for series in left):
@@ -98,7 +98,7 @@ def _of_study(study: Sequence[Series], sequence: str) -> tuple[set[Series], dict
 
 
 def _never_taken(study: Sequence[Series]) -> dict[Series, str]:
-    """Series that are left out whatever is asked for, with what each is."""
+    """Series that are never selected, with the reason."""
     left: dict[Series, str] = {}
     same: dict[str, list[Series]] = defaultdict(list)
     for series in study:
@@ -118,5 +118,5 @@ def _never_taken(study: Sequence[Series]) -> dict[Series, str]:
 
 
 def _name(sequence: str) -> str:
-    """A contrast as it is written."""
+    """Name of a contrast in messages."""
     return "MR" if sequence == "any" else sequence.upper() if sequence in SEQUENCES else sequence

@@ -1,6 +1,6 @@
-"""Which contrast a DICOM series of MR has, by its header: the times that the scanner wrote, and the words of its names.
+"""Contrast (T1, T2, STIR, ...) of an MR DICOM series from its header: TE, TR, TI and words of its names.
 
-A series' names are free text, which may hold anything. Only what the patterns below match is ever given back.
+Names are free text that may identify a patient; only matches of the patterns below are returned.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import re
 from collections.abc import Mapping
 
 NAMES = {"0008|103e": "description", "0018|1030": "protocol", "0018|0024": "sequence name"}
-"""Tags whose text may name the contrast -> what they are called in a sentence."""
+"""Tags whose text may name the contrast -> their names in messages."""
 TIMES = {"TE": "0018|0081", "TR": "0018|0080", "TI": "0018|0082"}
 OTHERS = ("0018|0020", "0018|0022")
 """Scanning sequence and scan options."""
 TAGS = (*NAMES, *TIMES.values(), *OTHERS)
 """Every tag that :func:`sequence_of` reads."""
 _LEVELS = re.compile(r"\b[ctls]\d{1,2} ?(?:-|/|to) ?[ctls]\d{1,2}\b")
-"""A range of vertebrae, whose names look like contrasts ("T2-T12")."""
+"""A range of vertebrae such as "T2-T12", which looks like a contrast."""
 _FAT = r"stir|tirm|spair|spir|fat ?sat|fat ?sup|(?<![a-z])(?:water|fs)(?![a-z])"
 _WORDS = {
     "diffusion": r"(?<![a-z])(?:dwi|diff|diffusion|adc|dti|ivim|trace)(?![a-z])",
@@ -27,7 +27,7 @@ _WORDS = {
     "T2": r"t2(?!\d|\*| ?star)",
     "PD": r"(?<![a-z])pd(?![a-z])|proton",
 }
-"""Contrast -> words for it; the first four rule, T1, T2 and PD must not stand beside each other."""
+"""Contrast -> words for it; the first four have precedence, T1, T2 and PD must not occur together."""
 _RULING = ("diffusion", "MR myelography", "T2*", "FLAIR")
 STIR_MS = (80.0, 350.0)
 """Inversion times that suppress fat, at any field strength."""
@@ -36,10 +36,10 @@ FLAIR_MS = 1500.0
 
 
 def sequence_of(header: Mapping[str, str]) -> tuple[str, str]:
-    """Contrast of a series and what told it.
+    """Contrast of a series and the evidence for it.
 
-    The times rule where they are clear: a scanner wrote them. The words of the names decide where times are missing
-    or between two contrasts, and on fat suppression beside the inversion time and the scan options.
+    TE, TR and TI decide if they are unambiguous, else the words of the names. Fat suppression follows from the names,
+    the inversion time and the scan options.
 
     Args:
         header: tag ("0018|0081") -> text; of `TAGS`, missing ones may be left out.
@@ -68,7 +68,7 @@ def sequence_of(header: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _by_times(header: Mapping[str, str]) -> tuple[str, str]:
-    """The contrast that the times stand for, "" if they are missing or unclear, and the times."""
+    """Contrast by TE, TR and TI, "" if missing or ambiguous, and these times as text."""
     values = {name: _number(header.get(tag, "")) for name, tag in TIMES.items()}
     te, tr, ti = values.values()
     scanning = header.get("0018|0020", "").upper().split("\\")
@@ -92,7 +92,7 @@ def _by_times(header: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _by_words(header: Mapping[str, str]) -> tuple[str, str]:
-    """The contrast that the names say, "" if none or several, and the word with the tag it stands in."""
+    """Contrast by the names, "" if none or several, and the matched word with its tag."""
     for tag, called in NAMES.items():
         text = _plain(header.get(tag, ""))
         found = {name: match[0] for name, words in _WORDS.items() if (match := re.search(words, text))}
@@ -106,7 +106,7 @@ def _by_words(header: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _fat_suppressed(header: Mapping[str, str]) -> str:
-    """What says that fat is suppressed; "" if nothing does."""
+    """Evidence of fat suppression; "" if there is none."""
     for tag, called in NAMES.items():
         if match := re.search(_FAT, _plain(header.get(tag, ""))):
             return f'{called} ("{match[0]}")'
@@ -117,7 +117,7 @@ def _fat_suppressed(header: Mapping[str, str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Lower case, one blank for all that is neither letter, digit nor *; ranges of vertebrae left out."""
+    """Lower case words of letters, digits and *, without ranges of vertebrae."""
     text = _LEVELS.sub(" ", text.lower().replace("_", " "))
     return " ".join(re.findall(r"[a-z0-9*]+", text))
 

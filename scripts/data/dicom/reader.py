@@ -1,4 +1,4 @@
-"""MONAI's way of reading scans, and one thing more: a DICOM file stands for the series that it belongs to."""
+"""MONAI image reader in which a DICOM file stands for its whole series."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .series import files_of, import_itk, is_dicom
 class SeriesReader(ITKReader):
     """MONAI's `ITKReader`, which reads a DICOM file together with all other files of its series.
 
-    A folder is read as `ITKReader` does; it cannot choose among several series in one folder by anything but the first.
+    Folders are read as by `ITKReader`, which takes the first of several series.
     """
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Whether it is one DICOM file: all else is left to MONAI's other readers."""
+        """True for a single DICOM file; MONAI's other readers take everything else."""
         names = ensure_tuple(filename)
         return len(names) == 1 and is_dicom(Path(names[0]))
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
-        """Read a file or folder as an ITK image, slices in the order in which ITK has those of a folder."""
+        """Read a file or folder as an ITK image, with ITK's order of slices."""
         if not self.verify_suffix(data):
             return super().read(data, **kwargs)
         files = files_of(Path(ensure_tuple(data)[0]))

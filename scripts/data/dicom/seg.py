@@ -1,4 +1,4 @@
-"""Label maps of DICOM series as DICOM SEG files: segments with coded names, on the slices that they were made from."""
+"""Write label maps of DICOM series as DICOM SEG files, with coded segments that refer to the source images."""
 
 from __future__ import annotations
 
@@ -28,26 +28,25 @@ MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
-"""Attributes that the standard asks for, with or without a value; anonymised series may lack them."""
+"""Type 2 attributes (required, may be empty), which anonymised series may lack."""
 ON_GRID = 0.1
-"""How far, in voxels, the corners of a slice may lie from the label map's, across the slices up to a half."""
+"""Tolerance in voxels between the corners of a slice and the label map's grid; half a voxel across slices."""
 SERIES_NUMBERS = 1000
-"""What a SEG's series number is above its source's."""
+"""Offset of a SEG's series number to its source's."""
 
 
 class SaveDicomSegd(SaveImaged):
     """Write label maps of DICOM series as `<output_dir>/<case>_seg.dcm`; leaves the data unchanged.
 
-    A file holds one binary segment for every class found, the class's name, code and colour with it. It belongs to the
-    study and the frame of reference of the series, and refers to its images. Names of patients go into the file, as the
-    standard asks, and nowhere else. A scan of another format gets none; a series whose header does not allow for one
-    neither, which is logged as an error.
+    A file has one binary segment per class found, with name, code and colour, in the study and frame of reference of
+    the series. Patient attributes are copied as the standard requires, and are not logged. Scans of other formats are
+    skipped; an unsuitable header is logged as an error.
 
-    One of MONAI's `SaveImaged`, because MONAI Label leaves those out.
+    A subclass of `SaveImaged`, because MONAI Label removes those.
 
     Args:
         keys: label maps (1, X, Y[, Z]) in the scan's own grid, class ids.
-        output_dir: where label maps go, too.
+        output_dir: folder of the label maps.
         table: the classes.
         metadata: the bundle's metadata.json, for name and version of the algorithm.
 
@@ -78,7 +77,7 @@ class SaveDicomSegd(SaveImaged):
             try:
                 self._write(label, affine, files, name)
             except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-                # the words of other libraries may quote the header, and with it a patient's name
+                # messages of other libraries may quote the header with a patient's name
                 ours = isinstance(error, DataError | StorageError)
                 reason = str(error) if ours else f"its header does not fit, {type(error).__name__}"
                 log.error("%s: no DICOM SEG can be written (%s); the label map is", name, reason)
@@ -93,7 +92,7 @@ class SaveDicomSegd(SaveImaged):
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Without the words of pydicom and highdicom, which quote values of the header."""
+    """Silence warnings and logs of pydicom and highdicom, which quote values of the header."""
     loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -110,12 +109,12 @@ def _silence() -> Iterator[None]:
 def dicom_seg(
     label: np.ndarray, affine: np.ndarray, files: Sequence[str], table: ClassTable, about: Mapping[str, Any]
 ) -> Any:
-    """A label map as a DICOM SEG object, which can be saved.
+    """Make a DICOM SEG object of a label map.
 
     Args:
         label: (X, Y[, Z]) class ids in the grid of the series, at least one above 0.
         affine: (4, 4) of the label map to millimetres, RAS.
-        files: of the series, a slice each, or one of all slices.
+        files: files of the series, single-frame or one multi-frame file.
         table: the classes.
         about: `name`, `version` and `authors` of what made the label map.
 
@@ -137,7 +136,7 @@ def dicom_seg(
             if keyword not in source:
                 setattr(source, keyword, "")
         for measures in _pixel_measures(source):
-            if not measures.get("SliceThickness"):  # highdicom needs it; slices are taken to touch each other
+            if not measures.get("SliceThickness"):  # highdicom needs it; contiguous slices are assumed
                 measures.SliceThickness = round(float(np.linalg.norm(affine[:3, 2])), 4)
     frames = np.stack(
         [label.reshape(*label.shape[:2], -1)[..., k].T for k in _slice_numbers(label.shape, affine, sources)]
@@ -180,10 +179,10 @@ def dicom_seg(
 
 
 def _slice_numbers(shape: Sequence[int], affine: np.ndarray, sources: Sequence[Any]) -> list[int]:
-    """For every frame of the source images, the slice of the label map that lies on it.
+    """Index of the label map's slice for every frame of the source images.
 
     Raises:
-        DataError: a frame lies beside the grid, or two lie on one slice.
+        DataError: a frame is off the grid, or two are on one slice.
     """
     to_voxels = np.linalg.inv(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # DICOM's axes are LPS
     numbers = []
@@ -202,7 +201,7 @@ def _slice_numbers(shape: Sequence[int], affine: np.ndarray, sources: Sequence[A
 
 
 def _planes(sources: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Position (3,), orientation (6,) and pixel spacing (2,) of every frame, be they images or frames of one image."""
+    """Position (3,), orientation (6,) and pixel spacing (2,) of every frame of single- or multi-frame images."""
 
     def plane(position: Any, orientation: Any, spacing: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return (
@@ -225,7 +224,7 @@ def _planes(sources: Sequence[Any]) -> list[tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _pixel_measures(source: Any) -> list[Any]:
-    """What holds the pixel spacing: a single-frame image itself, items of a multi-frame one."""
+    """Items that hold the pixel spacing: a single-frame image itself, or functional groups of a multi-frame one."""
     if "PerFrameFunctionalGroupsSequence" not in source:
         return [source]
     groups = [*source.SharedFunctionalGroupsSequence, *source.PerFrameFunctionalGroupsSequence]
@@ -233,11 +232,7 @@ def _pixel_measures(source: Any) -> list[Any]:
 
 
 def import_highdicom() -> ModuleType:
-    """The module highdicom, or a sentence that says how to get it.
-
-    Raises:
-        DataError: it is not installed.
-    """
+    """Import highdicom; a DataError with advice if it is not installed."""
     try:
         import highdicom
     except ModuleNotFoundError as error:

@@ -1,7 +1,7 @@
-"""DICOM series, read by ITK alone: find them, tell them apart, turn them into NIfTI.
+"""DICOM series: search, header, order of slices, conversion to NIfTI; read by ITK alone.
 
-Convention: a series is named by its folder; in a folder of several by any file of it, which stands for all its files.
-Nothing that names a patient is printed or written.
+Convention: the path of a series is its folder, or any of its files if the folder holds several series. Nothing that
+identifies a patient is printed or written.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ...files import whole_file
 from .contrast import TAGS, sequence_of
 
 PREAMBLE = 128
-"""Bytes before the letters DICM with which a DICOM file begins."""
+"""Bytes before the letters DICM at the beginning of a DICOM file."""
 OTHER_SUFFIXES = (
     *(".bmp", ".csv", ".gz", ".html", ".jpeg", ".jpg", ".json", ".log", ".mha", ".mhd", ".nii", ".nrrd", ".nhdr"),
     *(".pdf", ".png", ".py", ".raw", ".tif", ".tiff", ".tsv", ".txt", ".xlsx", ".xml", ".yaml", ".yml", ".zip"),
 )
-"""Endings of files that are not worth opening."""
+"""File endings that are not DICOM."""
 META_BYTES = 1024
-"""In these a file's meta information names its class, if it has any."""
+"""Length of the file meta information in which the SOP class is searched."""
 CLASS_OF_OBJECT = re.compile(
     rb"\x02\x00\x02\x00UI..1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:9|11|66|88|104|481)(?![0-9])", re.DOTALL
 )
@@ -35,7 +35,7 @@ CLASS_OF_OBJECT = re.compile(
 GAP = 1.5
 """Largest distance of neighbouring slices, as a multiple of the usual one."""
 SAGITTAL_COSINE = 0.7
-"""Smallest left-right part of the slices' normal; 0.7 takes a stack that is turned by up to 45 degrees."""
+"""Smallest left-right component of the slice normal of a sagittal stack; 0.7 is up to 45 degrees oblique."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Series:
         study: the header's study, for grouping.
         number: the series' number, "" if the header has none.
         modality: "MR", "SEG", ...; "" if the header does not say.
-        sequence: contrast, see `dicom_sequence.sequence_of`.
+        sequence: contrast, see `scripts.data.dicom.contrast.sequence_of`.
         evidence: what told the contrast.
         first_instance: identifier of the first file's image, to tell copies.
     """
@@ -77,24 +77,21 @@ class Series:
 
     @property
     def path(self) -> Path:
-        """What a reader is given: the folder, or a file of the series if the folder holds others."""
+        """Path for a reader: the folder, or a file of the series if the folder holds others."""
         return self.folder if self.alone or not self.files else Path(min(self.files))
 
     @property
     def place(self) -> str:
-        """The series for a reader of the log, by nothing but its folder and number."""
+        """Name of the series in logs, by folder and number only."""
         return f"DICOM series {self.number or '?'} in {self.folder}"
 
 
 def is_dicom(path: Path) -> bool:
-    """True for a file that begins as DICOM images do.
-
-    The index file DICOMDIR does not count, nor do the objects that come with images: reports, segmentations, ...
-    """
+    """True for a DICOM image file; false for DICOMDIR and for reports, segmentations and other non-images."""
     if path.suffix.lower() in OTHER_SUFFIXES or path.name.upper() == "DICOMDIR" or path.name.startswith("."):
         return False
     try:
-        if not path.is_file():  # reading from a pipe would wait for ever
+        if not path.is_file():  # a pipe would block
             return False
         with path.open("rb") as file:
             content = file.read(PREAMBLE + META_BYTES)[PREAMBLE:]
@@ -104,7 +101,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_folders(folder: Path) -> list[Path]:
-    """All folders at or below `folder` that directly hold a DICOM file, sorted; hidden folders are passed over."""
+    """All folders at or below `folder` that directly hold a DICOM file, sorted; without hidden folders."""
     return sorted(path for path, names in _walk(folder) if any(is_dicom(path / name) for name in names))
 
 
@@ -112,7 +109,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     entered: set[str] = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
-        if real in entered:  # a linked folder, entered elsewhere, or a circle of links
+        if real in entered:  # a linked folder that was visited before
             folders.clear()
             continue
         entered.add(real)
@@ -121,16 +118,13 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
 
 
 def series_files(folder: Path) -> dict[str, tuple[str, ...]]:
-    """ITK's identifier of every series in one folder -> its files in the order of the slices.
-
-    Convention: the same settings as MONAI's `ITKReader`, so that a folder of one series here is one volume there.
-    """
+    """ITK's identifier of every series in one folder -> its files in slice order; settings of MONAI's `ITKReader`."""
     return _series_files(str(folder), folder.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
 def _series_files(folder: str, _: int) -> dict[str, tuple[str, ...]]:
-    """Kept until the folder changes, because every series of it is looked up several times."""
+    """Cached until the folder changes."""
     names = import_itk().GDCMSeriesFileNames.New()
     names.SetUseSeriesDetails(True)
     names.AddSeriesRestriction("0008|0021")
@@ -139,14 +133,7 @@ def _series_files(folder: str, _: int) -> dict[str, tuple[str, ...]]:
 
 
 def files_of(path: Path) -> tuple[str, ...]:
-    """The files of a series in the order of the slices.
-
-    Args:
-        path: a folder of one series, or any DICOM file, which stands for the series that it belongs to.
-
-    Returns:
-        () if it is no DICOM, or a folder of several series.
-    """
+    """Files of a series in slice order, given by its folder or one of its files; () if not DICOM or several series."""
     if path.is_dir():
         groups = series_files(path) if any(is_dicom(file) for file in path.iterdir()) else {}
         return next(iter(groups.values())) if len(groups) == 1 else ()
@@ -176,7 +163,7 @@ def _series_in(folder: Path) -> list[Series]:
             continue
         try:
             found.append(_describe(folder, uid, files, len(groups) == 1))
-        except RuntimeError:  # a damaged header; ITK's words about it name the file, not the reason
+        except RuntimeError:  # a damaged header
             found.append(Series(folder, uid, files, folder.resolve().name, "unreadable", alone=len(groups) == 1))
     return found or [Series(folder, "", (), folder.resolve().name, "unreadable")]
 
@@ -219,7 +206,7 @@ def _describe(folder: Path, uid: str, files: tuple[str, ...], alone: bool) -> Se
 
 
 def convert_series(series: Series, out: Path) -> None:
-    """Write a series as NIfTI; the file appears whole or not at all.
+    """Convert a series to NIfTI, atomically.
 
     Raises:
         RuntimeError: ITK cannot read the series, slices are missing, or it has one slice only.
@@ -242,14 +229,14 @@ def convert_series(series: Series, out: Path) -> None:
 
 
 def slice_gap(files: Sequence[str]) -> str | None:
-    """What is wrong with the places of a series' slices, as the beginning of a sentence; None if nothing is.
+    """Detect missing or duplicate slices of a series; None if there are none.
 
-    A series with a hole would be read as if its slices were evenly spaced, and all beyond the hole would lie elsewhere.
+    ITK reads a series with a gap as if its slices were evenly spaced.
 
     Args:
-        files: of one series, a slice each.
+        files: files of one series, one slice each.
     """
-    places = [_place(file) for file in files]
+    places = [_slice_position(file) for file in files]
     known = sorted(place for place in places if place is not None)
     if len(known) < 3 or len(known) < len(files):
         return None  # enhanced files hold all slices in one, and ITK reads their places
@@ -263,8 +250,8 @@ def slice_gap(files: Sequence[str]) -> str | None:
     return None
 
 
-def _place(file: str) -> float | None:
-    """Where a slice lies along its normal, in mm; None if its header does not say."""
+def _slice_position(file: str) -> float | None:
+    """Position of a slice along its normal in mm; None if it is not in the header."""
     io = import_itk().GDCMImageIO.New()
     io.SetFileName(file)
     io.ReadImageInformation()
@@ -278,11 +265,7 @@ def _place(file: str) -> float | None:
 
 
 def import_itk() -> ModuleType:
-    """The module itk, or a sentence that says how to get it.
-
-    Raises:
-        ModuleNotFoundError: itk is not installed.
-    """
+    """Import itk; a ModuleNotFoundError with advice if it is not installed."""
     try:
         import itk
     except ModuleNotFoundError as error:

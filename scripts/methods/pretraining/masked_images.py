@@ -1,4 +1,4 @@
-"""Masked-image pretraining of the vision encoder: it learns from all training slices, labelled or not."""
+"""Masked image modelling (SimMIM): self-supervised pretraining of the vision encoder on all training slices."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..base import Losses
 
 
 class MaskedImages:
-    """Blocks of the image are hidden, and the network predicts their grey values from what is left (SimMIM).
+    """Masked image modelling (SimMIM): reconstruct the grey values of masked blocks, L = masked_pixel_loss.
 
-    L = masked_pixel_loss. The blocks are hidden in the image, not among a transformer's tokens, so that encoders with
-    convolutions can be pretrained in the same way. Hidden pixels are 0, the mean of a z-scored volume.
+    Pixels are masked, not a transformer's tokens, so that convolutional encoders can be pretrained too. Masked pixels
+    are set to 0, the mean of a z-scored volume.
 
     Args:
-        model: (B, 1, H, W) image with hidden blocks -> (B, 1, H, W) grey values.
+        model: (B, 1, H, W) masked image -> (B, 1, H, W) grey values.
         block_px: edge of a block in pixels.
-        share: share of the blocks that is hidden, in [0, 1].
+        share: share of the blocks that is masked, in [0, 1].
 
     References: Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, CVPR 2022.
     """
@@ -30,7 +30,7 @@ class MaskedImages:
         self.model, self.block_px, self.share = model, block_px, share
 
     def __call__(self, batch: dict[str, Any], progress: float) -> Losses:
-        """Return `loss`; every image of the batch counts, labels are not looked at."""
+        """Return `loss` over all images of the batch; labels are not used."""
         image = torch.cat([stream["image"] for stream in batch.values() if stream is not None])  # (B, 1, H, W)
         masked = random_blocks(len(image), image.shape[2:], self.block_px, self.share, image.device)
         return {"loss": masked_pixel_loss(self.model(image.masked_fill(masked, 0.0)), image, masked)}

@@ -1,4 +1,4 @@
-"""MGCA as an objective of stage 1: slices and captions aligned as wholes, by their parts, and by prototypes."""
+"""MGCA as an objective of stage 1: alignment of slices and captions at instance, token and prototype level."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...ops.contrast import attended, cosines, matched_contrast, sinkhorn, soft_cross_entropy
+from ...ops.contrast import cross_attention, pairwise_cosine, sinkhorn, soft_cross_entropy, symmetric_info_nce
 from ..base import Losses
-from .text_guided import logit_scale, read_slices, same_caption
+from .text_guided import caption_matches, logit_scale, read_slices
 
 TOKEN_TEMPERATURE = 0.1
 PROTOTYPE_TEMPERATURE = 0.2
@@ -22,22 +22,21 @@ class MGCA:
 
     L = `instance` · ITA + `token` · CTA + `prototype` · CPA
 
-    - ITA: InfoNCE of whole slices I and captions T, the sum of both directions.
-    - CTA: each word attends to the patches of its slice, softmax(cos / 0.1), which gives it a picture; InfoNCE within
-      the caption, temperature 0.1, finds each word's picture among those of the others, and the word of each picture.
-      The same with patches that attend to words. The two, each the mean of its directions, are added.
-    - CPA: the prototypes that Sinkhorn assigns to T are predicted from I, softmax(cos / 0.2), and the reverse; their
-      mean.
+    - ITA: InfoNCE of slices I and captions T, the sum of both directions.
+    - CTA: cross-attention of words to the patches of their slice, softmax(cos / 0.1), then symmetric InfoNCE with
+      temperature 0.1 of a caption's words and attention outputs; plus the same for patches that attend to words.
+    - CPA: cross-entropy of softmax(cos / 0.2) of I against the Sinkhorn assignment of T to prototypes, and the
+      reverse; their mean.
 
     Args:
         model: has `encode` (image -> patches, whole image), `caption_embeddings` (present -> captions) and `scale`.
         prototypes: embeddings (A, E) -> cosines (A, K); trained with the model.
         loss_weights: has the keys `instance`, `token` and `prototype`.
-        frozen: share of training in which the prototypes are not moved.
+        frozen: share of training at the beginning in which the prototypes are frozen.
 
-    Deviations: the frame's linear projections in place of perceptrons with batch normalisation, since stage 2 reads
-    them; words and patches weigh alike, not by the attention of [CLS]; beyond 512 patches squares of them are averaged;
-    equal captions of a batch share the target of ITA (`same_caption`); fewer prototypes, for a hundred slices.
+    Deviations: the model's linear projections in place of perceptrons with batch normalisation, since stage 2 uses
+    them; words and patches have equal weights, not the attention of [CLS]; more than 512 patches are average-pooled;
+    equal captions of a batch are positives of each other in ITA (`caption_matches`); fewer prototypes.
     """
 
     def __init__(self, model: Any, prototypes: nn.Module, loss_weights: dict[str, float], frozen: float = 0.02) -> None:
@@ -48,26 +47,26 @@ class MGCA:
         slices = read_slices(batch)
         patches, images = self.model.encode(slices.image)
         captions = self.model.caption_embeddings(slices.present)
-        logits = logit_scale(self.model) * cosines(images, captions.sentence)
-        seen = slices.present.any(1)
+        logits = logit_scale(self.model) * pairwise_cosine(images, captions.sentence)
+        valid = slices.present.any(1)
         losses = {
-            "instance": 2 * matched_contrast(logits, *same_caption(slices)),
-            "token": self.token(_parts(patches), captions.words, captions.counted & seen[:, None]),
-            "prototype": self.prototype(images[seen], captions.sentence[seen], progress < self.frozen),
+            "instance": 2 * symmetric_info_nce(logits, *caption_matches(slices)),
+            "token": self.token(_pooled_patches(patches), captions.words, captions.word_mask & valid[:, None]),
+            "prototype": self.prototype(images[valid], captions.sentence[valid], progress < self.frozen),
         }
         total = torch.stack([self.loss_weights[name] * loss for name, loss in losses.items()]).sum()
         return {"loss": total, **losses}
 
     @staticmethod
-    def token(patches: Tensor, words: Tensor, counted: Tensor) -> Tensor:
-        """CTA of patches (B, P, E) and words (B, L, E), counted (B, L); a slice without any word is left out."""
-        pictures = attended(words, patches, TOKEN_TEMPERATURE)  # (B, L, E)
-        sayings = attended(patches, words, TOKEN_TEMPERATURE, counted)  # (B, P, E)
-        seen = counted.any(1)[:, None].expand(patches.shape[:2])
-        return _own(words, pictures, counted) + _own(patches, sayings, seen)
+    def token(patches: Tensor, words: Tensor, valid: Tensor) -> Tensor:
+        """CTA of patches (B, P, E) and words (B, L, E), valid (B, L); a slice without words is left out."""
+        attended_patches = cross_attention(words, patches, TOKEN_TEMPERATURE)  # (B, L, E)
+        attended_words = cross_attention(patches, words, TOKEN_TEMPERATURE, valid)  # (B, P, E)
+        has_words = valid.any(1)[:, None].expand(patches.shape[:2])
+        return _sample_info_nce(words, attended_patches, valid) + _sample_info_nce(patches, attended_words, has_words)
 
     def prototype(self, images: Tensor, captions: Tensor, frozen: bool) -> Tensor:
-        """CPA of whole slices (A, E) and their captions (A, E)."""
+        """CPA of slices (A, E) and their captions (A, E)."""
         self.prototypes.requires_grad_(not frozen)
         scores = [self.prototypes(x) for x in (images, captions)]
         by_image, by_caption = (sinkhorn(s) for s in scores)
@@ -75,17 +74,19 @@ class MGCA:
         return (soft_cross_entropy(of_image, by_caption) + soft_cross_entropy(of_caption, by_image)) / 2
 
 
-def _parts(patches: Tensor) -> Tensor:
-    """(B, E, h, w) -> (B, P, E) with P ≤ `MAX_PATCHES`: every pair of patches is compared."""
+def _pooled_patches(patches: Tensor) -> Tensor:
+    """(B, E, h, w) -> (B, P, E), average-pooled to P ≤ `MAX_PATCHES` since all pairs of patches are compared."""
     while patches.shape[2] * patches.shape[3] > MAX_PATCHES:
         patches = F.avg_pool2d(patches, 2, ceil_mode=True)
     return patches.flatten(2).transpose(1, 2)
 
 
-def _own(first: Tensor, second: Tensor, counted: Tensor) -> Tensor:
-    """InfoNCE within each sample: item k of `first` belongs to item k of `second`; both (B, A, D), counted (B, A)."""
-    logits = cosines(first, second) / TOKEN_TEMPERATURE  # (B, A, A)
-    own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
-    pairs = counted[:, :, None] & counted[:, None]
-    terms = torch.stack([matched_contrast(scores, own, known) for scores, known in zip(logits, pairs, strict=True)])
-    return terms.sum() / counted.any(1).sum().clamp_min(1)
+def _sample_info_nce(first: Tensor, second: Tensor, valid: Tensor) -> Tensor:
+    """Symmetric InfoNCE within each sample, positives at the same index of both (B, A, D); valid (B, A) bool."""
+    logits = pairwise_cosine(first, second) / TOKEN_TEMPERATURE  # (B, A, A)
+    identity = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
+    pairs = valid[:, :, None] & valid[:, None]
+    terms = torch.stack(
+        [symmetric_info_nce(scores, identity, mask) for scores, mask in zip(logits, pairs, strict=True)]
+    )
+    return terms.sum() / valid.any(1).sum().clamp_min(1)

@@ -1,4 +1,4 @@
-"""CPS4, stage 1: the attention map of each class prompt falls on its structure."""
+"""CPS4, stage 1: vision-language pretraining that aligns the attention map of each class prompt with its mask."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class PromptPretraining:
     Args:
         model: (B, 1, H, W) -> attention maps (B, N, h, w) in (0, 1).
         loss_weights: has the keys `token` and `pixel`.
-        target: how a class's mask comes to the patch grid; see `scripts.ops.attention.region_targets`.
-        negatives: whether the pixel loss also sees the classes that are absent from a slice (their target is 0);
-            the literal form sees present classes only.
+        target: how masks are down-scaled to the patch grid; see `scripts.ops.attention.region_targets`.
+        negatives: whether absent classes enter the pixel loss with target 0; the paper's literal form uses present
+            classes only.
 
-    A class that the case shows but does not label is neither positive nor negative.
+    Unlabelled classes of a case are left out of both terms.
     """
 
     def __init__(
@@ -43,8 +43,8 @@ class PromptPretraining:
         labelled_classes = ~labelled["is_unlabelled"]  # (B, N)
         present = labelled_classes & (region.flatten(2).amax(-1) > 0)
         token = token_attention_loss(attention, region, present)
-        counted = labelled_classes if self.negatives else present
-        pixel = pixel_attention_loss(attention, region, counted, valid_area(label, grid))
+        valid = labelled_classes if self.negatives else present
+        pixel = pixel_attention_loss(attention, region, valid, valid_area(label, grid))
         total = self.loss_weights["token"] * token + self.loss_weights["pixel"] * pixel
         return {"loss": total, "token": token, "pixel": pixel}
 
@@ -52,11 +52,7 @@ class PromptPretraining:
 def parameter_groups(
     model: Any, learning_rate: float, head_lr_mult: float, heads: Sequence[nn.Module] = ()
 ) -> list[dict[str, Any]]:
-    """Optimiser groups: the encoders at `learning_rate`, projections, scale and bias at `head_lr_mult` times that.
-
-    What a text encoder calls new (`new_parameters`) goes with the second group, as do `heads`, an objective's own
-    modules.
-    """
+    """Optimiser groups: encoders at `learning_rate`; projections, `heads` and new prompt vectors at a multiple."""
     new = {id(p) for p in model.text.new_parameters()}
     encoders = [p for p in (*model.vision.parameters(), *model.text.parameters()) if id(p) not in new]
     known = {id(p) for p in encoders}

@@ -1,8 +1,8 @@
-"""What the compared stage-1 objectives share: which classes a slice shows, which slices belong together, the scale.
+"""Shared parts of the vision-language baselines of stage 1: present classes, matching captions, logit scale.
 
-They train the same `VisionLanguageModel` as CPS4's own objective, so that stage 2 reads its checkpoint unchanged. The
-factor of their cosines is the model's own learned `scale`, at most 100, and linear where CLIP learns its logarithm:
-stage 2's maps are the softmax over the classes of that same scaled cosine.
+The baselines train the same `VisionLanguageModel` as CPS4, so that stage 2 can use their checkpoint. The logit scale is
+the model's learned `scale`, clamped at 100 and not in the log domain as in CLIP, because the maps of stage 2 are the
+softmax over classes of the same scaled cosine.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ MAX_SCALE = 100.0
 
 
 class Slices(NamedTuple):
-    """Labelled slices and what their label maps say about classes.
+    """Labelled slices with their labelled and present classes.
 
     Attributes:
         image: (B, 1, H, W).
-        label: (B, H, W) int64, 255 where left out.
+        label: (B, H, W) int64, 255 at ignored pixels.
         labelled: (B, N) bool, classes that the slice's data set labels.
-        present: (B, N) bool, labelled classes that the slice shows, background included.
+        present: (B, N) bool, labelled classes in the slice, background included.
     """
 
     image: Tensor
@@ -32,7 +32,7 @@ class Slices(NamedTuple):
 
 
 def read_slices(batch: dict[str, Any]) -> Slices:
-    """The labelled stream of a batch; a class that is shown but not labelled is never present."""
+    """Labelled slices of a batch, with the classes in each."""
     stream = batch["labelled"]
     label, labelled = stream["label"].squeeze(1).long(), ~stream["is_unlabelled"]
     classes = torch.arange(labelled.shape[1], device=label.device)
@@ -40,22 +40,18 @@ def read_slices(batch: dict[str, Any]) -> Slices:
     return Slices(stream["image"], label, labelled, shown & labelled)
 
 
-def same_caption(slices: Slices) -> tuple[Tensor, Tensor]:
-    """Which captions fit which slices of the batch.
+def caption_matches(slices: Slices) -> tuple[Tensor, Tensor]:
+    """Positive pairs of slice (row) and caption (column), and valid pairs; both (B, B) bool.
 
-    Captions repeat within a batch, and a repeated one is no negative: it fits every slice that shows the same classes,
-    as far as both slices label them.
-
-    Returns:
-        (B, B) bool, whether slice i (row) and caption j fit; and (B, B) bool, the pairs that count: a slice that is
-        left out as a whole (no class present) is in none.
+    A pair is positive if both slices have the same classes, among those that both label: equal captions of a batch are
+    not negatives. Slices without any class are in no valid pair.
     """
     differ = slices.present[:, None] != slices.present[None]  # (B, B, N)
     both = slices.labelled[:, None] & slices.labelled[None]
-    counted = slices.present.any(1)
-    return ~(differ & both).any(2), counted[:, None] & counted
+    valid = slices.present.any(1)
+    return ~(differ & both).any(2), valid[:, None] & valid
 
 
 def logit_scale(model: Any) -> Tensor:
-    """() factor of the cosines: the model's own, held at `MAX_SCALE` (CLIP's bound)."""
+    """() logit scale (inverse temperature) of the model, clamped at `MAX_SCALE` as in CLIP."""
     return model.scale.clamp(max=MAX_SCALE)

@@ -1,1 +1,1 @@
-"""Which level a structure has: its tissue type, the order of the spine, and how sure a name is."""
+"""Vertebral levels: tissue type and level, decoding in anatomical order (Viterbi), confidence of level names."""

@@ -1,4 +1,4 @@
-"""How sure the names of a volume's structures are, and what about them a reader should look at."""
+"""Confidence of the level names of a volume, and warnings about gaps, duplicates and transitional anatomy."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from ...labels import ClassTable
 
 BLOCK = 3
-"""Structures in a row that must disagree in the same way before an extra or missing vertebra is suspected."""
+"""Consecutive structures with the same offset from which an extra or missing vertebra is suspected."""
 SECOND_SHARE = 0.3
-"""Share of a structure's pixels from which another name counts as given, too."""
+"""Share of a structure's pixels from which a second name of the network counts."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Structure:
     """One structure of a volume.
 
     Attributes:
-        name: as decoded.
-        confidence: mean probability in [0, 1] that the network itself gives to this level, given the type.
-        own_name: the name that the network itself gives to most of its pixels.
+        name: decoded level name.
+        confidence: mean probability in [0, 1] of the network itself for this level given the type.
+        own_name: the network's own majority name over the pixels of the structure.
     """
 
     name: str
@@ -39,17 +39,17 @@ class Structure:
 def level_report(
     probs: Tensor, label: Tensor, table: ClassTable, chain: Sequence[int] | Tensor
 ) -> tuple[list[Structure], list[str]]:
-    """Compare decoded names with the network's own.
+    """Compare decoded level names with the network's own.
 
     Args:
-        probs: (S, N, H, W) probabilities of the network itself.
+        probs: (S, N, H, W) class probabilities of the network, before decoding.
         label: (S, H, W) int64 decoded class ids.
-        table: the classes.
+        table: class table.
         chain: class ids from the lowest structure upwards, as :func:`scripts.ops.levels.ordering.chain_index` gives it.
 
     Returns:
-        The structures from the lowest upwards, and warnings, a sentence each: a gap in the chain, a name that the
-        network gave twice, and signs of a vertebra more or less than usual (four or six lumbar vertebrae).
+        The structures from the lowest upwards, and warnings, one sentence each: a gap in the chain, a name that the
+        network gave twice, and signs of transitional anatomy (four or six lumbar vertebrae).
 
     Raises:
         ValueError: the shapes do not fit.
@@ -59,8 +59,10 @@ def level_report(
     chain = [int(c) for c in chain if c]
     groups = group_index(table).to(probs.device)
     levels = level_probability(probs, groups)
-    own = top_class(levels.masked_fill(groups[:, None, None] != groups[label][:, None], -1.0))  # own name of the type
-    place = {c: k for k, c in enumerate(chain)}
+    own = top_class(
+        levels.masked_fill(groups[:, None, None] != groups[label][:, None], -1.0)
+    )  # the network's class within the decoded type
+    position = {c: k for k, c in enumerate(chain)}
     structures, offsets = [], []
     given: dict[int, list[str]] = {}
     for c in chain:
@@ -71,7 +73,7 @@ def level_report(
         most = int(votes.argmax())
         confidence = float(levels[:, c][inside].mean())
         structures.append(Structure(table.names[c], confidence, table.names[most]))
-        offsets.append((place[c], place.get(most, place[c]) - place[c]))
+        offsets.append((position[c], position.get(most, position[c]) - position[c]))
         for other in (votes >= SECOND_SHARE * votes.sum()).nonzero().flatten().tolist():
             given.setdefault(other, []).append(table.names[c])
     return structures, [*_gaps(structures, table, chain), *_twice(given, table), *_extra(offsets, table, chain)]
@@ -89,14 +91,14 @@ def _gaps(structures: Sequence[Structure], table: ClassTable, chain: Sequence[in
 
 def _twice(given: dict[int, list[str]], table: ClassTable) -> list[str]:
     return [
-        f"the network itself sees {table.names[c]} in {len(places)} places, which are named {', '.join(places)}"
-        for c, places in given.items()
-        if len(places) > 1
+        f"the network itself sees {table.names[c]} in {len(positions)} places, which are named {', '.join(positions)}"
+        for c, positions in given.items()
+        if len(positions) > 1
     ]
 
 
 def _extra(offsets: Sequence[tuple[int, int]], table: ClassTable, chain: Sequence[int]) -> list[str]:
-    """A lower block that fits and an upper block that is one vertebra off (two places), or the other way round."""
+    """Warning where the offset of the network's own names changes by one vertebra (two positions) along the spine."""
     for cut in range(BLOCK, len(offsets) - BLOCK + 1):
         below, above = ({o for _, o in part} for part in (offsets[:cut], offsets[cut:]))
         if len(below) == len(above) == 1 and abs(below.pop() - above.pop()) == 2:

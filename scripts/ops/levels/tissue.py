@@ -1,4 +1,4 @@
-"""Class probabilities as a tissue type (vertebra, disc, ...) and a level within the type (L4, L3, ...)."""
+"""Factorisation of class probabilities into tissue type (vertebra, disc, ...) and level given type (L4, L3, ...)."""
 
 from __future__ import annotations
 
@@ -20,20 +20,13 @@ def group_index(table: ClassTable) -> Tensor:
 
 
 def top_class(scores: Tensor) -> Tensor:
-    """Class of the largest score at each pixel, the first of equals.
-
-    Args:
-        scores: (B, N, ...) any scores of classes.
-
-    Returns:
-        (B, ...) int64 class indices.
-    """
-    # On a CPU several times faster than argmax, which does not vectorise over an inner axis.
+    """Arg max over the classes, (B, N, ...) scores -> (B, ...) int64; the first of equal scores."""
+    # On a CPU several times faster than argmax, which is not vectorised over an inner axis.
     return scores.max(dim=1).indices
 
 
 def type_probability(probs: Tensor, groups: Tensor) -> Tensor:
-    """Probability of every type: the sum over its classes.
+    """Marginal probability of every tissue type: the sum over its classes.
 
     Args:
         probs: (B, N, H, W) ≥ 0, class probabilities or attention maps.
@@ -53,12 +46,12 @@ def type_probability(probs: Tensor, groups: Tensor) -> Tensor:
 
 
 def level_probability(probs: Tensor, groups: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """Probability of every class given its type: (p + eps) / Σ over the type of (p + eps).
+    """Conditional probability of every class given its type: (p + eps) / Σ over the type of (p + eps).
 
     Args:
         probs: (B, N, H, W) ≥ 0, class probabilities or attention maps of any scale.
         groups: (N,) int64 index of the type of every class.
-        eps: floor of every class, > 0; a type without any evidence gets equal levels.
+        eps: floor of every class, > 0; a type without any probability gets uniform levels.
 
     Returns:
         (B, N, H, W) in (0, 1]; sums to 1 over the classes of each type, and is 1 for a type of one class.

@@ -19,7 +19,7 @@ from ...data.transforms import MapLabelValuesd
 from ...labels import ClassTable
 from ...networks.prompt_model import load_prompt_model
 from ...ops.prompt_map import average_slices, upsample
-from ...report.figures import attention_rows, method_strip, telling_slices
+from ...report.figures import attention_rows, method_strip, representative_slices
 from ...report.tables import case_means
 from ...training.pictures import canonical
 from .names import REFERENCE, method_name
@@ -80,7 +80,7 @@ def strip_of_methods(
     spacing: list[float] = affine_to_spacing(canonical(item["image"]).affine)[:2].tolist()
     if slice_number is not None and not 1 <= slice_number <= image.shape[-1]:
         raise PictureError(f"{chosen} has slices 1 to {image.shape[-1]}")
-    at = telling_slices(truth, 1)[0] if slice_number is None else slice_number - 1
+    at = representative_slices(truth, 1)[0] if slice_number is None else slice_number - 1
     hidden = entries[chosen]["unlabelled_classes"]
     predictions = {}
     for method, run in runs.items():
@@ -147,7 +147,7 @@ def attention_of_models(
     for variant, folder in models.items():
         item = _network_item(folder, entry)
         image, truth = (np.asarray(item[key][0]) for key in ("image", "label"))  # (H, W, S)
-        at = telling_slices(truth, 1)[0]
+        at = representative_slices(truth, 1)[0]
         maps[_short(method_name(variant).title)] = attention(folder, table, item["image"], at)
     ids = _class_ids(classes, table, truth[..., at])
     mm: list[float] = affine_to_spacing(item["image"].affine)[:2].tolist()

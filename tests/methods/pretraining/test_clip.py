@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scripts.methods.pretraining.clip import CLIP
-from scripts.methods.pretraining.text_guided import read_slices, same_caption
+from scripts.methods.pretraining.text_guided import caption_matches, read_slices
 from tests.text_guided import batch, matches, model, present, with_hidden_structure
 from tests.tiny import stream, train
 
@@ -13,14 +13,14 @@ class TestSameCaption:
     def test_value(self) -> None:
         slices = read_slices(batch())
         assert [set(row.nonzero()[:, 0].tolist()) for row in slices.present] == present()
-        fits, counted = same_caption(slices)
+        fits, counted = caption_matches(slices)
         assert torch.equal(fits, matches())
         assert counted.all()
 
     def test_slice_without_any_class_is_in_no_pair(self) -> None:
         data = batch()
         data["labelled"]["label"][1] = 255
-        counted = same_caption(read_slices(data))[1]
+        counted = caption_matches(read_slices(data))[1]
         assert counted.sum() == 9
         assert not counted[1].any()
 

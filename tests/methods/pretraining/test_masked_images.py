@@ -8,13 +8,13 @@ from torch import Tensor
 
 from scripts.methods.pretraining.masked_images import MaskedImages
 from scripts.networks.encoders import UNetTransformerEncoder
-from scripts.networks.image_painter import ImagePainter
+from scripts.networks.image_painter import MaskedImageModel
 from tests.tiny import batch, stream, train
 
 
-def painter() -> ImagePainter:
+def painter() -> MaskedImageModel:
     torch.manual_seed(0)
-    return ImagePainter(UNetTransformerEncoder((8, 16), width=32, layers=1, heads=2, output_stride=2))
+    return MaskedImageModel(UNetTransformerEncoder((8, 16), width=32, layers=1, heads=2, output_stride=2))
 
 
 class Recorder:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scripts.methods.pretraining.mgca import MGCA, _parts
+from scripts.methods.pretraining.mgca import MGCA, _pooled_patches
 from scripts.networks.vision_language import Prototypes
 from tests.text_guided import batch, matches, model, present, with_hidden_structure
 from tests.tiny import train
@@ -41,7 +41,7 @@ class TestMGCA:
         network = method.model
         patches, images = network.encode(data["labelled"]["image"])
         shown = torch.tensor([[c in classes for c in range(4)] for classes in present()])
-        sentence, words, counted = network.caption_embeddings(shown)
+        sentence, words, word_mask = network.caption_embeddings(shown)
         losses = method(data, 0.5)
 
         logits = torch.stack([torch.stack([network.scale * cosine(i, t) for t in sentence]) for i in images])
@@ -52,7 +52,7 @@ class TestMGCA:
 
         token = []
         for i in range(4):
-            v, w = patches[i].flatten(1).T, words[i][counted[i]]
+            v, w = patches[i].flatten(1).T, words[i][word_mask[i]]
             pictures, sayings = [attend(a, v) for a in w], [attend(a, w) for a in v]
             token.append(own(w, torch.stack(pictures)) + own(v, torch.stack(sayings)))
         torch.testing.assert_close(losses["token"], sum(token) / 4, atol=1e-4, rtol=1e-4)
@@ -90,7 +90,7 @@ class TestMGCA:
 
     def test_more_than_512_patches_are_averaged(self) -> None:
         patches = torch.randn(1, 3, 40, 20)
-        parts = _parts(patches)
+        parts = _pooled_patches(patches)
         assert parts.shape == (1, 20 * 10, 3)
         torch.testing.assert_close(parts[0, 0], patches[0, :, :2, :2].mean((1, 2)))
 

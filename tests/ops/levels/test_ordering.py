@@ -12,12 +12,12 @@ from torch import Tensor
 
 from scripts.labels import IGNORE, ClassTable
 from scripts.ops.levels.ordering import (
-    best_path,
     chain_index,
     decode_order,
     order_predictions,
     order_probabilities,
     spine_rows,
+    viterbi_path,
 )
 from scripts.ops.levels.tissue import group_index
 from scripts.phantom.volume import make_phantom
@@ -121,24 +121,24 @@ class TestBestPath:
         paths = torch.tensor(self.every_path(places, rows))  # (P, H)
         evidence = torch.randn(25, places, rows)
         scores = torch.stack([evidence[:, path, torch.arange(rows)].sum(1) for path in paths], 1)  # (25, P)
-        assert torch.equal(best_path(evidence), paths[scores.argmax(1)])
+        assert torch.equal(viterbi_path(evidence), paths[scores.argmax(1)])
 
     def test_value(self) -> None:
         evidence = torch.full((1, 3, 5), -5.0)
         evidence[0, [2, 2, 1, 1, 0], range(5)] = 0.0
-        assert best_path(evidence).tolist() == [[2, 2, 1, 1, 0]]
+        assert viterbi_path(evidence).tolist() == [[2, 2, 1, 1, 0]]
         evidence[0, :, 2] = torch.tensor([4.0, -5.0, 0.0])  # one row that is certain of a jump cannot jump
-        path = best_path(evidence)[0]
+        path = viterbi_path(evidence)[0]
         assert set((path[:-1] - path[1:]).tolist()) <= {0, 1}
 
     def test_value_without_evidence(self) -> None:
-        path = best_path(torch.zeros(2, 4, 9))
+        path = viterbi_path(torch.zeros(2, 4, 9))
         assert path.shape == (2, 9)
         assert set((path[:, :-1] - path[:, 1:]).flatten().tolist()) <= {0, 1}
 
     def test_exception(self) -> None:
         with pytest.raises(ValueError, match=r"evidence must be \(B, J, H\), got \(4, 5\)"):
-            best_path(torch.zeros(4, 5))
+            viterbi_path(torch.zeros(4, 5))
 
 
 class TestDecodeOrder:
