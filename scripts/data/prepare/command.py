@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ...labels import LABEL_MAP_DIR, ClassTable, LabelMap
-from ..datalist import SECTIONS, DataError, load_datalist, natural, write_datalist
+from ..datalist import SECTIONS, DataError, load_datalist, write_datalist
 from ..dicom import series as dicom
 from ..dicom.choice import choose_series
 from .layouts import LAYOUTS, Found, Volume, read_layout
