@@ -30,7 +30,7 @@ class Datalist:
     Attributes:
         path: the file.
         table: the classes.
-        label_map: how the data set's label values become class ids.
+        label_map: how the data set's label values become class ids; entries may have another.
         sections: section -> entries with `image`, `case`, `patient`, `unlabelled_classes` (ids), and, where there are
             any, `label`, `hidden_label` and `label_map` (for `MapLabelValuesd`). Paths are absolute.
     """
@@ -57,8 +57,7 @@ def load_datalist(path: str | Path, *, class_table: str | Path | None = None) ->
     raw = _read_json(path)
     table = ClassTable.load(class_table)
     source, label_map = _label_map(path, raw.get("label_map"), table)
-    default = raw.get("unlabelled_classes", label_map.unlabelled_classes)
-    common: dict[str, Any] = {} if source is None else {"label_map": source}
+    hidden = raw.get("unlabelled_classes")
     sections: dict[str, list[dict[str, Any]]] = {}
     mistakes: list[str] = []
     for section in (s for s in SECTIONS if s in raw):
@@ -67,9 +66,14 @@ def load_datalist(path: str | Path, *, class_table: str | Path | None = None) ->
             raise DataError(f'{path}: "{section}" must be a list of entries {{"image": ..., "label": ...}}')
         for number, row in enumerate(raw[section]):
             try:
-                sections[section].append(_entry(path.parent, section, row, default, table, common))
+                own, of = source, label_map
+                if isinstance(row, dict) and row.get("label_map") is not None:
+                    own, of = _label_map(path, row["label_map"], table)
+                classes = of.unlabelled_classes if hidden is None else hidden
+                sections[section].append(_entry(path.parent, section, row, classes, table, own))
             except DataError as error:
-                mistakes.append(f'{path}: entry {number} of "{section}" {error}')
+                why = str(error).removeprefix(f"{path}: ")
+                mistakes.append(f'{path}: entry {number} of "{section}" {why}')
     if mistakes:
         raise DataError("\n".join(mistakes))
     return Datalist(path, table, label_map, sections)
@@ -91,19 +95,26 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _label_map(path: Path, source: Any, table: ClassTable) -> tuple[str | dict[str, Any] | None, LabelMap]:
     """The label map in a form that `LabelMap.load` reads from any folder, and the map itself."""
+    plain = source
     if isinstance(source, Mapping):
         source = dict(source) if "map" in source else {"map": dict(source)}
+        plain = {"map": source["map"]}  # the unlabelled classes have a key of their own in every entry
     elif source is not None and (path.parent / str(source)).is_file():
-        source = str(path.parent / str(source))
+        plain = source = str(path.parent / str(source))
     try:
-        return source, LabelMap.load(source, table)
+        return plain, LabelMap.load(source, table)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         mend = 'name one of those, or a JSON file with {"map": {"1": "S", ...}}'
         raise DataError(f'{path}: "label_map" cannot be used ({error}); {mend}') from error
 
 
 def _entry(
-    folder: Path, section: str, row: Any, default: Sequence[str | int], table: ClassTable, common: dict[str, Any]
+    folder: Path,
+    section: str,
+    row: Any,
+    default: Sequence[str | int],
+    table: ClassTable,
+    label_map: str | dict[str, Any] | None,
 ) -> dict[str, Any]:
     """One entry with absolute paths; errors read on from 'entry 3 of "training"'."""
     if not isinstance(row, dict) or not row.get("image"):
@@ -126,7 +137,8 @@ def _entry(
         ids = tuple(table.id_of(c) for c in hidden)
     except ValueError as error:
         raise DataError(f'has an unknown class in "unlabelled_classes": {error}') from error
-    return {**entry, "unlabelled_classes": ids, **(common if {"label", "hidden_label"} & entry.keys() else {})}
+    mapped = label_map is not None and {"label", "hidden_label"} & entry.keys()
+    return {**entry, "unlabelled_classes": ids, **({"label_map": label_map} if mapped else {})}
 
 
 def _section(datalist: Datalist, section: str) -> list[dict[str, Any]]:

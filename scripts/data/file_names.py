@@ -11,12 +11,9 @@ import unicodedata
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
-LABEL_WORDS = frozenset(
-    ("mask", "masks", "msk", "label", "labels", "seg", "segs", "segmentation", "segmentations", "dseg", "gt")
-    + ("annotation", "annotations", "groundtruth")
-)
 LABEL_FOLDERS = frozenset(("labels", "masks", "segs", "segmentations", "annotations"))
 """Words with which a folder of labels may begin ("labels_by_anna"); with any of `LABEL_WORDS` it may end."""
+LABEL_WORDS = LABEL_FOLDERS | {"mask", "msk", "label", "seg", "segmentation", "dseg", "gt", "annotation", "groundtruth"}
 IMAGE_WORDS = frozenset(("image", "images", "img", "imgs", "mr", "mri", "scan", "scans", "0000", "input", "rawdata"))
 QUALIFIERS = frozenset(("manual", "final", "original", "corrected", "auto", "edited", "reviewed", "v1", "v2"))
 """Words that may follow a label's: "_seg-manual", "labels/final"."""
@@ -98,7 +95,9 @@ def folder_role(name: str) -> tuple[str, str]:
     Returns:
         "image", "label", "other" (what programs write on their way, which is neither), or "" for any other folder.
     """
-    found = [_SPLIT.sub("", word) if _SPLIT.sub("", word) in LABEL_WORDS | IMAGE_WORDS else word for word in words(name)]
+    found = [
+        _SPLIT.sub("", word) if _SPLIT.sub("", word) in LABEL_WORDS | IMAGE_WORDS else word for word in words(name)
+    ]
     part = "".join(m[0] for word in words(name) if word not in found and (m := _SPLIT.search(word)))
     if re.match(r"step\d_", name.lower()):  # of TotalSpineSeg
         return ("label" if name.lower() == "step2_output" else "other"), ""

@@ -10,16 +10,30 @@ ROOT = Path("/data")
 class TestNamesLabel:
     @pytest.mark.parametrize(
         "name",
-        ["mask_1", "x_seg", "seg", "x-label", "Müller T2 1 seg", "x.seg", "sub-01_T2w_seg-manual", "sub-01_dseg"]
-        + ["sub-01_T2w_label-SC_seg", "sub-01_mod-T2w_seg-vert_msk", "case_gt", "x_seg_final", "Segmentation"],
+        [
+            *["mask_1", "x_seg", "seg", "x-label", "Müller T2 1 seg", "x.seg", "sub-01_T2w_seg-manual", "sub-01_dseg"],
+            *["sub-01_T2w_label-SC_seg", "sub-01_mod-T2w_seg-vert_msk", "case_gt", "x_seg_final", "Segmentation"],
+        ],
     )
     def test_label(self, name: str) -> None:
         assert names_label(name)
 
     @pytest.mark.parametrize(
         "name",
-        ["Maskell", "Maskell_t2", "labelled", "segal_1", "sub-mri_label-6_T2w", "x_segment", "case1", "manual", "v1"]
-        + ["unlabelled_3", "Gt1", "labeling", "maskenball"],
+        [
+            *[
+                "Maskell",
+                "Maskell_t2",
+                "labelled",
+                "segal_1",
+                "sub-mri_label-6_T2w",
+                "x_segment",
+                "case1",
+                "manual",
+                "v1",
+            ],
+            *["unlabelled_3", "Gt1", "labeling", "maskenball"],
+        ],
     )
     def test_whole_words_alone(self, name: str) -> None:
         assert not names_label(name)
@@ -42,7 +56,7 @@ class TestRole:
             ("labels 2019/images/a.nii.gz", "scan"),
             ("derivatives/labels/sub-1/anat/sub-1_T2w.nii.gz", "label"),
             ("derivatives/x/sub-1/anat/sub-1_dseg.nii.gz", "label"),
-            ("derivatives/x/sub-1/anat/sub-1_desc-denoised_T2w.nii.gz", "neither scan nor label of a folder derivatives"),
+            ("derivatives/x/sub-1/sub-1_desc-x_T2w.nii.gz", "neither scan nor label of a folder derivatives"),
             ("out/step2_output/a.nii.gz", "label"),
             ("out/step1_output/a.nii.gz", "what a program wrote on its way to a label map"),
             ("out/input/a_0000.nii.gz", "scan"),

@@ -92,7 +92,11 @@ class TestPattern:
 
     @pytest.mark.parametrize(
         ("pattern", "message"),
-        [("(", "is no regular expression"), ("a", "has no group; put brackets"), ("(b)", r"a\.nii: --patient '\(b\)' fi")],
+        [
+            ("(", "is no regular expression"),
+            ("a", "has no group; put brackets"),
+            ("(b)", r"a\.nii: --patient '\(b\)' fi"),
+        ],
     )
     def test_exception(self, pattern, message):
         with pytest.raises(DataError, match=message):
