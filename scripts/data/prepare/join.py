@@ -47,14 +47,14 @@ def join_datalists(lists: Sequence[str | Path], out: str | Path, distinct_patien
                 of, first = split.setdefault(row["patient"], (SPLIT[section], datalist.path))
                 if of != SPLIT[section]:
                     raise DataError(
-                        f"{datalist.path}: the patient {row['patient']} is in {SPLIT[section]}, but in {first} in {of}; "
+                        f"{datalist.path}: the patient {row['patient']} is in {SPLIT[section]}, in {first} in {of}; "
                         "prepare both with the same split, or give --distinct-patients if they are two people"
                     )
                 rows[section].append(row)
     path = write_datalist(out, rows, prepared={"joined": [str(datalist.path) for datalist in read]})
     load_datalist(path)
-    shared = [] if distinct_patients else sorted(name for name, count in patients.items() if count > 1)
-    lines = [f"note: taken for one person in several lists: {', '.join(shared[:5])}"] if shared else []
+    shared = sorted(name for name, count in patients.items() if count > 1 and not distinct_patients)
+    lines = [f"note: in several lists, taken for one person each: {', '.join(shared[:5])}"] if shared else []
     return [*lines, *counts(rows), f"written: {path}"]
 
 

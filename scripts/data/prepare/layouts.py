@@ -148,16 +148,19 @@ def pairs(folder: Path, wanted: Wanted) -> Found | None:
         scans, matched = pair_by_patterns(wanted.images, wanted.labels, folder, files)
         used = {*scans, *matched.labels.values(), *matched.alone}
         found.passed = {p: "not named by --images and --labels" for p in files if p not in used}
+        named = {scan: scan for scan in scans}
     else:
-        scans, labels = _told_apart(found, files, folder, wanted)
-        matched = pair(scans, labels, folder)
+        named, labels = _told_apart(found, files, folder, wanted)
+        matched = pair(list(named), labels, folder)
     found.alone = matched.alone
-    found.volumes = _volumes(scans, matched, folder, found, wanted.patient)
+    found.volumes = _volumes(named, matched, folder, found, wanted.patient)
     return found if found.volumes else None
 
 
-def _told_apart(found: Found, files: Sequence[Path], folder: Path, wanted: Wanted) -> tuple[list[Path], list[Path]]:
-    """Scans and labels; all else, and channels beside the one that is taken, is passed over."""
+def _told_apart(
+    found: Found, files: Sequence[Path], folder: Path, wanted: Wanted
+) -> tuple[dict[Path, Path], list[Path]]:
+    """Scans by their paths without nnU-Net's channel, and labels; all else is passed over."""
     roles = {path: role(path, folder) for path in files}
     for kind, pattern in (("scan", wanted.images), ("label", wanted.labels)):
         if pattern:
@@ -168,26 +171,29 @@ def _told_apart(found: Found, files: Sequence[Path], folder: Path, wanted: Wante
     def of(kind: str) -> list[Path]:
         return [path for path, what in roles.items() if what == kind]
 
-    roles |= _other_channels(of("scan"), wanted.series)
     if not of("label"):
         roles |= dict.fromkeys(_labels_by_content(of("scan")), "label")
+    scans = _by_case(of("scan"), wanted.series)
+    taken = set(scans.values())
+    roles |= {path: "a channel of nnU-Net beside the one that is taken" for path in of("scan") if path not in taken}
     found.passed = {path: what for path, what in roles.items() if what not in ("scan", "label")}
-    return of("scan"), of("label")
+    return scans, of("label")
 
 
-def _other_channels(scans: Sequence[Path], series: str) -> dict[Path, str]:
-    """The channels of nnU-Net beside the one of the wanted series, or the first; a scan has one."""
-    channels: dict[str, dict[str, Path]] = defaultdict(dict)
+def _by_case(scans: Sequence[Path], series: str) -> dict[Path, Path]:
+    """Path without nnU-Net's channel -> scan; of several channels the one of the wanted series, or the first."""
+    channels: dict[Path, dict[str, Path]] = defaultdict(dict)
     for scan in scans:
-        if channel := re.fullmatch(r"(.*)_(\d{4})", case_name(scan)):
-            channels[str(scan.parent / channel[1])][channel[2]] = scan
-    left: dict[Path, str] = {}
-    for of in channels.values():
-        names = _channel_names(next(iter(of.values())).parent.parent / "dataset.json")
-        taken = next((number for number in of if names.get(int(number), "").lower() == series.lower()), min(of))
-        if "0000" in of:
-            left |= {p: f"a channel of nnU-Net beside _{taken}" for number, p in of.items() if number != taken}
-    return left
+        if channel := re.fullmatch(r"(.+)_(\d{4})", case_name(scan)):
+            ending = scan.name.removeprefix(case_name(scan))
+            channels[scan.with_name(channel[1] + ending)][channel[2]] = scan
+    known = set(scans)
+    channels = {case: of for case, of in channels.items() if "0000" in of and case not in known}
+    by_case = {scan: scan for scan in scans if scan not in {path for of in channels.values() for path in of.values()}}
+    for case, of in channels.items():
+        names = _channel_names(case.parent.parent / "dataset.json")
+        by_case[case] = of[next((n for n in of if names.get(int(n), "").lower() == series.lower()), min(of))]
+    return by_case
 
 
 def _channel_names(file: Path) -> dict[int, str]:
@@ -219,32 +225,31 @@ def _labels_by_content(scans: Sequence[Path]) -> list[Path]:
     return [scan for scan in scans if scan.name in labels] if len(labels) < len(names) else []
 
 
-def _volumes(scans: Sequence[Path], matched: Pairs, folder: Path, found: Found, pattern: str | None) -> list[Volume]:
-    """The scans as volumes, in natural order; what they were taken for is noted."""
-    patients, told = tell_patients([_without_channel(scan) for scan in scans], folder, pattern)
-    names = Counter(_short(scan).lower() for scan in scans)
+def _volumes(
+    named: Mapping[Path, Path], matched: Pairs, folder: Path, found: Found, pattern: str | None
+) -> list[Volume]:
+    """The scans as volumes, in natural order; what they were taken for is noted.
+
+    Args:
+        named: path that names a scan -> the scan.
+        matched: labels of these paths.
+        folder: the data set.
+        found: gets the notes.
+        pattern: see `tell_patients`.
+    """
+    patients, told = tell_patients(list(named), folder, pattern)
+    names = Counter(case_name(path).lower() for path in named)
     volumes = []
-    for scan in scans:
-        above, label = scan.parent.relative_to(folder).parts, matched.labels.get(scan)
-        case = "_".join((*above, _short(scan))) if names[_short(scan).lower()] > 1 else _short(scan)
-        volumes.append(Volume(case, patients[_without_channel(scan)], scan, label, _map_of_program(label)))
+    for path, scan in named.items():
+        above, case, label = scan.parent.relative_to(folder).parts, case_name(path), matched.labels.get(path)
+        case = "_".join((*above, case)) if names[case.lower()] > 1 else case
+        volumes.append(Volume(case, patients[path], scan, label, _map_of_program(label)))
     found.notes += told
     waiting = [v for v in volumes if not v.label and folder_role(v.image.parent.name) == ("image", "ts")]
     if waiting and any(v.label for v in volumes):
         where = waiting[0].image.parent.name
         found.notes.append(f"{where}: {len(waiting)} scans without labels are taken as unlabelled, training reads them")
     return sorted(volumes, key=lambda v: natural(v.case))
-
-
-def _short(scan: Path) -> str:
-    return case_name(_without_channel(scan))
-
-
-def _without_channel(scan: Path) -> Path:
-    """The path without nnU-Net's number of a channel."""
-    channel = re.fullmatch(r"(.+)_\d{4}", case_name(scan))
-    in_images = folder_role(scan.parent.name)[0] == "image" or case_name(scan).endswith("_0000")
-    return scan.with_name(scan.name.replace(case_name(scan), channel[1], 1)) if channel and in_images else scan
 
 
 def _map_of_program(label: Path | None) -> str | None:

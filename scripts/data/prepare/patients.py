@@ -99,7 +99,7 @@ def _by_names(scans: Sequence[Path], root: Path) -> dict[Path, Rule]:
         site = next((part for part in path.parts[:-1] if SITE.fullmatch(part)), "")
         if bids := BIDS.search(path.as_posix()):
             told[scan] = (bids[1], 'its "sub-" (BIDS)')
-        elif person := next((p for p in map(_person_in, path.parts[:-1]) if _is_person(p)), ""):
+        elif person := next((p for part in path.parts[:-1] if _is_person(p := _person_in(part)) and _may_be(part)), ""):
             told[scan] = (person, "the folder of a patient")
         elif owner and (not name or (len(under[name]) > 1 and not PERSON.fullmatch(name) and _direct(path))):
             told[scan] = (owner, "the folder, as files in several folders have the same names")
@@ -148,10 +148,14 @@ def _is_person(name: str) -> bool:
 def _owner(scan: Path, root: Path) -> str:
     """The nearest folder that may be a patient's: one that stands for nothing else; "" for none."""
     for part in reversed(scan.relative_to(root).parts[:-1]):
-        plain = folder_role(part)[0] == "" and not SITE.fullmatch(part) and not GROUP.fullmatch(part)
-        if plain and _person_in(part):
+        if _may_be(part) and _person_in(part):
             return _person_in(part)
     return ""
+
+
+def _may_be(folder: str) -> bool:
+    """True for a folder that stands neither for a role, nor a site, nor for a group of patients, nor for a visit."""
+    return folder_role(folder)[0] == "" and not any(kind.fullmatch(folder) for kind in (SITE, GROUP, VISIT))
 
 
 def _direct(path: Path) -> bool:
