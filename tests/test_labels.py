@@ -40,6 +40,55 @@ class TestClassTable:
         with pytest.raises(ValueError, match="class table spine20 has no class"):
             TABLE.id_of(name)
 
+    @pytest.mark.parametrize(
+        ("name", "spellings"),
+        [
+            ("L5", "L5|l5|L05|L5 vertebra|vertebrae_L5|vertebra L5|vert_L5|VB L5|L5 vertebral body|LWK5|Lumbar 5"),
+            ("L5", "fifth lumbar vertebra|5th lumbar vertebra|fifth lumbar vertebra L5|lumbar_vertebra_5|Vertebra-L5"),
+            ("T12", "T12|Th12|TH12|BWK 12|twelfth thoracic vertebra T12|thoracic 12|vertebrae_T12"),
+            ("T9", "T9|T09|th9"),
+            ("L5/S", "L5/S|L5-S|L5-S1|L5/S1|L5S1|L5_S1|disc L5/S1|disc_L5_S|IVD L5-S1|S1/L5|disk L5 sacrum"),
+            ("L5/S", "intervertebral disc between L5 and sacrum|Bandscheibe LWK5/SWK1|L5/S1 disc"),
+            ("L4/L5", "L4/L5|L4-5|L4/5|L4L5|IVD_L4_L5|disc L4-L5|Disc L5/L4"),
+            ("T12/L1", "T12/L1|T12-L1|Th12/L1|disc T12L1|disc_T12_L1"),
+            ("S", "S|s|S1|sacrum|Sacrum|os sacrum|vertebrae_S1|sacral vertebra 1|SACRUM"),
+            ("background", "background|Background|BG|Clear Label|spinal canal|spinal_cord|CSF|Vertebra_Endplate"),
+        ],
+    )
+    def test_class_named(self, name, spellings):
+        for spelling in spellings.split("|"):
+            assert TABLE.class_named(spelling) == TABLE.id_of(name), spelling
+
+    @pytest.mark.parametrize("name", ["T8", "C2", "L6", "T13", "L5/L6", "L6-S1", "T8/T9", "S1/S2", "C7T1", "ignore"])
+    def test_class_named_of_none_in_the_table(self, name):
+        assert TABLE.class_named(name) == IGNORE
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *[
+                "",
+                "spine",
+                "Label 1",
+                "Segment_2",
+                "L5 nerve root",
+                "left L5 pedicle",
+                "disc",
+                "vertebra",
+                "disc L5",
+                "L9",
+            ],
+            *["L2/L4", "vertebrae L4 L5", "L4/7", "tumour", "D5", "12", "facet joint L4/L5", "L1 L2 L3", "XL5", "L55"],
+        ],
+    )
+    def test_class_named_says_nothing(self, name):
+        assert TABLE.class_named(name) is None
+
+    def test_class_named_of_every_class(self):
+        for c in TABLE.classes:
+            assert TABLE.class_named(c.name) == TABLE.class_named(c.long_name) == c.id
+            assert not c.code or TABLE.class_named(c.code[2]) == c.id
+
     def test_channel_def(self):
         assert TABLE.channel_def()["12"] == "L4/L5"
         assert list(TABLE.channel_def()) == [str(i) for i in range(20)]
@@ -128,6 +177,16 @@ class TestLabelMap:
             label_map = LabelMap.load(source, TABLE)
             assert label_map.mapping == {3: 6, 4: 2, 5: IGNORE}
             assert label_map.unlabelled_classes == (1, 11)
+
+    def test_from_names(self):
+        names = {0: "background", 1: "L5", 2: "vertebrae_L4", 10: "L5/S", 11: "spinal canal", 12: "T8", 13: "lesion"}
+        label_map = LabelMap.from_names("dataset.json", names, TABLE)
+        assert label_map.mapping == {0: 0, 1: 2, 2: 3, 10: 11, 11: 0, 12: IGNORE, 13: IGNORE}
+        assert label_map.unlabelled_classes == tuple(i for i in range(1, 20) if i not in (2, 3, 11))
+        again = LabelMap.load(label_map.to_dict(TABLE), TABLE)
+        assert (again.mapping, again.unlabelled_classes) == (label_map.mapping, label_map.unlabelled_classes)
+        with pytest.raises(ValueError, match="calls the value 0 'L5', but 0 must be background"):
+            LabelMap.from_names("x", {0: "L5"}, TABLE)
 
     def test_exception(self):
         with pytest.raises(ValueError, match="neither a file nor one of mrspineseg, spider"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from ..files import write_whole
 from ..labels import ClassTable, LabelMap
+from .file_names import case_name
 
 SECTIONS = ("training", "unlabelled", "validation", "test")
 MAY_BE_EMPTY = ("unlabelled", "validation")
@@ -30,7 +30,7 @@ class Datalist:
     Attributes:
         path: the file.
         table: the classes.
-        label_map: how the data set's label values become class ids.
+        label_map: how the data set's label values become class ids; entries may have another.
         sections: section -> entries with `image`, `case`, `patient`, `unlabelled_classes` (ids), and, where there are
             any, `label`, `hidden_label` and `label_map` (for `MapLabelValuesd`). Paths are absolute.
     """
@@ -55,8 +55,7 @@ def load_datalist(path: str | Path, *, class_table: str | Path | None = None) ->
     raw = _read_json(path)
     table = ClassTable.load(class_table)
     source, label_map = _label_map(path, raw.get("label_map"), table)
-    default = raw.get("unlabelled_classes", label_map.unlabelled_classes)
-    common: dict[str, Any] = {} if source is None else {"label_map": source}
+    hidden = raw.get("unlabelled_classes")
     sections: dict[str, list[dict[str, Any]]] = {}
     mistakes: list[str] = []
     for section in (s for s in SECTIONS if s in raw):
@@ -65,9 +64,14 @@ def load_datalist(path: str | Path, *, class_table: str | Path | None = None) ->
             raise DataError(f'{path}: "{section}" must be a list of entries {{"image": ..., "label": ...}}')
         for number, row in enumerate(raw[section]):
             try:
-                sections[section].append(_entry(path.parent, section, row, default, table, common))
+                own, of = source, label_map
+                if isinstance(row, dict) and row.get("label_map") is not None:
+                    own, of = _label_map(path, row["label_map"], table)
+                classes = of.unlabelled_classes if hidden is None else hidden
+                sections[section].append(_entry(path.parent, section, row, classes, table, own))
             except DataError as error:
-                mistakes.append(f'{path}: entry {number} of "{section}" {error}')
+                why = str(error).removeprefix(f"{path}: ")
+                mistakes.append(f'{path}: entry {number} of "{section}" {why}')
     if mistakes:
         raise DataError("\n".join(mistakes))
     return Datalist(path, table, label_map, sections)
@@ -89,19 +93,26 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _label_map(path: Path, source: Any, table: ClassTable) -> tuple[str | dict[str, Any] | None, LabelMap]:
     """The label map as a source that does not depend on the working folder, and as loaded."""
+    plain = source
     if isinstance(source, Mapping):
         source = dict(source) if "map" in source else {"map": dict(source)}
+        plain = {"map": source["map"]}  # the unlabelled classes have a key of their own in every entry
     elif source is not None and (path.parent / str(source)).is_file():
-        source = str(path.parent / str(source))
+        plain = source = str(path.parent / str(source))
     try:
-        return source, LabelMap.load(source, table)
+        return plain, LabelMap.load(source, table)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         mend = 'name one of those, or a JSON file with {"map": {"1": "S", ...}}'
         raise DataError(f'{path}: "label_map" cannot be used ({error}); {mend}') from error
 
 
 def _entry(
-    folder: Path, section: str, row: Any, default: Sequence[str | int], table: ClassTable, common: dict[str, Any]
+    folder: Path,
+    section: str,
+    row: Any,
+    default: Sequence[str | int],
+    table: ClassTable,
+    label_map: str | dict[str, Any] | None,
 ) -> dict[str, Any]:
     """One entry with absolute paths; errors continue the phrase 'entry 3 of "training" ...'."""
     if not isinstance(row, dict) or not row.get("image"):
@@ -124,7 +135,8 @@ def _entry(
         ids = tuple(table.id_of(c) for c in hidden)
     except ValueError as error:
         raise DataError(f'has an unknown class in "unlabelled_classes": {error}') from error
-    return {**entry, "unlabelled_classes": ids, **(common if {"label", "hidden_label"} & entry.keys() else {})}
+    mapped = label_map is not None and {"label", "hidden_label"} & entry.keys()
+    return {**entry, "unlabelled_classes": ids, **({"label_map": label_map} if mapped else {})}
 
 
 def _section(datalist: Datalist, section: str) -> list[dict[str, Any]]:
@@ -210,63 +222,6 @@ def write_datalist(
 def _relative(file: str | Path, folder: Path) -> str:
     file = Path(os.path.normpath(Path(file).expanduser().absolute()))
     return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
-
-
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
-_LABEL = r"(?:masks?|msk|labels?|seg|segmentations?)"
-_IMAGE = r"(?:0000|images?|img)"
-_IS_LABEL = re.compile(rf"^{_LABEL}[-_]|[-_]{_LABEL}$|^{_LABEL}$", re.IGNORECASE)
-_WORDS = re.compile(rf"^(?:{_LABEL}|{_IMAGE})[-_]|[-_](?:{_LABEL}|{_IMAGE})$", re.IGNORECASE)
-_LABEL_FOLDER = re.compile(r"^(?:labels?|masks?|segmentations?)(?!l?ed)", re.IGNORECASE)  # not "labelled"
-_IMAGE_FOLDER = re.compile(r"^(?:images?|mr)", re.IGNORECASE)
-
-
-def case_name(path: str | Path) -> str:
-    """Name of a scan: its file name without the ending; for a DICOM series its folder's name."""
-    name = Path(path).name
-    ending = next((s for s in IMAGE_SUFFIXES if name.lower().endswith(s)), "")
-    return name[: len(name) - len(ending)]
-
-
-def is_image(path: Path) -> bool:
-    """True for the name of a NIfTI, MetaImage or NRRD file that is not hidden."""
-    return path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.startswith(".")
-
-
-def image_files(root: Path) -> list[Path]:
-    """Image files below a folder, sorted; without hidden folders, with linked folders and broken links."""
-    found: list[Path] = []
-    entered: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        folders[:] = () if real in entered else sorted(f for f in folders if not f.startswith("."))
-        found += [Path(folder) / name for name in names if real not in entered and is_image(Path(name))]
-        entered.add(real)
-    return sorted(found)
-
-
-def is_label(path: Path, root: Path) -> bool:
-    """True for a label: "mask_1", "x_seg", "x_label", or a file in a folder "labels..." or "masks..." below `root`."""
-    return bool(_IS_LABEL.search(case_name(path))) or home(path, root)[2]
-
-
-def home(path: Path, root: Path) -> tuple[Path, str, bool]:
-    """Common parent of image and label folder, suffix of the folder ("Tr"), and whether it is a label folder."""
-    name = path.parent.name if path.parent != root else ""
-    for word, holds_labels in ((_LABEL_FOLDER, True), (_IMAGE_FOLDER, False)):
-        if word.match(name):
-            return path.parent.parent, word.sub("", name), holds_labels
-    return path.parent, "", False
-
-
-def pair_key(path: Path) -> str:
-    """Key that a scan and its label share: the file name without words for image and label."""
-    return _WORDS.sub("", case_name(path)).lower()
-
-
-def natural(text: str) -> list[tuple[int, str]]:
-    """Natural sort key (Case2 before Case10)."""
-    return [(int(part), "") if part.isdigit() else (-1, part.lower()) for part in re.split(r"(\d+)", text)]
 
 
 @dataclass(frozen=True)

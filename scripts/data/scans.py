@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .datalist import DataError, case_name, image_files, is_label
+from .datalist import DataError
 from .dicom import series as dicom
 from .dicom.choice import choose_series
+from .file_names import case_name, image_files, is_label
 
 
 def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str, Any]]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .datalist import DataError, case_name, is_image, is_label, select
+from .datalist import DataError, select
+from .file_names import case_name, is_image, is_label
 from .scans import find_scans
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,14 +11,15 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from tqdm import tqdm
 
 from ...labels import ClassTable, LabelMap
 from ..datalist import SECTIONS, DataError, Datalist, Problem, errors, load_datalist, problem_table, write_json
+from .levels import direction_mistakes
 from .remembered import Memory
-from .volumes import UnusableError, grid_mistakes, image_mistakes, label_mistakes, read_volume
-from .warnings import direction_mistakes, header_warnings, image_warnings
+from .twins import Digests, digest_of, twins
+from .volumes import UnusableError, grid_mistakes, holds_labels, image_mistakes, label_mistakes, read_volume
+from .warnings import header_warnings, image_warnings
 
 THREADS = 2
 SPLITS = {"training": ("training", "unlabelled"), "validation": ("validation",), "test": ("test",)}
@@ -54,11 +54,14 @@ def check_datalist(
     except DataError as error:
         name = str(Path(path).expanduser().absolute())
         return [Problem(name, line.removeprefix(f"{name}: ")) for line in str(error).splitlines()]
-    jobs = [_job(s, entry, hidden_labels) for s in sections for entry in datalist.sections.get(s, [])]
-    found, digests = _check_jobs(jobs, datalist.label_map, datalist.table, cache_folder, progress)
-    whole = _split_problems(datalist, sections)
-    in_two = {p.path for p in whole}
-    return [*whole, *found, *(p for p in _twins(jobs, digests) if p.path not in in_two)]
+    found = _check_sections(
+        {section: datalist.sections.get(section, []) for section in sections},
+        hidden_labels,
+        datalist.table,
+        cache_folder,
+        progress,
+    )
+    return [*_split_problems(datalist, sections), *found]
 
 
 def check_entries(
@@ -77,19 +80,30 @@ def check_entries(
         class_table: JSON file of the class table; None is the bundle's own.
         progress: show a bar on a terminal.
     """
-    table = ClassTable.load(class_table)
-    problems: list[Problem] = []
-    jobs: list[dict[str, Any]] = []
-    digests: list[str] = []
-    by_map: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for section, entries in sections.items():
-        for entry in entries:
-            by_map[json.dumps(entry.get("label_map"))].append(_job(section, entry, False))
-    for source, of_map in by_map.items():
+    return _check_sections(sections, False, ClassTable.load(class_table), cache_folder, progress)
+
+
+def _check_sections(
+    sections: Mapping[str, Sequence[Mapping[str, Any]]],
+    hidden_labels: bool,
+    table: ClassTable,
+    cache_folder: str | Path | None,
+    progress: bool,
+) -> list[Problem]:
+    """All problems of the files of some sections, in their order; then copies."""
+    jobs = [_job(section, entry, hidden_labels) for section, entries in sections.items() for entry in entries]
+    by_map: dict[str, list[int]] = defaultdict(list)
+    for number, job in enumerate(jobs):
+        by_map[json.dumps(job["label_map"], sort_keys=True)].append(number)
+    found: list[list[Problem]] = [[] for _ in jobs]
+    digests: list[Digests] = [{} for _ in jobs]
+    for source, numbers in by_map.items():
         label_map = LabelMap.load(json.loads(source), table)
-        found, seen = _check_jobs(of_map, label_map, table, cache_folder, progress)
-        problems, jobs, digests = problems + found, jobs + of_map, digests + seen
-    return [*problems, *_twins(jobs, digests)]
+        of_map = _check_jobs([jobs[number] for number in numbers], label_map, table, cache_folder, progress)
+        for number, problems, seen in zip(numbers, *of_map, strict=True):
+            found[number], digests[number] = problems, seen
+    split = {section: name for name, of in SPLITS.items() for section in of}
+    return [*(p for problems in found for p in problems), *twins(jobs, digests, split)]
 
 
 def _check_jobs(
@@ -98,8 +112,8 @@ def _check_jobs(
     table: ClassTable,
     cache_folder: str | Path | None,
     progress: bool,
-) -> tuple[list[Problem], list[str]]:
-    """All problems of some pairs, in their order, and a digest of every image's voxels, "" where there is none."""
+) -> tuple[list[list[Problem]], list[Digests]]:
+    """The problems of every pair, and the digests of the voxels of its image and label."""
     memory = Memory(cache_folder, label_map)
     looks = [None if job["missing"] else memory.look_up(job) for job in jobs]
     todo = [number for number, look in enumerate(looks) if look is None]
@@ -107,16 +121,16 @@ def _check_jobs(
     for number in set(range(len(jobs))) - set(todo):
         warnings = (looks[number] or {})["warnings"]
         found[number] = [Problem(path, text, jobs[number]["section"], "warning") for path, text in warnings]
-    for done, (problems, digest) in _in_parallel(
+    for done, (problems, digests) in _in_parallel(
         lambda job: _check_pair(job, label_map, table), [jobs[number] for number in todo], "checking data", progress
     ):
         number = todo[done]
-        look = {"digest": digest, "warnings": [[p.path, p.message] for p in problems if p.level == "warning"]}
+        look = {"digests": digests, "warnings": [[p.path, p.message] for p in problems if p.level == "warning"]}
         found[number], looks[number] = problems, look
         if not errors(problems):
             memory.add(jobs[number], look)
     memory.save()
-    return [p for problems in found for p in problems], [(look or {}).get("digest", "") for look in looks]
+    return found, [(look or {}).get("digests", {}) for look in looks]
 
 
 def check_scans(paths: Sequence[str | Path], *, progress: bool = True) -> list[list[Problem]]:
@@ -160,12 +174,14 @@ def _job(section: str, entry: Mapping[str, Any], hidden_labels: bool) -> dict[st
     key = "hidden_label" if section == "unlabelled" else "label"
     label = entry.get(key) if section != "unlabelled" or hidden_labels else None
     missing = label is None and section != "unlabelled"
-    return {"section": section, "image": entry["image"], "label": label, "missing": missing}
+    job = {"section": section, "image": entry["image"], "label": label, "missing": missing}
+    return {**job, "case": entry.get("case", ""), "label_map": entry.get("label_map") if label else None}
 
 
-def _check_pair(job: dict[str, Any], label_map: LabelMap, table: ClassTable) -> tuple[list[Problem], str]:
-    """Problems of one image and its label, and a digest of the image's voxels."""
-    section, problems, digest = job["section"], [], ""
+def _check_pair(job: dict[str, Any], label_map: LabelMap, table: ClassTable) -> tuple[list[Problem], Digests]:
+    """Problems of one image and its label, and the digests of their voxels."""
+    section, problems = job["section"], []
+    digests: Digests = {}
     grids: dict[str, dict[str, Any]] = {}
     for key in ("image", "label"):
         if job[key] is None:
@@ -178,11 +194,15 @@ def _check_pair(job: dict[str, Any], label_map: LabelMap, table: ClassTable) -> 
         grids[key] = {"shape": array.shape, "affine": affine}
         wrong = image_mistakes(array, affine) if key == "image" else label_mistakes(array, label_map)
         odd: list[str] = []
+        if not wrong:
+            digests[key] = digest_of(array, affine)
         if key == "image":
-            digest = hashlib.sha1(np.ascontiguousarray(array).data, usedforsecurity=False).hexdigest()
+            if not wrong and section == "unlabelled" and holds_labels(array):
+                wrong = ["holds few different values, as a label map does, and no scan; take it out of unlabelled"]
             odd = [*header_warnings(job[key]), *image_warnings(array, affine)] if not wrong else []
         elif not wrong:
-            wrong = direction_mistakes(array, affine, label_map, table)
+            of_case = f" (case {job['case']})" if job["case"] else ""
+            wrong = [f"{mistake}{of_case}" for mistake in direction_mistakes(array, affine, label_map, table)]
         problems += [Problem(job[key], mistake, section) for mistake in wrong]
         problems += [Problem(job[key], warning, section, "warning") for warning in odd]
     if len(grids) == 2:
@@ -190,26 +210,7 @@ def _check_pair(job: dict[str, Any], label_map: LabelMap, table: ClassTable) -> 
     if job["missing"]:
         mend = "add the key, or move the entry to unlabelled"
         problems.append(Problem(job["image"], f'has no "label" in the section {section}; {mend}', section))
-    return problems, digest
-
-
-def _twins(jobs: Sequence[dict[str, Any]], digests: Sequence[str]) -> Iterator[Problem]:
-    """Images of the same voxels: an error where they are in two splits, else a warning."""
-    split = {section: name for name, of in SPLITS.items() for section in of}
-    first: dict[str, dict[str, Any]] = {}
-    for job, digest in zip(jobs, digests, strict=True):
-        other = first.setdefault(digest, job)
-        if not digest or other is job or other["image"] == job["image"]:
-            continue
-        same = f"has the same voxels as {other['image']}"
-        if split[other["section"]] != split[job["section"]]:
-            where = f"{same}, which is in {other['section']}; keep all copies in one split, or take one of them out"
-            yield Problem(job["image"], where, job["section"])
-        else:
-            does = (
-                "training sees it more often than others" if split[job["section"]] == "training" else "it counts twice"
-            )
-            yield Problem(job["image"], f"{same}; {does}", job["section"], "warning")
+    return problems, digests
 
 
 def _split_problems(datalist: Datalist, sections: Sequence[str]) -> list[Problem]:

@@ -15,7 +15,7 @@ from ...files import write_whole
 from ...labels import LabelMap
 
 MEMORY = "checked_files.json"
-RULES = 2
+RULES = 3
 """Counts up when the checks become stricter, so that files are looked at again."""
 
 

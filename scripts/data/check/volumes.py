@@ -30,6 +30,10 @@ FIELD_MM = (1.0, 3000.0)
 """Smallest and largest field of view that can be resampled to millimetres, head to foot and front to back."""
 FEWEST_PIXELS = 2
 """Rows and columns of a sagittal slice."""
+FEW_VALUES = 32
+"""A volume of fewer different values is hardly a scan."""
+MANY_VALUES, IN_ONE_PIECE = 256, 0.6
+"""A label map has fewer values than this; and this share of its labelled voxels has neighbours of the same value."""
 PERCENTILES = (1.0, 99.0)
 """Grey values between which the configs scale an image."""
 _ITK = threading.Lock()
@@ -199,6 +203,21 @@ def _value_mistakes(array: np.ndarray) -> list[str]:
         common = float(np.median(sample))
         return [f"holds {common:g} in nearly every voxel and shows next to nothing; take it out of the datalist"]
     return []
+
+
+def holds_labels(array: np.ndarray) -> bool:
+    """True for the voxels of a label map: whole numbers, few of them, each in one piece rather than strewn as noise.
+
+    Args:
+        array: (X, Y, Z) voxels.
+    """
+    sample = array.ravel()[:: max(1, array.size // 100_000)]
+    if array.dtype.kind == "c" or not np.isfinite(sample).all() or (sample != np.round(sample)).any():
+        return False
+    if (count := len(np.unique(sample))) < FEW_VALUES:
+        return True
+    inside = array[:-1] != 0
+    return count < MANY_VALUES and bool((array[:-1] == array[1:])[inside].mean() > IN_ONE_PIECE)
 
 
 def label_mistakes(array: np.ndarray, label_map: LabelMap) -> list[str]:

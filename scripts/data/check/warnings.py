@@ -8,21 +8,18 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from ...labels import ClassTable, LabelMap
 from .grid import grid_of
+from .volumes import FEW_VALUES, holds_labels
 
 FEW_PIXELS = 32
 MANY_SLICES = 400
 MANY_VOXELS = 3e8
 """About 5 GB while a volume is resampled in float32."""
-FEW_VALUES = 32
 TILT_DEGREES = 30.0
 FIELD_MM = (80.0, 1000.0)
 """Fields of view, head to foot and front to back, outside of which the header's spacing is hardly right."""
 PIXEL_MM = (0.1, 5.0)
 SLICE_MM = (0.2, 15.0)
-SPINE_MM = 20.0
-"""Length from which the direction of a chain of labelled structures counts."""
 
 
 def image_warnings(array: np.ndarray, affine: np.ndarray, who: str = "training") -> list[str]:
@@ -51,7 +48,7 @@ def image_warnings(array: np.ndarray, affine: np.ndarray, who: str = "training")
         if not low <= size <= high and not (name == "slices" and grid.slices == 1):
             found.append(f"has {name} of {size:.3g} mm; {who} believes that, correct the spacing if it is wrong")
     found += _sizes(array.shape, grid.slices, who)
-    if array.dtype.kind in "iub" and len(_first_values(array)) < FEW_VALUES:
+    if array.dtype.kind in "iub" and holds_labels(array):
         found.append(
             f"has fewer than {FEW_VALUES} grey values, as a label map has; {who} takes it for a scan all the same"
         )
@@ -72,11 +69,6 @@ def _sizes(shape: Sequence[int], slices: int, who: str) -> list[str]:
     return found
 
 
-def _first_values(array: np.ndarray) -> np.ndarray:
-    """Different values among at most some 100,000 voxels, spread over the volume."""
-    return np.unique(array.ravel()[:: max(1, array.size // 100_000)])
-
-
 def header_warnings(path: str | Path, who: str = "training") -> list[str]:
     """What a NIfTI header leaves open or says twice; none for other formats."""
     if not str(path).lower().endswith((".nii", ".nii.gz")):
@@ -94,36 +86,4 @@ def header_warnings(path: str | Path, who: str = "training") -> list[str]:
         far = np.linalg.norm((corners @ (header.get_sform() - header.get_qform()).T)[:, :3], axis=1).max()
         if not far <= max(1.0, float(np.min(header["pixdim"][1:4]))):
             return [f"has two affines, {far:.0f} mm apart (sform and qform); {who} believes the sform"]
-    return []
-
-
-def direction_mistakes(array: np.ndarray, affine: np.ndarray, label_map: LabelMap, table: ClassTable) -> list[str]:
-    """Whether labelled structures run upwards in the patient, as far as can be told: sentences without the path.
-
-    Args:
-        array: (X, Y, Z) label values, whole numbers that the map knows.
-        affine: (4, 4) to millimetres, RAS.
-        label_map: value -> class id.
-        table: the classes.
-    """
-    place = {c.id: number for number, c in enumerate(table.chain)}
-    chain = {value: place[c] for value, c in label_map.mapping.items() if c in place}
-    voxels = np.nonzero(array)
-    values = np.round(array[voxels]).astype(np.int64)
-    points = np.stack(voxels, 1) @ affine[:3, :3].T + affine[:3, 3]
-    found = [(chain[v], points[values == v].mean(0)) for v in np.unique(values).tolist() if v in chain]
-    if len(found) < 3:
-        return []
-    numbers = np.array([number for number, _ in found], dtype=np.float64)
-    centres = np.stack([centre for _, centre in found])
-    numbers -= numbers.mean()
-    along = (numbers[:, None] * centres).sum(0) / (numbers**2).sum() * np.ptp(numbers)  # mm from lowest to highest
-    if np.linalg.norm(along) < SPINE_MM:
-        return []
-    axis = int(np.abs(along).argmax())
-    mend = "correct the orientation in the headers of image and label, or the label map"
-    if axis != 2:
-        return [f"has its structures along {('left-right', 'front-back')[axis]}, not head-foot; {mend}"]
-    if along[2] < 0:
-        return [f"has its structures upside down (the sacrum's end above); {mend}"]
     return []

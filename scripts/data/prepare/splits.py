@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ..datalist import DataError
+from ..datalist import SECTIONS, DataError
 
 
 def draw_split(
@@ -74,3 +75,9 @@ def keep_labelled(order: Sequence[str], fraction: float | None, cases: int | Non
 def section_of(split: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Patient -> section; who is in no section counts as unlabelled."""
     return {patient: section for section, patients in split.items() for patient in patients}
+
+
+def counts(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Lines of a table: the patients and volumes of every section."""
+    lines = [f"{'section':<12}{'patients':>10}{'volumes':>10}"]
+    return lines + [f"{s:<12}{len({r['patient'] for r in rows[s]}):>10}{len(rows[s]):>10}" for s in SECTIONS]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...data.datalist import load_datalist, natural, write_datalist
+from ...data.datalist import load_datalist, write_datalist
+from ...data.file_names import natural
 from ...data.prepare.command import prepare
 from ...data.prepare.splits import keep_labelled
 

@@ -376,9 +376,34 @@ class TestDirection:
             problems_of(tmp_path, [spine("a", affine=affine)])
         )
 
-    def test_two_structures_cannot_tell(self, spine, tmp_path):
-        found = problems_of(tmp_path, [spine("a", label=lambda a: np.where(a < 4, a, 0)[::-1].astype(np.uint8))])
+    def test_structures_of_one_height_cannot_tell(self, spine, tmp_path):
+        found = problems_of(
+            tmp_path, [spine("a", label=lambda a: np.where(a == 2, 2 + np.arange(9) % 3, 0).astype("u1"))]
+        )
         assert errors(found) == []
+
+    def test_two_structures(self, spine, tmp_path):
+        found = problems_of(tmp_path, [spine("a", label=lambda a: np.where(a < 4, a, 0)[::-1].astype(np.uint8))])
+        assert "has structures out of the order of a spine: L4 lies 48 mm below L5; correct the names" in only(found)
+        assert only(found).endswith("or the label map (case a)")
+
+    def test_a_level_in_another_s_place(self, spine, tmp_path):
+        swapped = spine("a", label=lambda a: np.choose(a, [0, 0, 3, 2, 4]).astype(np.uint8))
+        assert ": L4 lies 48 mm below L5;" in only(problems_of(tmp_path, [swapped]))
+
+    def test_a_disc_above_its_vertebrae(self, spine, tmp_path):
+        def label(a):
+            a[46:50, 12:20] = 12  # L4/L5, above L3
+            return a
+
+        assert ": L4 lies 92 mm below L4/L5; correct" in only(problems_of(tmp_path, [spine("a", label=label)]))
+
+    def test_a_disc_between_its_vertebrae(self, spine, tmp_path):
+        def label(a):
+            a[17:21, 12:20] = 12
+            return a
+
+        assert errors(problems_of(tmp_path, [spine("a", label=label)])) == []
 
 
 class TestTwins:
@@ -393,11 +418,56 @@ class TestTwins:
         assert "b.nii: has the same voxels as" in message
         assert "which is in training; keep all copies in one split" in message
 
+    def test_a_label_in_two_splits(self, spine, tmp_path):
+        # T1 and T2 of a patient: other images, one label
+        t1, t2 = (spine(name, label=lambda a: np.roll(a, 1, 1)) for name in ("a_t1", "a_t2"))
+        message = only(problems_of(tmp_path, [t1], validation=[t2]))
+        assert "a_t2_seg.nii.gz: has the same voxels as " in message
+        assert (
+            "a_t1_seg.nii.gz, which is in training; two scans of one patient? keep all copies in one split" in message
+        )
+        assert problems_of(tmp_path, [t1, t2]) == []
+
+    @pytest.mark.parametrize("turn", ["type", "axes"])
+    def test_a_copy_stored_otherwise(self, spine, tmp_path, turn):
+        one = spine("a")
+        volume = nibabel.load(one["image"])
+        if turn == "axes":
+            copy = nibabel.as_closest_canonical(volume)
+        else:
+            copy = nibabel.Nifti1Image(np.asarray(volume.dataobj).astype(np.float32), volume.affine)
+        nibabel.save(copy, tmp_path / "b.nii.gz")
+        other = {**spine("c", label=lambda a: a + (a > 2)), "image": str(tmp_path / "b.nii.gz")}
+        said = [str(p) for p in errors(problems_of(tmp_path, [one], validation=[other]))]
+        assert any("b.nii.gz: has the same voxels as" in message for message in said), said
+
     def test_one_split(self, spine, tmp_path):
         one = spine("a")
         (found,) = problems_of(tmp_path, [one, self.copy(one, "b")])
         assert (found.level, found.section) == ("warning", "training")
         assert "training sees it more often than others" in found.message
+
+
+class TestUnlabelled:
+    """A label map that is taken for a scan."""
+
+    @pytest.mark.parametrize("kind", [np.uint8, np.float32])
+    def test_label_map(self, spine, tmp_path, kind):
+        taken = {"image": spine("b", lambda a: np.repeat(a[:, :, :1] // 300, 9, 2).astype(kind))["image"]}
+        message = only(problems_of(tmp_path, [spine("a")], unlabelled=[taken]))
+        assert "b.nii.gz: holds few different values, as a label map does, and no scan; take it out" in message
+
+    def test_many_values_in_pieces(self, spine, tmp_path):
+        blocks = np.kron(np.arange(1, 61).reshape(5, 4, 3), np.ones((12, 10, 3))).astype(np.int16)
+        assert volumes.holds_labels(blocks)
+        assert not volumes.holds_labels(np.random.default_rng(0).permutation(blocks.ravel()).reshape(blocks.shape))
+        taken = {"image": spine("b", lambda a: blocks)["image"]}
+        assert "holds few different values" in only(problems_of(tmp_path, [spine("a")], unlabelled=[taken]))
+
+    @pytest.mark.parametrize("change", [lambda a: a, lambda a: (a // 4).astype(np.uint8), lambda a: a / 900])
+    def test_scans(self, spine, tmp_path, change):
+        taken = {"image": spine("b", change)["image"]}
+        assert errors(problems_of(tmp_path, [spine("a")], unlabelled=[taken])) == []
 
 
 class TestImageMistakes:
