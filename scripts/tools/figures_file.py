@@ -1,9 +1,9 @@
-"""A JSON file of figures that several benchmarks write, each its own."""
+"""Read and write the JSON file of figures that several benchmarks share."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,21 @@ RELIABILITY = BUNDLE_ROOT / "docs" / "results" / "reliability.json"
 
 
 def read_figures(path: Path) -> dict[str, Any]:
-    """The figures that a file holds; none without a file."""
+    """Read the figures; none without a file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def add_figures(path: Path, figures: Mapping[str, Any]) -> None:
-    """Put figures into a file beside those that others have written there, each row of a list on a line of its own."""
+    """Add figures to a file, or replace those of the same names; each row of a list gets its own line."""
     content = {**read_figures(path), **figures}
     entries = [f"{json.dumps(name)}: {_text(value)}" for name, value in content.items()]
     write_whole(path, "{\n" + ",\n".join(entries) + "\n}\n")
+
+
+def replace_rows(rows: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    """Rows of a table without those that agree with a new one in all keys, then the new ones."""
+    measured = [[row[key] for key in keys] for row in new]
+    return [*(row for row in rows if [row[key] for key in keys] not in measured), *new]
 
 
 def _text(value: Any) -> str:

@@ -1,15 +1,15 @@
-"""Runs that die by SIGKILL, on a full disk or before a folder that is taken; the same command goes on."""
+"""Trainings that are killed, run out of disk space, or find their folder in use; the same command resumes them."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,57 +18,82 @@ import pytest
 
 from scripts.bundle.launch import BUNDLE_ROOT, command
 from scripts.files import lock_folder
-from scripts.tools.figures_file import add_figures
-from scripts.tools.reliability.kills import FIVE, STAGES, Chain, kill_chains, server, summary
+from scripts.phantom.write import write_phantoms
+from tests.reliability.kill_chain import PHASES_OF, STAGES, Chain, server
 
 
-class TestKillChains:
-    def test_one_of_stage_1(self, tmp_path: Path) -> None:
-        rows = kill_chains(tmp_path, ["stage 1"], 1, seed=3)
-        assert [row for row in rows if not row["survived"]] == []
-        assert set(STAGES["stage 1"][2]) <= {row["phase"] for row in rows}
-
-    @pytest.mark.slow
-    def test_at_least_four_in_each_phase(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        rows = kill_chains(tmp_path, list(STAGES), 4)
-        with capsys.disabled():
-            print(
-                "", *(f"{r['stage']}: {r['moment']}: {'same end' if r['survived'] else 'LOST'}" for r in rows), sep="\n"
-            )
-        assert [row for row in rows if not row["survived"]] == []
-        for stage, (_, _, phases) in STAGES.items():
-            counted = Counter(row["phase"] for row in rows if row["stage"] == stage)
-            assert all(counted[phase] >= 4 for phase in phases if phase in FIVE), counted
-
-
-class TestRecord:
-    def test_leaves_the_figures_of_others(self, tmp_path: Path) -> None:
-        (tmp_path / "r.json").write_text('{"volumes": 7, "kills": []}', encoding="utf-8")
-        rows = [
-            {"stage": "stage 1", "phase": "slices", "survived": True},
-            {"stage": "stage 1", "phase": "slices", "survived": False},
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Chains of both stages; `make test` takes one."""
+    if "chain_number" in metafunc.fixturenames:
+        chains = [(s, n) for s in STAGES for n in range(metafunc.config.getoption("cases", None) or 4)]
+        later = [() if chain == ("stage 1", 0) else pytest.mark.reliability for chain in chains]
+        params = [
+            pytest.param(*c, marks=m, id=f"{c[0].replace(' ', '')}-{c[1]}") for c, m in zip(chains, later, strict=True)
         ]
-        add_figures(tmp_path / "r.json", summary(rows))
-        made = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
-        assert made["kills_survived_by_phase"] == {"stage 1, slices": 1}
-        assert (made["volumes"], made["kills_survived"], made["kills"]) == (7, 1, rows)
+        metafunc.parametrize(("stage", "chain_number"), params)
 
 
 @pytest.fixture(scope="module")
-def broken_off(datalist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """Stage 1, killed in its second epoch: `chain` goes on with it, `said()` is what it printed last."""
-    work = tmp_path_factory.mktemp("broken_off")
+def datalist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sizes: dict[str, Any] = {"labelled": 2, "unlabelled": 2, "validation": 1, "test": 1, "shape_hw": (40, 32)}
+    return write_phantoms(tmp_path_factory.mktemp("phantoms"), **sizes, pixel_mm=7.0)
+
+
+@pytest.fixture(scope="module")
+def new_chain(datalist: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Chain]]:
+    """`new_chain(stage, name)`: a training that has not begun."""
+    work = tmp_path_factory.mktemp("chains")
     with server(work) as serve:
-        chain = Chain(serve, "stage 1", work / "run", datalist, work)
-        assert chain.go_on({"phase": "checkpoint", "occurrence": 1, "call": 0}) == -9
-        log = Path(chain.job["log"])
+        yield lambda stage, name: Chain(serve, stage, work / stage / name, datalist, work)
 
-        def fails(**more: Any) -> str:
-            log.write_text("")
-            assert chain.go_on(may_fail=True, **more) == 1
-            return log.read_text(encoding="utf-8")
 
-        yield SimpleNamespace(chain=chain, fails=fails, checkpoint=chain.folder / "run" / "checkpoint.pt")
+@pytest.fixture(scope="module")
+def uninterrupted(new_chain: Callable[[str, str], Chain]) -> Callable[[str], Chain]:
+    """`uninterrupted(stage)`: a finished training that was never killed; stage 2 reads what stage 1 left."""
+    finished: dict[str, Chain] = {}
+
+    def run(stage: str) -> Chain:
+        for earlier in list(STAGES)[: list(STAGES).index(stage) + 1]:
+            if earlier not in finished:
+                finished[earlier] = new_chain(earlier, "whole")
+                finished[earlier].go_on()
+        return finished[stage]
+
+    return run
+
+
+def test_resumed_runs_end_as_an_uninterrupted_one(
+    stage: str,
+    chain_number: int,
+    uninterrupted: Callable[[str], Chain],
+    new_chain: Callable[[str, str], Chain],
+    seed: int,
+    record_row: Callable[..., None],
+) -> None:
+    """A run killed once in every phase and resumed each time leaves the same bits."""
+    whole, chain = uninterrupted(stage), new_chain(stage, str(chain_number))
+    kills = chain.killed_in_every_phase(whole.marks(), random.Random(f"{seed} {stage} {chain_number}"))
+    found = chain.differences(whole)
+    for kill in kills:
+        record_row("kill", stage=stage, seed=seed, chain=chain_number, **kill, survived=not found)
+    assert found == []
+    assert set(PHASES_OF[stage]) <= {kill["phase"] for kill in kills}
+    shutil.rmtree(chain.folder)
+
+
+@pytest.fixture(scope="module")
+def broken_off(new_chain: Callable[[str, str], Chain]) -> SimpleNamespace:
+    """Stage 1, killed in its second epoch: `fails()` is what its next process prints, which has to fail."""
+    chain = new_chain("stage 1", "broken off")
+    assert chain.go_on({"phase": "checkpoint", "occurrence": 1, "call": 0}) == -9
+    log = Path(chain.job["log"])
+
+    def fails(**more: Any) -> str:
+        log.write_text("")
+        assert chain.go_on(may_fail=True, **more) == 1
+        return log.read_text(encoding="utf-8")
+
+    return SimpleNamespace(chain=chain, fails=fails, checkpoint=chain.folder / "run" / "checkpoint.pt")
 
 
 def test_death_of_a_loader_process_is_one_sentence(broken_off: SimpleNamespace, tmp_path: Path) -> None:

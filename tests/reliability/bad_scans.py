@@ -1,4 +1,4 @@
-"""Files that are no usable scan, and scans that are odd but usable: one function a kind, drawn by chance."""
+"""Random test files: damaged files and unusable scans, which are refused, and unusual scans, which are labelled."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,23 @@ import nibabel
 import numpy as np
 from numpy.typing import NDArray
 
-from ...labels import IGNORE
+from scripts.labels import IGNORE
+from scripts.phantom.volume import make_phantom
+from tests.scan_files import write_dicom
+
+SHAPE_HW, PIXEL_MM = (40, 32), 7.0
 
 
 @dataclass
-class Draw:
-    """What a kind needs to write one file.
+class Scan:
+    """A phantom from which the test files are made.
 
     Attributes:
-        folder: a folder of its own.
-        array: a good scan's voxels (X, Y, Z), int16.
-        label: its class ids, uint8.
+        folder: new folder for a file.
+        array: voxels (X, Y, Z), int16.
+        label: class ids, uint8.
         affine: (4, 4).
-        random: the only source of chance.
+        random: generator of all random choices.
     """
 
     folder: Path
@@ -45,7 +50,7 @@ class Draw:
         return path
 
     def unpacked(self, name: str = "scan.nii.gz", **header: tuple[int, str, Any]) -> tuple[Path, bytearray]:
-        """A good scan's bytes, unpacked, with fields of the header set as (offset, struct format, value)."""
+        """Bytes of an uncompressed NIfTI file with header fields set: (offset, struct format, value) each."""
         path = self.save(self.array, "whole.nii")
         content = bytearray(path.read_bytes())
         path.unlink()
@@ -54,30 +59,30 @@ class Draw:
         return self.folder / name, content
 
     def packed(self, content: bytes, path: Path) -> Path:
-        """Write bytes, packed if the name says so."""
+        """Write bytes, compressed if the name ends in .gz."""
         path.write_bytes(gzip.compress(content, 1, mtime=0) if path.name.endswith(".gz") else content)
         return path
 
     def raw(self, content: bytes) -> Path:
-        """Write bytes as they are."""
+        """Write bytes as scan.nii.gz."""
         (self.folder / "scan.nii.gz").write_bytes(content)
         return self.folder / "scan.nii.gz"
 
     def set(self, **header: tuple[int, str, Any]) -> Path:
-        """A scan with fields of the header set, packed or not."""
+        """Write a NIfTI file, compressed or not, with header fields set."""
         name = str(self.random.choice(["scan.nii", "scan.nii.gz"]))
         path, content = self.unpacked(name, **header)
         return self.packed(bytes(content), path)
 
     def spoilt(self, value: float, share: float) -> Path:
-        """A scan of which a share of the voxels is this value; at least one."""
+        """Write a scan with a share of its voxels, at least one, set to a value."""
         array = self.array.astype(np.float32)
         array[self.random.random(array.shape) < share] = value
         array[tuple(self.random.integers(0, array.shape))] = value
         return self.save(array)
 
     def itk(self, name: str) -> Path:
-        """The scan as ITK writes it."""
+        """Write the scan with ITK."""
         import itk
 
         path = self.folder / name
@@ -85,13 +90,20 @@ class Draw:
         return path
 
 
-def _cut(d: Draw, path: Path) -> Path:
+def new_scan(folder: Path, seed: int, *more: int) -> Scan:
+    """A small phantom in a new folder; the numbers seed its random choices."""
+    folder.mkdir(parents=True)
+    image, label, affine = make_phantom(seed, 1, shape_hw=SHAPE_HW, pixel_mm=PIXEL_MM)
+    return Scan(folder, image, label, affine, np.random.default_rng([seed, *more]))
+
+
+def _cut(d: Scan, path: Path) -> Path:
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * d.random.uniform(0.02, 0.97))])
     return path
 
 
-def _flipped(d: Draw, path: Path, first: int, count: int) -> Path:
+def _flipped(d: Scan, path: Path, first: int, count: int) -> Path:
     content = bytearray(path.read_bytes())
     for place in d.random.integers(first, len(content), count):
         content[place] ^= int(d.random.integers(1, 256))
@@ -99,7 +111,7 @@ def _flipped(d: Draw, path: Path, first: int, count: int) -> Path:
     return path
 
 
-def _turned(d: Draw, *degrees: float) -> Path:
+def _turned(d: Scan, *degrees: float) -> Path:
     from scipy.spatial.transform import Rotation
 
     turn = np.eye(4)
@@ -107,7 +119,7 @@ def _turned(d: Draw, *degrees: float) -> Path:
     return d.save(d.array, affine=turn @ d.affine)
 
 
-def _axes(d: Draw) -> Path:
+def _axes(d: Scan) -> Path:
     order = d.random.permutation(3)
     flips = d.random.integers(0, 2, 3) * 2 - 1
     affine = d.affine[:, [*order, 3]]
@@ -115,7 +127,7 @@ def _axes(d: Draw) -> Path:
     return d.save(np.ascontiguousarray(d.array.transpose(order)), affine=affine)
 
 
-def _two_affines(d: Draw) -> Path:
+def _two_affines(d: Scan) -> Path:
     image = nibabel.Nifti1Image(d.array, d.affine)
     other = d.affine.copy()
     other[:3, 3] += d.random.uniform(30, 90, 3)
@@ -125,24 +137,24 @@ def _two_affines(d: Draw) -> Path:
     return d.folder / "scan.nii.gz"
 
 
-def _linked(d: Draw, target: Path) -> Path:
+def _linked(d: Scan, target: Path) -> Path:
     link = d.folder / "linked.nii.gz"
     link.symlink_to(target)
     return link
 
 
-def _pipe(d: Draw) -> Path:
+def _pipe(d: Scan) -> Path:
     os.mkfifo(d.folder / "scan.nii.gz")
     return d.folder / "scan.nii.gz"
 
 
-def _no_permission(d: Draw) -> Path:
+def _no_permission(d: Scan) -> Path:
     path = d.save(d.array)
     path.chmod(0)
     return path
 
 
-def _no_data_file(d: Draw) -> Path:
+def _no_data_file(d: Scan) -> Path:
     ending = str(d.random.choice(["mhd", "nhdr"]))
     path = d.itk(f"scan.{ending}")
     for data in d.folder.iterdir():
@@ -153,7 +165,7 @@ def _no_data_file(d: Draw) -> Path:
 
 @contextlib.contextmanager
 def _locale_kept() -> Iterator[None]:
-    """ITK's DICOM writer leaves a process in the C locale, in which Python takes other programs' output for ASCII."""
+    """Restore the locale: ITK's DICOM writer sets the C locale, in which Python decodes output of programs as ASCII."""
     before = locale.setlocale(locale.LC_ALL)
     try:
         yield
@@ -161,50 +173,36 @@ def _locale_kept() -> Iterator[None]:
         locale.setlocale(locale.LC_ALL, before)
 
 
-def _dicom(d: Draw, spoil: str) -> Path:
-    """A DICOM series of which a slice is lost, double or damaged, or that holds two volumes."""
+def _dicom(d: Scan, fault: str) -> Path:
+    """A DICOM series with a fault."""
     import itk
 
-    folder = d.folder / "series"
-    folder.mkdir()
-    io = itk.GDCMImageIO.New()
-    io.SetKeepOriginalUID(True)
-    echoes = 2 if spoil == "two echoes" else 1
-    root = f"1.2.826.0.{int(d.random.integers(1, 10**9))}"  # another scan is another study
-    for number in range(echoes):
-        for z in range(d.array.shape[2]):
-            position = [float(4 * z), 0.0, 0.0]
-            image = itk.image_from_array(np.ascontiguousarray(d.array[:, :, z : z + 1].T))
-            image.SetSpacing([7.0, 7.0, 4.0])
-            header = {
-                **{"0008|0018": f"{root}.{number}.{z + 1}", "0008|0060": "MR", "0020|000d": root},
-                **{"0020|000e": f"{root}.7", "0020|0011": "7", "0020|0013": str(z + 1)},
-                **{"0020|0032": "\\".join(map(str, position)), "0020|0037": "0\\1\\0\\0\\0\\-1", "0018|0088": "4"},
-            }
-            image.SetOrigin(position)
-            image.SetDirection(np.array([[0.0, 0, -1], [1, 0, 0], [0, -1, 0]]))
-            dictionary = itk.MetaDataDictionary()
-            for key, value in header.items():
-                dictionary[key] = value
-            image.SetMetaDataDictionary(dictionary)
-            file = folder / f"{number}_{z:02d}.dcm"
-            with _locale_kept():
-                itk.ImageFileWriter[type(image)].New(Input=image, FileName=str(file), ImageIO=io).Update()
-    files = sorted(folder.iterdir())
-    chosen = files[int(d.random.integers(1, len(files) // echoes - 1))]
-    if spoil == "a slice lost":
-        chosen.unlink()
-    elif spoil == "a slice double":
-        (folder / "again.dcm").write_bytes(chosen.read_bytes())
-    elif spoil == "a slice cut off":
-        chosen.write_bytes(chosen.read_bytes()[: int(d.random.integers(140, 300))])
-    elif spoil == "nothing but a preamble":
-        for file in files:
+    folder, slices = d.folder / "series", d.array.shape[2]
+    study = f"1.2.826.0.{int(d.random.integers(1, 10**9))}"
+    with _locale_kept():
+        for number in range(1, 3 if fault == "two echoes in one series" else 2):
+            write_dicom(itk, d.array, d.affine, folder, number=number, study=study, series=7)
+    inner = folder / f"1_{d.random.integers(1, slices - 1)}.dcm"  # at the ends a missing slice cannot be noticed
+    if fault == "a slice lost":
+        inner.unlink()
+    elif fault == "a slice double":
+        (folder / "again.dcm").write_bytes(inner.read_bytes())
+    elif fault == "a slice cut off":
+        inner.write_bytes(inner.read_bytes()[: int(d.random.integers(140, 300))])
+    elif fault == "nothing but a preamble":
+        for file in folder.iterdir():
             file.write_bytes(bytes(128) + b"DICM" + d.random.bytes(int(d.random.integers(0, 400))))
     return folder
 
 
-Writer = Callable[[Draw], Path]
+DICOM_FAULTS = (
+    "a slice lost",
+    "a slice double",
+    "a slice cut off",
+    "two echoes in one series",
+    "nothing but a preamble",
+)
+Writer = Callable[[Scan], Path]
 REFUSED: dict[str, Writer] = {
     "gzip cut off": lambda d: _cut(d, d.save(d.array)),
     "NIfTI cut off": lambda d: _cut(d, d.save(d.array, "scan.nii")),
@@ -254,14 +252,10 @@ REFUSED: dict[str, Writer] = {
     "NRRD cut off": lambda d: _cut(d, d.itk("scan.nrrd")),
     "header without its data file": _no_data_file,
     "plain NIfTI called gzip": lambda d: d.save(d.array, "scan.nii").rename(d.folder / "scan.nii.gz"),
-    "DICOM: a slice lost": lambda d: _dicom(d, "a slice lost"),
-    "DICOM: a slice double": lambda d: _dicom(d, "a slice double"),
-    "DICOM: a slice cut off": lambda d: _dicom(d, "a slice cut off"),
-    "DICOM: two echoes in one series": lambda d: _dicom(d, "two echoes"),
-    "DICOM: nothing but a preamble": lambda d: _dicom(d, "nothing but a preamble"),
+    **{f"DICOM: {fault}": partial(_dicom, fault=fault) for fault in DICOM_FAULTS},
     "name too long for a result": lambda d: d.save(d.array, "n" * 246 + ".nii"),
 }
-"""Kinds that no command may use."""
+"""Kinds of files that every command refuses."""
 if hasattr(os, "geteuid") and os.geteuid() != 0:  # root reads everything
     REFUSED["no permission to read"] = _no_permission
 
@@ -287,16 +281,16 @@ ODD: dict[str, Writer] = {
     "MetaImage": lambda d: d.itk("scan.mha"),
     "packed in two parts": lambda d: d.raw(gzip.compress((b := bytes(d.unpacked()[1]))[:999]) + gzip.compress(b[999:])),
 }
-"""Kinds that are odd, some with a warning, and have to be labelled."""
+"""Kinds of unusual scans that are labelled, some with a warning."""
 EITHER: dict[str, Writer] = {
     "header of another length": lambda d: d.set(sizeof=(0, "<i", int(d.random.integers(349, 10**6)))),
     "NIfTI called MetaImage": lambda d: d.save(d.array, "scan.nii").rename(d.folder / "scan.mha"),
     "header with damaged bytes": lambda d: d.packed(bytes(_header_noise(d)), d.folder / "scan.nii"),
 }
-"""Kinds that may be usable by chance: they have to be labelled or refused."""
+"""Kinds of damage that may or may not matter: they are labelled or refused."""
 
 
-def _header_noise(d: Draw) -> bytearray:
+def _header_noise(d: Scan) -> bytearray:
     _, content = d.unpacked()
     for place in d.random.integers(0, 348, int(d.random.integers(1, 12))):
         content[place] = int(d.random.integers(0, 256))

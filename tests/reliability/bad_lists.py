@@ -1,4 +1,4 @@
-"""Datalists, labels and folders that cannot be used: one function a kind."""
+"""Datalists, labels and folders that `check` and `prepare` refuse."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from .bad_scans import Draw
+from tests.reliability.bad_scans import Scan
 
 Content = dict[str, Any]
 
 
-def good_list(d: Draw, name: str = "") -> Content:
-    """A datalist of one labelled patient for each split, written below the folder."""
+def good_list(d: Scan, name: str = "") -> Content:
+    """A valid datalist: one labelled patient in each split."""
     sections: Content = {"label_map": None}
     for number, section in enumerate(("training", "validation", "test")):
         noise = d.random.integers(0, 9, d.array.shape).astype(np.int16)
@@ -25,10 +25,10 @@ def good_list(d: Draw, name: str = "") -> Content:
     return sections
 
 
-def _with_label(change: Callable[[Draw], Any], shift_mm: float = 0.0) -> Callable[[Draw], Content]:
-    """A kind: the training label is another array, or lies elsewhere."""
+def _with_label(change: Callable[[Scan], Any], shift_mm: float = 0.0) -> Callable[[Scan], Content]:
+    """Replace or shift the label of the training scan."""
 
-    def make(d: Draw) -> Content:
+    def make(d: Scan) -> Content:
         content = good_list(d)
         affine = d.affine.copy()
         affine[:3, 3] += shift_mm
@@ -38,10 +38,10 @@ def _with_label(change: Callable[[Draw], Any], shift_mm: float = 0.0) -> Callabl
     return make
 
 
-def _edited(change: Callable[[Content], Any]) -> Callable[[Draw], Content]:
-    """A kind: the list's content is changed."""
+def _edited(change: Callable[[Content], Any]) -> Callable[[Scan], Content]:
+    """Change the content of the datalist."""
 
-    def make(d: Draw) -> Content:
+    def make(d: Scan) -> Content:
         content = good_list(d)
         result = change(content)
         return content if result is None else result
@@ -63,7 +63,7 @@ def _put(content: Content, section: str, **keys: Any) -> None:
         del entry[key]
 
 
-LISTS: dict[str, Callable[[Draw], Content | str | bytes]] = {
+LISTS: dict[str, Callable[[Scan], Content | str | bytes]] = {
     "label of another shape": _with_label(lambda d: d.label[1:]),
     "label elsewhere": _with_label(lambda d: d.label, 40.0),
     "label with unknown values": _with_label(lambda d: np.where(d.label > 0, 77, 0).astype(np.uint8)),
@@ -107,28 +107,28 @@ LISTS: dict[str, Callable[[Draw], Content | str | bytes]] = {
     "list without an end": lambda d: "[" * 100_000,
     "empty list": lambda d: "",
 }
-"""Kinds of datalists that `check` refuses: a table, or a text or bytes as they are."""
+"""Kinds of datalists that `check` refuses: JSON content, or text or bytes."""
 
 
-def _touch(d: Draw, *names: str) -> Path:
+def _touch(d: Scan, *names: str) -> Path:
     for name in names:
         d.save(d.array, name)
     return d.folder
 
 
-def _spider_space(d: Draw, content: Any) -> Path:
+def _spider_space(d: Scan, content: Any) -> Path:
     _touch(d, "images/a.nii.gz", "labels/a.nii.gz")
     (d.folder / "split.json").write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
     return d.folder
 
 
-def _dicom_noise(d: Draw) -> Path:
+def _dicom_noise(d: Scan) -> Path:
     (d.folder / "series").mkdir()
     (d.folder / "series" / "1").write_bytes(bytes(128) + b"DICM" + d.random.bytes(500))
     return d.folder
 
 
-FOLDERS: dict[str, Callable[[Draw], list[Any]]] = {
+FOLDERS: dict[str, Callable[[Scan], list[Any]]] = {
     "no such folder": lambda d: [d.folder / "none"],
     "folder that is a file": lambda d: [d.save(d.array)],
     "empty folder": lambda d: [d.folder],
@@ -156,4 +156,4 @@ FOLDERS: dict[str, Callable[[Draw], list[Any]]] = {
     "datalist below a file": lambda d: [_touch(d, "a.nii.gz"), "--out", d.folder / "a.nii.gz" / "data.json"],
     "DICOM that cannot be read": lambda d: [_dicom_noise(d)],
 }  # fmt: skip
-"""Kinds of arguments that `prepare` refuses: the folder and what follows it; `--out` is added if it is not there."""
+"""Kinds of arguments that `prepare` refuses: the folder and options."""

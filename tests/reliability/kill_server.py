@@ -1,7 +1,6 @@
-"""Bundle runs that die by SIGKILL at a chosen moment of a chosen phase: one process imports, its forks run.
+"""Server that runs trainings in forks of one process, and kills them by SIGKILL at a chosen moment of a phase.
 
-`python -m scripts.tools.reliability.killed_runs` reads one job a line from its input, as JSON, and answers each
-with one line.
+`python -m tests.reliability.kill_server` reads a job per line of JSON and answers each with a line, its exit code.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ PHASES = {
     "validation": "monai.handlers.ValidationHandler.__call__",
     "checkpoint": "scripts.training.handlers.TrainingCheckpoint.save",
 }
-"""Phase -> the method that it happens in."""
+"""Phase -> the method that runs it."""
 IMPORTED_ONCE = ("monai.bundle", "torch.utils.tensorboard", "transformers", "matplotlib.pyplot")
 
 
 class Moments:
-    """Watches the phases of this process, and kills it in one of them.
+    """Records the phases of this process, and kills it in one of them.
 
     Args:
-        kill: `phase`, `occurrence` (from 0, of this process), and when: `call`, the number of function calls, of Python
-            or of C, that are let through in the phase; or `seconds`, after which another process kills this one,
-            wherever it is by then. None only counts.
-        marks: file to which phases, calls and the kill are written, one JSON object a line.
+        kill: `phase`, `occurrence` (from 0, in this process), and either `call`, the number of function calls (of
+            Python or of C) in the phase before the kill, or `seconds`, after which another process kills this one.
+            None only records.
+        marks: file of phases, calls and the kill, one JSON object a line.
     """
 
     def __init__(self, kill: dict[str, Any] | None, marks: str) -> None:
@@ -48,7 +47,7 @@ class Moments:
         self.calls = self.let_through = 0
 
     def install(self) -> None:
-        """Watch all phases from now on."""
+        """Wrap the methods of all phases."""
         for phase, place in PHASES.items():
             module, owner, method = place.rsplit(".", 2)
             cls = getattr(importlib.import_module(module), owner)
@@ -57,7 +56,7 @@ class Moments:
     def _watched(self, phase: str, method: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(method)
         def within(*args: Any, **kwargs: Any) -> Any:
-            outer, began = (self.phase, self.calls), time.perf_counter()  # volumes are sliced inside other phases
+            outer, began = (self.phase, self.calls), time.perf_counter()  # slices are cached inside other phases
             self._begin(phase)
             try:
                 return method(*args, **kwargs)
@@ -83,7 +82,7 @@ class Moments:
         return self.phase == self.kill["phase"] and self.occurrences[self.phase] > self.kill["occurrence"]
 
     def _watch(self) -> None:
-        """Count the calls of this phase, if they matter."""
+        """Count the calls of the phase, where they are needed."""
         if self.phase and (self.kill is None or ("call" in self.kill and self._is_aimed_at())):
             sys.setprofile(self._count)
 
@@ -93,7 +92,7 @@ class Moments:
         self.calls += 1
         if self.kill is None:
             return
-        self.let_through += 1  # what is missing at the end of a short occurrence is counted on in the next
+        self.let_through += 1  # goes on in the next occurrence if this one is too short
         if self.let_through > self.kill["call"]:
             sys.setprofile(None)
             name = frame.f_code.co_qualname if event == "call" else getattr(called, "__qualname__", str(called))
@@ -113,7 +112,7 @@ class Moments:
 
 
 def main() -> None:
-    """Serve jobs: `run_id`, `configs`, `overrides`, `log`, `marks`, maybe `kill` and `file_size` (a limit in bytes)."""
+    """Run jobs: `run_id`, `configs`, `overrides`, `log`, `marks`, optional `kill` and `file_size` (limit in bytes)."""
     for name in (*IMPORTED_ONCE, *(place.rsplit(".", 2)[0] for place in PHASES.values())):
         importlib.import_module(name)
     for line in sys.stdin:
