@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...labels import ClassTable
 from ...report.tables import spider_rows
+from .benchmark_folder import READOUTS, TEST, Results, read_results, write_cases
 from .document import Chapter, Picture, write_html, write_latex, write_markdown
 from .layout import Table, as_markdown
 from .method_charts import ablation_bars, class_chart, curve_over_labelled
@@ -21,7 +22,6 @@ from .method_tables import (
     score_table,
     steps_table,
 )
-from .runs import READOUTS, TEST, Results, read_results, write_cases
 
 START, END = "<!-- results -->", "<!-- /results -->"
 READING = (
@@ -119,7 +119,7 @@ def _classes(results: Results, args: argparse.Namespace, start: Path) -> list[Pi
 
 def _pictures(results: Results, args: argparse.Namespace, start: Path) -> list[Picture]:
     """The strip of methods and the attention maps; one whose files are missing is left out, and the log says why."""
-    from .showcase import PictureError, attention_of_models, strip_of_methods
+    from .method_pictures import PictureError, attention_of_models, strip_of_methods
 
     table, labelled = ClassTable.load(), args.labelled or results.labelled[0]
     draw: list[Callable[[], tuple[Path, str]]] = [

@@ -15,8 +15,8 @@ import numpy as np
 from ...labels import ClassTable
 from ...report.charts import per_class_bars, plain_axes
 from ...report.drawing import INK, LARGEST, LINES, MUTED, new_figure, save
-from .names import ALL_LABELLED, FULL, REFERENCE, STEPS
-from .runs import TEST, UNLABELLED, Readout, Results
+from .benchmark_folder import TEST, UNLABELLED, Readout, Results
+from .row_names import ALL_LABELLED, FULL, REFERENCE, STEPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

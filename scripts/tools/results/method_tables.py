@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...report.tables import EXACT_UP_TO, mean_sd, over_seeds
+from .benchmark_folder import READOUTS, TEST, UNLABELLED, Readout, Results
 from .layout import Table
-from .names import ALL_LABELLED, FULL, REFERENCE, STEPS
-from .runs import READOUTS, TEST, UNLABELLED, Readout, Results
+from .row_names import ALL_LABELLED, FULL, REFERENCE, STEPS
 
 PAPER_FILE = Path(__file__).with_name("paper.json")
 MEASURES = {"mdice": ("mDice", "dice"), "miou": ("mIoU", "iou")}

@@ -12,7 +12,7 @@ from typing import Any
 from ...files import write_whole
 from ...report.tables import percent
 from .layout import Table
-from .names import METHODS
+from .row_names import METHODS
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --ink: #1c1f24; --muted: #5f6670; --line: #dfe2e6; --card: #fff;

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.tools.results.runs import Results, read_results
+from scripts.tools.results.benchmark_folder import Results, read_results
 from tests.tools.results.synthetic import MANY, write_benchmark
 
 FEW = {m: MANY[m] for m in ("supervised", "mean_teacher", "cps4")}

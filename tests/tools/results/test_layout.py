@@ -4,10 +4,10 @@ import re
 
 import pytest
 
+from scripts.tools.results.benchmark_folder import READOUTS
 from scripts.tools.results.layout import Table, as_latex, as_markdown, escape_latex
 from scripts.tools.results.method_tables import comparison_grid, other_ablations_table, score_table, steps_table
 from scripts.tools.results.page import grid
-from scripts.tools.results.runs import READOUTS
 from tests.tools.results.test_page import Outline
 
 TABLE = Table(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from scripts.tools.results.benchmark_folder import READOUTS, TEST, UNLABELLED, Readout, read_results
 from scripts.tools.results.method_tables import (
     ablation_table,
     comparison_grid,
@@ -14,7 +15,6 @@ from scripts.tools.results.method_tables import (
     stars,
     steps_table,
 )
-from scripts.tools.results.runs import READOUTS, TEST, UNLABELLED, Readout, read_results
 from tests.tools.results.synthetic import HEAD
 
 FIELDS = "case,class_id,class,dice,iou,hd95_mm,assd_mm"

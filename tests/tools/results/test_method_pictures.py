@@ -13,8 +13,8 @@ from scripts.networks.prompt_model import save_prompt_model
 from scripts.networks.prompts import class_prompts
 from scripts.networks.text_encoder import ClassVectors
 from scripts.networks.vision_language import VisionLanguageModel
-from scripts.tools.results.runs import read_results
-from scripts.tools.results.showcase import (
+from scripts.tools.results.benchmark_folder import read_results
+from scripts.tools.results.method_pictures import (
     PictureError,
     attention_of_models,
     median_case,

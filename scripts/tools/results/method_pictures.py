@@ -22,8 +22,8 @@ from ...ops.prompt_map import average_slices, upsample
 from ...report.figures import attention_rows, method_strip, telling_slices
 from ...report.tables import case_means
 from ...training.pictures import canonical
-from .names import REFERENCE, method_name
-from .runs import TEST, Results
+from .benchmark_folder import TEST, Results
+from .row_names import REFERENCE, method_name
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[3]
 STAGE1 = re.compile(r"stage1_(?:(?P<variant>.+)_)?(?P<labelled>\d+)_(?P<seed>\d+)")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...report.tables import case_means, paired_comparison, pool_runs, read_per_case, read_summary
-from .names import ALL_LABELLED, REFERENCE, MethodName, in_order, method_name
+from .row_names import ALL_LABELLED, REFERENCE, MethodName, in_order, method_name
 
 CASE_FIELDS = (
     "method", "labelled", "seed", "section", "variant", "case", "class_id", "class", "dice", "iou",

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from scripts.tools.results.runs import READOUTS, TEST, UNLABELLED, Readout, read_results, write_cases
+from scripts.tools.results.benchmark_folder import READOUTS, TEST, UNLABELLED, Readout, read_results, write_cases
 from tests.tools.results.synthetic import HEAD
 
 DECODED = Readout("test", "decoded")
