@@ -1,24 +1,28 @@
-"""What the runs of a benchmark left in its folder, read into one structure. Needs neither torch nor monai."""
+"""The folder that `benchmark accuracy` left, read into pandas tables: a line a run, a line a case and class.
+
+Needs neither torch nor monai.
+"""
 
 from __future__ import annotations
 
-import csv
 import gzip
+import json
 import math
-import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ...report.tables import case_means, paired_comparison, pool_runs, read_per_case, read_summary
-from .row_names import ALL_LABELLED, REFERENCE, MethodName, in_order, method_name
+import pandas as pd
 
-CASE_FIELDS = (
+from .row_names import ALL_LABELLED, MethodName, in_order, method_name
+
+MEASURES = {"mdice": "dice", "miou": "iou"}
+"""Mean over cases -> the column of per_case.csv behind it."""
+CASE_FIELDS = [
     "method", "labelled", "seed", "section", "variant", "case", "class_id", "class", "dice", "iou",
     "hd95_mm", "assd_mm",
-)  # fmt: skip
+]  # fmt: skip
 
 
 class Readout(NamedTuple):
@@ -48,106 +52,83 @@ TEST, UNLABELLED = Readout("test", "raw"), Readout("unlabelled", "raw")
 READOUTS = (TEST, Readout("test", "decoded"), UNLABELLED, Readout("unlabelled", "decoded"))
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of one method.
-
-    Attributes:
-        method: name of the row.
-        labelled: number of labelled patients.
-        seed: of the choice of patients and of the weights.
-        row: the line of results.csv.
-        folder: what the run left; it need not be there, the line alone gives the means.
-    """
-
-    method: str
-    labelled: int
-    seed: int
-    row: Mapping[str, str]
-    folder: Path
-
-    def score(self, readout: Readout, measure: str) -> float:
-        """`mdice` or `miou` over all cases: from the run's summary, else from results.csv, else NaN."""
-        summary = _summary(self.folder / f"network_{readout.section}" / "summary.json")
-        part = summary if readout.variant == "raw" else summary.get(readout.variant) or {}
-        value = part.get(measure)
-        return float(self.row.get(readout.column(measure)) or "nan") if value is None else float(value)
-
-    def cases(self, readout: Readout) -> list[dict[str, Any]]:
-        """Scores of every case and class, see :func:`tables.read_per_case`; empty if the run left none."""
-        return _cases(self.folder / readout.file)
-
-
-@dataclass(frozen=True)
-class Results:
+@dataclass(frozen=True, eq=False)
+class Benchmark:
     """All runs of a benchmark.
 
     Attributes:
         folder: the benchmark's.
-        runs: in the order of results.csv; of a seed that was run twice the last run.
+        lines: results.csv as it stands.
+        runs: the same, of a seed that was run twice the last run; the scores are those of the run's summary.json where
+            there is one, to all digits, and `folder` is the run's, which need not be there.
+        cases: scores of every run, case and class, with the columns `CASE_FIELDS`; what was not scored has no line.
     """
 
     folder: Path
-    runs: tuple[Run, ...]
+    lines: pd.DataFrame
+    runs: pd.DataFrame
+    cases: pd.DataFrame
 
     @cached_property
     def names(self) -> dict[str, MethodName]:
         """Row -> title and group, in the order of the tables."""
-        found = {
-            run.method: method_name(run.method, uses_prompts=float(run.row.get("stage1_steps") or 0) > 0)
-            for run in self.runs
-        }
+        steps = self.runs.groupby("method")["stage1_steps"].max().fillna(0)
+        found = {method: method_name(method, uses_prompts=n > 0) for method, n in steps.items()}
         return {method: found[method] for method in in_order(found)}
 
     @cached_property
     def labelled(self) -> list[int]:
         """Numbers of labelled patients; that of all patients is not among them unless there is nothing else."""
-        fewer = {run.labelled for run in self.runs if run.method not in ALL_LABELLED}
-        return sorted(fewer or {run.labelled for run in self.runs})
+        fewer = self.runs[~self.runs["method"].isin(ALL_LABELLED)]
+        return sorted((self.runs if fewer.empty else fewer)["labelled"].unique().tolist())
 
-    def of(self, method: str, labelled: int) -> list[Run]:
+    @cached_property
+    def _runs_of(self) -> dict[str, pd.DataFrame]:
+        return dict(iter(self.runs.groupby("method")))
+
+    @cached_property
+    def patients(self) -> pd.DataFrame:
+        """Means over the classes of every patient: the columns of `cases` up to `case`, `dice` and `iou`."""
+        return self.cases.groupby(CASE_FIELDS[:6], as_index=False)[list(MEASURES.values())].mean()
+
+    def of(self, method: str, labelled: int) -> pd.DataFrame:
         """Runs of a row at a number of labelled patients; runs on all labels belong to every number."""
-        everywhere = method in ALL_LABELLED
-        return [r for r in self.runs if r.method == method and (everywhere or r.labelled == labelled)]
+        mine = self._runs_of.get(method, self.runs[:0])
+        return mine if method in ALL_LABELLED else mine[mine["labelled"] == labelled]
 
     def scores(self, method: str, labelled: int, readout: Readout, measure: str = "mdice") -> list[float]:
         """One mean over cases for every seed that has it."""
-        found = [run.score(readout, measure) for run in self.of(method, labelled)]
-        return [score for score in found if not math.isnan(score)]
+        return self.of(method, labelled)[readout.column(measure)].dropna().tolist()
 
-    def has(self, readout: Readout) -> bool:
+    def has(self, readout: Readout, measure: str = "mdice") -> bool:
         """Whether any run was scored so."""
-        return any(not math.isnan(run.score(readout, "mdice")) for run in self.runs)
+        return bool(self.runs[readout.column(measure)].notna().any())
 
-    def compare(
-        self, other: str, labelled: int, readout: Readout, measure: str = "dice", reference: str = REFERENCE
-    ) -> dict[str, float] | None:
-        """CPS4 against another row, patient by patient, over the seeds that both have; None if they share no case."""
-        return _compared(self, reference, other, labelled, readout, measure)
+    def patient_means(self, method: str, labelled: int, readout: Readout, measure: str = "dice") -> pd.DataFrame:
+        """Means over the classes of each patient: a line for each seed, a column for each patient."""
+        found = self._scored(self.patients, method, labelled, readout)
+        return found.pivot(index="seed", columns="case", values=measure)
 
     def class_means(self, method: str, labelled: int, readout: Readout) -> dict[str, list[float]]:
         """Class -> mean Dice over the cases that show it, one number a seed."""
-        found: dict[str, list[float]] = {}
-        for run in self.of(method, labelled):
-            values: dict[str, list[float]] = {}
-            for row in run.cases(readout):
-                if not math.isnan(row["dice"]):
-                    values.setdefault(row["class"], []).append(row["dice"])
-            for name, dice in values.items():
-                found.setdefault(name, []).append(statistics.fmean(dice))
-        return found
+        scored = self._scored(self.cases, method, labelled, readout)
+        means = scored.groupby(["class", "seed"])["dice"].mean()
+        return means.groupby("class").agg(list).to_dict()
 
     def n_cases(self, labelled: int, readout: Readout) -> int:
         """Patients that were scored in at least one run."""
-        runs = [run for run in self.runs if run.labelled == labelled]
-        return len({row["case"] for run in runs for row in run.cases(readout)})
+        at = self.patients[self.patients["labelled"] == labelled]
+        return int(at["case"][(at["section"] == readout.section) & (at["variant"] == readout.variant)].nunique())
 
-    def __hash__(self) -> int:
-        """By identity: results are read once and never change."""
-        return id(self)
+    def _scored(self, scores: pd.DataFrame, method: str, labelled: int, readout: Readout) -> pd.DataFrame:
+        """Lines of `cases` or `patients` that belong to one row and read-out."""
+        mine = scores[scores["method"] == method]
+        if method not in ALL_LABELLED:
+            mine = mine[mine["labelled"] == labelled]
+        return mine[(mine["section"] == readout.section) & (mine["variant"] == readout.variant)]
 
 
-def read_results(folder: str | Path) -> Results:
+def read_benchmark(folder: str | Path) -> Benchmark:
     """Read the folder that `benchmark accuracy` left.
 
     Raises:
@@ -158,69 +139,51 @@ def read_results(folder: str | Path) -> Results:
     table = folder / "results.csv"
     if not table.is_file():
         raise FileNotFoundError(f"there is no {table}; run python -m scripts benchmark accuracy --out {folder}")
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
+    lines = pd.read_csv(table, dtype={"steps": "Int64", "stage1_steps": "Int64"})
+    if lines.empty:
         raise ValueError(f"{table} holds no run yet")
-    runs = {
-        (r["method"], r["labelled"], r["seed"]): Run(
-            r["method"], int(r["labelled"]), int(r["seed"]), r, folder / f"{r['method']}_{r['labelled']}_{r['seed']}"
-        )
-        for r in rows
-    }
-    return Results(folder, tuple(runs.values()))
+    last = lines.drop_duplicates(CASE_FIELDS[:3], keep="last")
+    names = last[CASE_FIELDS[:3]].astype(str).agg("_".join, axis=1)
+    runs = last.assign(folder=[folder / name for name in names])
+    columns = {readout.column(measure): math.nan for readout in READOUTS for measure in MEASURES}
+    runs = pd.DataFrame([{**columns, **run, **_summaries(run["folder"])} for run in runs.to_dict("records")])
+    return Benchmark(folder, lines, runs, _read_cases(runs))
 
 
-def write_cases(results: Results, path: str | Path, largest: int = 5_000_000) -> Path:
-    """Gather the scores of every run, case and class in one CSV file; what was not scored has no line.
+def write_cases(cases: pd.DataFrame, path: str | Path, largest: int = 5_000_000) -> Path:
+    """Write the scores of every run, case and class as one CSV file.
 
     Args:
-        results: the runs.
+        cases: of a benchmark.
         path: CSV file to write, compressed if its name ends with .gz; the same scores give the same bytes.
         largest: bytes of text beyond which the distances are left out.
     """
-    texts = [_cases_csv(results, CASE_FIELDS)]
-    if len(texts[0].encode()) > largest:
-        texts.append(_cases_csv(results, CASE_FIELDS[:-2]))
+    form = {"index": False, "float_format": "%.4g", "lineterminator": "\n"}
+    content = cases.to_csv(**form).encode()
+    if len(content) > largest:
+        content = cases[CASE_FIELDS[:-2]].to_csv(**form).encode()
     target = Path(path)
-    content = texts[-1].encode()
     target.write_bytes(gzip.compress(content, mtime=0) if target.suffix == ".gz" else content)
     return target
 
 
-def _cases_csv(results: Results, fields: tuple[str, ...]) -> str:
-    lines = [",".join(fields)]
-    for run in results.runs:
-        for readout in READOUTS:
-            start = {"method": run.method, "labelled": run.labelled, "seed": run.seed} | readout._asdict()
-            for row in run.cases(readout):
-                if not math.isnan(row["dice"]):
-                    lines.append(",".join(_cell(value) for value in ({**start, **row}[f] for f in fields)))
-    return "\n".join(lines) + "\n"
+def _summaries(folder: Path) -> dict[str, float]:
+    """Scores that a run's summary.json files hold, by their columns in results.csv."""
+    found = {}
+    for readout in READOUTS:
+        file = folder / f"network_{readout.section}" / "summary.json"
+        summary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        part = summary if readout.variant == "raw" else summary.get(readout.variant) or {}
+        found.update({readout.column(m): part[m] for m in MEASURES if part.get(m) is not None})
+    return found
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.4g}"
-    text = str(value)
-    return f'"{text}"' if "," in text else text
-
-
-@cache
-def _summary(path: Path) -> dict[str, Any]:
-    return read_summary(path) if path.is_file() else {}
-
-
-@cache
-def _cases(path: Path) -> list[dict[str, Any]]:
-    return read_per_case(path) if path.is_file() else []
-
-
-@cache
-def _compared(
-    results: Results, first: str, second: str, labelled: int, readout: Readout, measure: str
-) -> dict[str, float] | None:
-    pair = [{run.seed: run for run in results.of(method, labelled)} for method in (first, second)]
-    shared = sorted(pair[0].keys() & pair[1].keys())
-    pooled = [pool_runs(case_means(runs[seed].cases(readout), measure) for seed in shared) for runs in pair]
-    return paired_comparison(*pooled) if pooled[0].keys() & pooled[1].keys() else None
+def _read_cases(runs: pd.DataFrame) -> pd.DataFrame:
+    parts = [
+        pd.read_csv(file, dtype={"case": str}).assign(**run[CASE_FIELDS[:3]], **readout._asdict())
+        for _, run in runs.iterrows()
+        for readout in READOUTS
+        if (file := run["folder"] / readout.file).is_file()
+    ]
+    cases = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=CASE_FIELDS)
+    return cases.dropna(subset="dice")[CASE_FIELDS]
