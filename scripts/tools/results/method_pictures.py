@@ -20,10 +20,9 @@ from ...labels import ClassTable
 from ...networks.prompt_model import load_prompt_model
 from ...ops.prompt_map import average_slices, upsample
 from ...report.figures import attention_rows, method_strip, representative_slices
-from ...report.tables import case_means
 from ...training.pictures import canonical
-from .names import REFERENCE, method_name
-from .runs import TEST, Results
+from .benchmark_folder import TEST, Benchmark
+from .row_names import REFERENCE, method_name
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[3]
 STAGE1 = re.compile(r"stage1_(?:(?P<variant>.+)_)?(?P<labelled>\d+)_(?P<seed>\d+)")
@@ -35,7 +34,7 @@ class PictureError(Exception):
 
 
 def strip_of_methods(
-    results: Results,
+    benchmark: Benchmark,
     labelled: int,
     table: ClassTable,
     path: str | Path,
@@ -47,7 +46,7 @@ def strip_of_methods(
     """All methods beside the truth on one slice of one test case, from the label maps that their runs saved.
 
     Args:
-        results: the runs.
+        benchmark: the runs.
         labelled: number of labelled patients.
         table: the classes.
         path: PNG to write.
@@ -61,18 +60,20 @@ def strip_of_methods(
     Raises:
         PictureError: no label maps, no such case, or its image is not on this machine.
     """
-    rows = [m for m, name in results.names.items() if name.group != "Ablations"]
-    reference = REFERENCE if results.of(REFERENCE, labelled) else rows[0]
-    seeds = [run.seed for run in results.of(reference, labelled)]
+    rows = [m for m, name in benchmark.names.items() if name.group != "Ablations"]
+    reference = rows[0] if benchmark.of(REFERENCE, labelled).empty else REFERENCE
+    seeds = benchmark.of(reference, labelled)["seed"].tolist()
     if not seeds or (seed is not None and seed not in seeds):
         raise PictureError(f"no run of {reference} with {labelled} labelled patients and this seed")
     seed = seeds[0] if seed is None else seed
-    runs = {m: run for m in rows for run in results.of(m, labelled) if run.seed == seed}
-    scores = {m: case_means(run.cases(TEST)) for m, run in runs.items()}
+    found = {m: benchmark.of(m, labelled).set_index("seed")["folder"] for m in rows}
+    folders = {m: by_seed[seed] for m, by_seed in found.items() if seed in by_seed.index}
+    means = {m: benchmark.patient_means(m, labelled, TEST).reindex([seed]).loc[seed] for m in folders}
+    scores = {m: cases.dropna().to_dict() for m, cases in means.items()}
     if not scores[reference]:
-        raise PictureError(f"{runs[reference].folder} holds no scores of test cases")
+        raise PictureError(f"{folders[reference]} holds no scores of test cases")
     chosen = case or median_case(scores[reference])
-    entries = {e["case"]: e for e in _entries(results, labelled, seed, "test")}
+    entries = {e["case"]: e for e in _entries(benchmark, labelled, seed, "test")}
     if chosen not in entries:
         raise PictureError(f"there is no test case {chosen}; there are {', '.join(entries)}")
     item = _read_case(entries[chosen])
@@ -83,16 +84,16 @@ def strip_of_methods(
     at = representative_slices(truth, 1)[0] if slice_number is None else slice_number - 1
     hidden = entries[chosen]["unlabelled_classes"]
     predictions = {}
-    for method, run in runs.items():
-        file = run.folder / "network_test" / f"{chosen.replace('/', '_')}_seg.nii.gz"
+    for method, folder in folders.items():
+        file = folder / "network_test" / f"{chosen.replace('/', '_')}_seg.nii.gz"
         if file.is_file():
             label = np.asarray(canonical(LoadImage(ensure_channel_first=True, image_only=True)(file))[0, ..., at])
             dice = f"Dice {100 * scores[method][chosen]:.1f}" if chosen in scores[method] else ""
-            predictions[_short(results.names[method].title)] = np.where(np.isin(label, hidden), 0, label), dice
+            predictions[_short(benchmark.names[method].title)] = np.where(np.isin(label, hidden), 0, label), dice
     if not predictions:
         raise PictureError(f"no run with {labelled} labelled patients and seed {seed} saved a label map of {chosen}")
     done = method_strip(image[..., at], truth[..., at], predictions, table, path, spacing=spacing)
-    how = "given" if case else f"the median of {results.names[reference].title} among {len(scores[reference])} cases"
+    how = "given" if case else f"the median of {benchmark.names[reference].title} among {len(scores[reference])} cases"
     unseen = ", ".join(table.names[i] for i in hidden)
     return done, (
         f"Test case {chosen} ({how}), slice {at + 1} of {image.shape[-1]}, {labelled} labelled, seed {seed}; the "
@@ -102,7 +103,7 @@ def strip_of_methods(
 
 
 def attention_of_models(
-    results: Results,
+    benchmark: Benchmark,
     labelled: int,
     table: ClassTable,
     path: str | Path,
@@ -115,7 +116,7 @@ def attention_of_models(
     """Attention maps of CPS4's stage 1 beside another one's on a slice of an unlabelled patient.
 
     Args:
-        results: the runs.
+        benchmark: the runs.
         labelled: number of labelled patients.
         table: the classes.
         path: PNG to write.
@@ -130,15 +131,15 @@ def attention_of_models(
     Raises:
         PictureError: no stage-1 checkpoint, or no such case.
     """
-    folders = stage1_folders(results.folder, labelled)
+    folders = stage1_folders(benchmark.folder, labelled)
     seeds = sorted({s for _, s in folders})
     if not seeds or (seed is not None and seed not in seeds):
-        raise PictureError(f"{results.folder} holds no stage-1 checkpoint for {labelled} labelled patients")
+        raise PictureError(f"{benchmark.folder} holds no stage-1 checkpoint for {labelled} labelled patients")
     seed = seeds[0] if seed is None else seed
     models = {v: folders[v, seed] for v in (REFERENCE, beside) if (v, seed) in folders}
     if not models:
-        raise PictureError(f"{results.folder} holds no stage-1 checkpoint of {REFERENCE} or {beside}")
-    entries = {e["case"]: (s, e) for s in ("test", "unlabelled") for e in _entries(results, labelled, seed, s)}
+        raise PictureError(f"{benchmark.folder} holds no stage-1 checkpoint of {REFERENCE} or {beside}")
+    entries = {e["case"]: (s, e) for s in ("test", "unlabelled") for e in _entries(benchmark, labelled, seed, s)}
     chosen = case or next((c for c, (section, _) in entries.items() if section == "unlabelled"), next(iter(entries)))
     if chosen not in entries:
         raise PictureError(f"there is no case {chosen}; there are {', '.join(entries)}")
@@ -183,8 +184,8 @@ def median_case(scores: Mapping[str, float]) -> str:
     return next(case for case, score in sorted(scores.items()) if score == middle)
 
 
-def _entries(results: Results, labelled: int, seed: int, section: str) -> list[dict[str, Any]]:
-    datalist = results.folder / f"datalist_{labelled}_{seed}.json"
+def _entries(benchmark: Benchmark, labelled: int, seed: int, section: str) -> list[dict[str, Any]]:
+    datalist = benchmark.folder / f"datalist_{labelled}_{seed}.json"
     if not datalist.is_file():
         raise PictureError(f"there is no {datalist}")
     entries = select_for_scoring(datalist, section)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from scripts.tools.results.names import GROUPS, METHODS, MethodName, in_order, method_name
+from scripts.tools.results.row_names import GROUPS, METHODS, MethodName, in_order, method_name
 
 
 class TestMethodName:

@@ -13,8 +13,8 @@ from scripts.networks.prompt_model import save_prompt_model
 from scripts.networks.prompts import class_prompts
 from scripts.networks.text_encoder import ClassVectors
 from scripts.networks.vision_language import VisionLanguageModel
-from scripts.tools.results.runs import read_results
-from scripts.tools.results.showcase import (
+from scripts.tools.results.benchmark_folder import read_benchmark
+from scripts.tools.results.method_pictures import (
     PictureError,
     attention_of_models,
     median_case,
@@ -29,7 +29,7 @@ AFFINE = np.array([[0, 0, 3.0, 0], [1.0, 0, 0, 0], [0, -1.0, 0, 0], [0, 0, 0, 1]
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, bundle_root):
+def benchmark(tmp_path_factory, bundle_root):
     """A benchmark of two methods with scans, label maps and two stage-1 checkpoints."""
     folder = write_benchmark(
         tmp_path_factory.mktemp("table"), LEVELS, (1,), (0,), decoded=False, n_test=3, n_unlabelled=1
@@ -62,19 +62,19 @@ def results(tmp_path_factory, bundle_root):
     for name in ("stage1_1_0", "stage1_clip_1_0"):
         save_prompt_model(model, folder / name / "prompt", TABLE.names, range(2, 20))
         (folder / name / "config.yaml").write_text(yaml.safe_dump(config | {"bundle_root": "/elsewhere"}))
-    return read_results(folder)
+    return read_benchmark(folder)
 
 
 class TestStripOfMethods:
-    def test_of_the_median_case(self, results, tmp_path):
-        path, caption = strip_of_methods(results, 1, TABLE, tmp_path / "strip.png")
+    def test_of_the_median_case(self, benchmark, tmp_path):
+        path, caption = strip_of_methods(benchmark, 1, TABLE, tmp_path / "strip.png")
         assert path.read_bytes().startswith(b"\x89PNG")
         assert "the median of CPS4 (ours) among 3 cases" in caption
         assert "slice 2 of 4" in caption or "slice 3 of 4" in caption
         assert caption.endswith("the truth does not label it: S.")
 
-    def test_of_what_was_asked_for(self, results, tmp_path):
-        _, caption = strip_of_methods(results, 1, TABLE, tmp_path / "a.png", seed=0, case="test_1", slice_number=2)
+    def test_of_what_was_asked_for(self, benchmark, tmp_path):
+        _, caption = strip_of_methods(benchmark, 1, TABLE, tmp_path / "a.png", seed=0, case="test_1", slice_number=2)
         assert caption.startswith("Test case test_1 (given), slice 2 of 4, 1 labelled, seed 0;")
 
     @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ class TestStripOfMethods:
             ({"case": "test_1", "slice_number": 9}, "has slices 1 to 4"),
         ],
     )
-    def test_exception(self, results, tmp_path, choice, message):
+    def test_exception(self, benchmark, tmp_path, choice, message):
         with pytest.raises(PictureError, match=message):
-            strip_of_methods(results, 1, TABLE, tmp_path / "a.png", **choice)
+            strip_of_methods(benchmark, 1, TABLE, tmp_path / "a.png", **choice)
 
     def test_of_a_benchmark_without_scans(self, tmp_path):
-        bare = read_results(write_benchmark(tmp_path, LEVELS, (1,), (0,)))
+        bare = read_benchmark(write_benchmark(tmp_path, LEVELS, (1,), (0,)))
         with pytest.raises(PictureError, match=r"there is no .*datalist_1_0\.json"):
             strip_of_methods(bare, 1, TABLE, tmp_path / "a.png")
         with pytest.raises(PictureError, match="holds no stage-1 checkpoint"):
@@ -98,14 +98,14 @@ class TestStripOfMethods:
 
 
 class TestAttentionOfModels:
-    def test_beside_another(self, results, tmp_path):
-        path, caption = attention_of_models(results, 1, TABLE, tmp_path / "a.png", classes=["L5", "L4/L5"])
+    def test_beside_another(self, benchmark, tmp_path):
+        path, caption = attention_of_models(benchmark, 1, TABLE, tmp_path / "a.png", classes=["L5", "L4/L5"])
         assert path.read_bytes().startswith(b"\x89PNG")
         assert "unlabelled_0 (unlabelled patients), 1 labelled, seed 0" in caption
 
-    def test_exception(self, results, tmp_path):
+    def test_exception(self, benchmark, tmp_path):
         with pytest.raises(PictureError, match="there is no case nobody"):
-            attention_of_models(results, 1, TABLE, tmp_path / "a.png", case="nobody")
+            attention_of_models(benchmark, 1, TABLE, tmp_path / "a.png", case="nobody")
 
 
 class TestStage1Folders:
