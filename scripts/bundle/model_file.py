@@ -21,16 +21,16 @@ def save_atomically(state: Any, path: Path) -> None:
         torch.save(state, file)
 
 
-def load_tensors(path: Path, mend: str) -> Any:
+def load_tensors(path: Path, advice: str) -> Any:
     """Load tensors and plain values on the CPU (`weights_only`, so that no code of the file runs).
 
     Raises:
-        FileError: the file is damaged or holds other objects; the message ends with `mend`, what the user can do.
+        FileError: the file is damaged or holds other objects; the message ends with `advice`, what the user can do.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of several kinds
-        raise FileError(f"{path} cannot be read, it is damaged or holds more than weights; {mend}") from error
+        raise FileError(f"{path} cannot be read, it is damaged or holds more than weights; {advice}") from error
 
 
 def write_model(network: torch.nn.Module, folder: str | Path, settings: dict[str, Any]) -> None:

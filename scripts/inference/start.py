@@ -137,8 +137,8 @@ def _exclude_faulty(entries: list[dict[str, Any]], keep_on: bool) -> list[Proble
     found = check_scans([entry["image"] for entry in entries])
     for entry, of_scan in zip(entries, found, strict=True):
         if len(str(entry.get("case", "")).encode(errors="replace")) > MAX_NAME_BYTES:
-            mend = f"its results' names are made of it, which may have {MAX_NAME_BYTES} bytes; rename it"
-            of_scan.append(Problem(entry["image"], f"has too long a name: {mend}"))
+            advice = f"its results' names are made of it, which may have {MAX_NAME_BYTES} bytes; rename it"
+            of_scan.append(Problem(entry["image"], f"has too long a name: {advice}"))
     problems = [problem for of_scan in found for problem in of_scan]
     excluded = errors(problems)
     good = [entry for entry, of_scan in zip(entries, found, strict=True) if not errors(of_scan)]

@@ -66,8 +66,10 @@ def choose_series(found: Sequence[Series], sequence: str = "t2") -> Choice:
             )
         if not chosen and any(series.modality not in NO_SCANS for series in study):
             there = "; ".join(f"{series.place} is {left[series]}" for series in study)
-            mend = "ask for another contrast (--sequence, in prepare --series), or give the series that you mean alone"
-            choice.warnings.append(f"there is no sagittal {_name(sequence)} series: {there}; {mend}")
+            advice = (
+                "ask for another contrast (--sequence, in prepare --series), or give the series that you mean alone"
+            )
+            choice.warnings.append(f"there is no sagittal {_name(sequence)} series: {there}; {advice}")
     choice.taken = [series for series in found if series in taken]
     return choice
 

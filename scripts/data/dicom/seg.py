@@ -236,6 +236,6 @@ def import_highdicom() -> ModuleType:
     try:
         import highdicom
     except ModuleNotFoundError as error:
-        mend = "run `pip install -r requirements-dicom.txt`, or leave out --dicom_seg"
-        raise DataError(f"DICOM SEG files are written with highdicom; {mend}") from error
+        advice = "run `pip install -r requirements-dicom.txt`, or leave out --dicom_seg"
+        raise DataError(f"DICOM SEG files are written with highdicom; {advice}") from error
     return highdicom
