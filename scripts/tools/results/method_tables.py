@@ -202,7 +202,8 @@ def all_columns_table(benchmark: Benchmark) -> Table:
     cells.index = pd.MultiIndex.from_tuples(
         [(f"{n} labelled", method) for n, method in cells.index], names=["labelled", "method"]
     )
-    return Table("all", "Every row with its steps, over n seeds.", cells.astype(object).fillna("–").astype(str))
+    text = cells.map(lambda cell: "–" if pd.isna(cell) else str(cell))
+    return Table("all", "Every row with its steps, over n seeds.", text)
 
 
 def stars(p: float) -> str:

@@ -158,10 +158,11 @@ class TestHtml:
         assert "a_b, 5 %" in page.words
 
     def test_words_are_not_set_like_numbers(self, tmp_path):
-        table = settings_table({"a_key": "some text", "a_list": [1, 2]})
+        table = settings_table({"a_key": 100 * "word", "a_list": [1, 2]})
         page = read(write_html(tmp_path / "p.html", "Title", [], [Chapter("First", [table])]))
         assert [a["class"] for tag, a in page.tags if tag == "table"] == ["dataframe words"]
         assert "a key" in page.words
+        assert 100 * "word" in page.words  # nothing is cut off
         assert "1, 2" in page.words
 
     def test_text_is_escaped_everywhere(self, tmp_path):
