@@ -103,7 +103,7 @@ def prepare_prompt_maps(
         dataset: the unlabelled slices.
         when_missing: without a stage-1 checkpoint "error" refuses, "pretrain" runs stage 1 first, "supervised" goes on
             with the labelled slices alone.
-        pretraining: `bundle_root` and overrides for stage 1, for "pretrain".
+        pretraining: `bundle_root` and overrides for stage 1, which "pretrain" needs.
 
     Raises:
         DataError: there is no stage-1 checkpoint and `when_missing` is "error"; the checkpoint is damaged or for other

@@ -163,12 +163,13 @@ class TestRunIds:
     def test_value(self, bundle_root: Path, run_id: str, default: str, given: str) -> None:
         parser = ConfigParser(ConfigParser.load_config_files([str(bundle_root / "configs" / "train.yaml")]))
         parser["when_no_prompt_model"] = given
+        parser["prepare_prompts"] = "$lambda when_missing: when_missing"
         parser.parse()
         items = parser[run_id]
         assert items[0]["_target_"] == "scripts.training.start.start"
-        numbers = [i for i, item in enumerate(items) if isinstance(item, dict) and "prepare_prompt" in item["_target_"]]
+        numbers = [i for i, item in enumerate(items) if isinstance(item, str) and "@prepare_prompts" in item]
         assert len(numbers) == 1
-        assert parser.get_parsed_content(f"{run_id}#{numbers[0]}#when_missing") == (given or default)
+        assert parser.get_parsed_content(f"{run_id}#{numbers[0]}") == (given or default)
 
 
 class TestPretrain:
