@@ -210,23 +210,23 @@ def _refuse_values(labels: Sequence[Path], table: ClassTable) -> None:
     from ..check.levels import direction_mistakes
     from ..check.volumes import UnusableError, label_mistakes, read_volume
 
-    class_ids = LabelMap.load(None, table)
+    def mistakes(source: str | None) -> list[str]:
+        label_map = LabelMap.load(source, table)
+        return label_mistakes(array, label_map) or direction_mistakes(array, affine, label_map, table)
+
     for label in labels:
         try:
             array, affine = read_volume(label)
         except UnusableError:
             continue
-        if wrong := label_mistakes(array, class_ids) or direction_mistakes(array, affine, class_ids, table):
-            fitting = [name for name in _known_maps() if not label_mistakes(array, LabelMap.load(name, table))]
-            known = f"; its values are among those of {' and of '.join(fitting)}" if fitting else ""
+        if wrong := mistakes(None):
+            fitting = [p.stem for p in sorted(LABEL_MAP_DIR.glob("*.json")) if not mistakes(p.stem)]
+            known = f" ({' or '.join(fitting)} would fit)" if fitting else ""
             raise DataError(
-                f"{label}: no names say what its values mean, and as class ids they do not fit: it {wrong[0]}; name a "
-                f"--label-map{known}, or put a list of names beside the labels (dataset.json, .ctbl, dseg.tsv, ...)"
+                f"{label}: no names say what its values mean, and as class ids they do not fit: it "
+                f"{wrong[0].split(';')[0]}; name a --label-map{known}, or put a list of names beside the labels "
+                "(dataset.json, .ctbl, dseg.tsv, ...)"
             )
-
-
-def _known_maps() -> list[str]:
-    return sorted(path.stem for path in LABEL_MAP_DIR.glob("*.json"))
 
 
 def mapping_table(maps: Iterable[LabelMap], names: Sequence[Names], table: ClassTable) -> list[str]:
