@@ -11,7 +11,7 @@ from typing import Any
 from .datalist import DataError
 from .dicom import series as dicom
 from .dicom.choice import choose_series
-from .file_names import case_name, image_files, is_label
+from .file_names import case_name, image_files, scans_among
 
 
 def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str
     No folder gives no scans, so that a graph builds.
 
     Labels and earlier results ("x_seg", folders "labels" or "masks") are passed over. Of the DICOM series of a study
-    the sagittal ones of one contrast are taken; the choice is logged. Of scans with the same name each is called by its
+    the sagittal ones of one contrast are taken. Both is logged. Of scans with the same name each is called by its
     folders too ("visit1_t2"), and by its ending if need be. Whether a scan can be used is the business of
     `scripts.data.check.command`.
 
@@ -43,7 +43,7 @@ def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str
     warnings: list[str] = []
     if root.is_dir():
         series, warnings = _dicom_series(root, sequence)
-        named = {p: case_name(p) for p in image_files(root) if not is_label(p, root)} | series
+        named = {p: case_name(p) for p in scans_among(image_files(root), root)} | series
     else:
         named = {root: dicom.series_of(root).name if dicom.is_dicom(root) else case_name(root)}
     if not named:

@@ -12,7 +12,7 @@ from scripts.data.check.command import check_datalist
 from scripts.data.datalist import DataError, errors, load_datalist
 from scripts.data.prepare import command
 from scripts.data.prepare.command import prepare
-from scripts.data.prepare.label_names import bids, mapping_table, names_beside, nnunet, segments, slicer_or_snap
+from scripts.data.prepare.label_names import NameFiles, bids, mapping_table, nnunet, segments, slicer_or_snap
 from scripts.labels import ClassTable, LabelMap
 from tests.data.prepare.conftest import Draw, name_segments
 
@@ -84,12 +84,12 @@ class TestNamesDecide:
     def test_nearest_names_win(self, folder, tmp_path):
         (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "T12": 1}}))
         (folder / "labels/names.txt").write_text(SNAP)
-        assert names_beside(folder / "labels/s0.nii.gz", folder)[0] == folder / "labels/names.txt"
+        assert NameFiles(folder).of(folder / "labels/s0.nii.gz")[0] == folder / "labels/names.txt"
 
     def test_a_file_of_the_label_s_name(self, folder):
         (folder / "labels/s0.tsv").write_text(DSEG)
-        assert names_beside(folder / "labels/s0.nii.gz", folder)[0] == folder / "labels/s0.tsv"
-        assert names_beside(folder / "labels/s1.nii.gz", folder) is None
+        assert NameFiles(folder).of(folder / "labels/s0.nii.gz")[0] == folder / "labels/s0.tsv"
+        assert NameFiles(folder).of(folder / "labels/s1.nii.gz") is None
 
     def test_segment_files_of_different_numbers(self, draw, tmp_path, capsys):
         for n, values in enumerate(({"L5": 1, "L4": 2}, {"L4": 1, "L3": 2}, {"L5": 2, "L4": 1})):
