@@ -11,13 +11,13 @@ from typing import Any
 from .datalist import DataError
 from .dicom import series as dicom
 from .dicom.choice import choose_series
-from .file_names import case_name, image_files, is_label
+from .file_names import case_name, image_files, scans_among
 
 
 def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str, Any]]:
     """All scans at or below a folder: NIfTI, MetaImage, NRRD, and DICOM series. The scans are not checked here.
 
-    Labels and earlier results ("x_seg", folders "labels" or "masks") are left out. Of the DICOM series of a study the
+    Labels and earlier results ("x_seg", folders "labels" or "masks") are left out and logged. Of the DICOM series of a study the
     sagittal ones of one contrast are selected; the choice is logged. Scans with equal names are renamed by their
     folders ("visit1_t2") and if needed by their endings.
 
@@ -40,7 +40,7 @@ def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str
     warnings: list[str] = []
     if root.is_dir():
         series, warnings = _dicom_series(root, sequence)
-        named = {p: case_name(p) for p in image_files(root) if not is_label(p, root)} | series
+        named = {p: case_name(p) for p in scans_among(image_files(root), root)} | series
     else:
         named = {root: dicom.series_of(root).name if dicom.is_dicom(root) else case_name(root)}
     if not named:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .datalist import DataError, select
-from .file_names import case_name, is_image, is_label
+from .file_names import case_name, is_image, scans_among
 from .scans import find_scans
 
 
@@ -50,7 +50,7 @@ def unlabelled_scans(
     else:
         folders = {Path(entry["image"]).resolve().parent for entry in labelled}
         folders |= {Path(studies).resolve()} if studies and Path(studies).is_dir() else set()
-        files = [p for f in sorted(folders) for p in sorted(f.iterdir()) if is_image(p) and not is_label(p, f)]
+        files = [p for f in sorted(folders) for p in scans_among(sorted(filter(is_image, f.iterdir())), f)]
         scans = [{"image": str(path), "case": case_name(path)} for path in files if path.is_file()]
     taken = {Path(entry["image"]).resolve() for entry in (*labelled, *validation)}
     return [scan for scan in scans if Path(scan["image"]).resolve() not in taken]

@@ -32,6 +32,15 @@ class TestFindScans:
             {"image": str(tmp_path / "c.nrrd"), "case": "c"},
         ]
 
+    def test_what_is_passed_over_is_said(self, tmp_path, caplog):
+        for name in ("Maskell/t2.nii", "labelled/x.nii", "a_seg.nii", "labels/final/a.nii"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"")
+        with caplog.at_level(logging.INFO):
+            assert [scan["case"] for scan in find_scans(tmp_path)] == ["t2", "x"]
+        said = "passed over, labels or other outputs by their names: a_seg.nii, labels/final/a.nii"
+        assert caplog.messages == [f"{tmp_path}: {said}"]
+
     def test_one_file(self, tmp_path):
         (tmp_path / "labels").mkdir()
         (tmp_path / "labels/x.nii").write_bytes(b"")

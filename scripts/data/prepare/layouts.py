@@ -76,6 +76,11 @@ def _images(folder: Path) -> list[Path]:
     return sorted(files, key=lambda p: natural(p.name))
 
 
+def _files(folder: Path, wanted: Wanted) -> list[Path]:
+    """All image files below a folder but those that an earlier call converted."""
+    return [p for p in image_files(folder) if wanted.without is None or not p.is_relative_to(wanted.without)]
+
+
 def _paired(found: Found, scans: Sequence[Path], labels: Sequence[Path], root: Path) -> Mapping[Path, Path]:
     """Scan -> label; labels that pair with nothing are noted."""
     pairs = pair(scans, labels, root)
@@ -142,7 +147,7 @@ def pairs(folder: Path, wanted: Wanted) -> Found | None:
     For example `images*/` with `labels*/` or `masks*/`, labels beside scans (`x_seg`, `x.seg.nrrd`), a folder for each
     patient, BIDS with `derivatives/`, nnU-Net, TotalSpineSeg's `step2_output`, SPINEPS's `_seg-vert_msk`.
     """
-    files = [p for p in image_files(folder) if wanted.without is None or not p.is_relative_to(wanted.without)]
+    files = _files(folder, wanted)
     found = Found([])
     if wanted.images and wanted.labels:
         scans, matched = pair_by_patterns(wanted.images, wanted.labels, folder, files)
@@ -261,7 +266,9 @@ def _map_of_program(label: Path | None) -> str | None:
 
 def dicom_series(folder: Path, wanted: Wanted) -> Found | None:
     """DICOM series, sorted or mixed; `prepare` converts the sagittal ones, so there are no volumes yet."""
-    return Found([]) if dicom.dicom_folders(folder) else None
+    if not dicom.dicom_folders(folder):
+        return None
+    return Found([], passed=dict.fromkeys(_files(folder, wanted), "no DICOM, which the layout asks for"))
 
 
 LAYOUTS: dict[str, Callable[[Path, Wanted], Found | None]] = {
@@ -297,19 +304,19 @@ def read_layout(folder: Path, layout: str, wanted: Wanted) -> tuple[str, Found]:
         found = LAYOUTS[name](folder, wanted)
         if found is not None:
             if name not in ("pairs", "dicom"):
-                _of_fixed_layout(found, name, folder, wanted.patient)
+                _of_fixed_layout(found, name, folder, wanted)
             found.notes += _passed_over(found.passed, folder)
             return name, found
     layouts = "any layout" if layout == "auto" else f"the layout {layout}"
     raise DataError(f"{folder}: does not follow {layouts}; docs/data.md shows the folders that are understood")
 
 
-def _of_fixed_layout(found: Found, name: str, folder: Path, pattern: str | None) -> None:
+def _of_fixed_layout(found: Found, name: str, folder: Path, wanted: Wanted) -> None:
     """Note who is a patient, and which files are no part of a layout that says where every file is."""
     used = {path for v in found.volumes for path in (v.image, v.label)} | {*found.alone, *found.passed}
-    found.passed |= {path: f"no part of the layout {name}" for path in image_files(folder) if path not in used}
-    if pattern is not None:
-        patients, told = tell_patients([v.image for v in found.volumes], folder, pattern)
+    found.passed |= {path: f"no part of the layout {name}" for path in _files(folder, wanted) if path not in used}
+    if wanted.patient is not None:
+        patients, told = tell_patients([v.image for v in found.volumes], folder, wanted.patient)
         found.volumes = [replace(v, patient=patients[v.image]) for v in found.volumes]
     else:
         first = found.volumes[0]

@@ -266,6 +266,13 @@ class TestDicomBeside:
         assert [row["patient"] for row in sections["unlabelled"]] == [trained["patient"]]
         assert capsys.readouterr().out.count("left out, no label, and its patient is in") == 2
 
+    def test_dicom_alone_is_asked_for(self, draw, tmp_path, write_dicom, capsys):
+        folder = draw("images/a.nii.gz", "labels/a.nii.gz", seed=1)
+        write_dicom(folder / "dicom/one", number=3)
+        prepare(folder, tmp_path / "d.json", layout="dicom")
+        said = "passed over, no DICOM, which the layout asks for: images/a.nii.gz, labels/a.nii.gz"
+        assert said in capsys.readouterr().out
+
     def test_a_second_call(self, draw, tmp_path, write_dicom):
         folder = draw("images/a.nii.gz", "labels/a.nii.gz", seed=1)
         write_dicom(folder / "dicom/one", number=3)
