@@ -18,8 +18,8 @@ def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str
     """All scans at or below a folder: NIfTI, MetaImage, NRRD, and DICOM series. The scans are not checked here.
 
     Labels and earlier results ("x_seg", folders "labels" or "masks") are left out and logged. Of the DICOM series of a
-    study the sagittal ones of one contrast are selected; the choice is logged. Scans with equal names are renamed by their
-    folders ("visit1_t2") and if needed by their endings.
+    study the sagittal ones of one contrast are selected; the choice is logged. Scans with equal names are renamed by
+    their folders ("visit1_t2") and if needed by their endings.
 
     Args:
         folder: the folder, or one scan; a DICOM file stands for its whole series. Empty: no scans.
