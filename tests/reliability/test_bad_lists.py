@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts.bundle.launch import BUNDLE_ROOT
 from tests.reliability import commands
 from tests.reliability.bad_lists import FOLDERS, LISTS
 from tests.reliability.bad_scans import new_scan
@@ -23,12 +25,13 @@ def every_fourth(kinds: Iterable[str]) -> list[Any]:
 
 
 def errors_of(arguments: list[str], folder: Path) -> list[str]:
-    """Give a command that has to fail, and return its errors, without the folder's name."""
+    """Run a command that has to fail, and return its errors, without names of this machine's folders."""
     code, text = commands.in_process(arguments)
     assert code == 1, text
     lines = [line for line in text.splitlines() if line.startswith(("error", "Error"))]
     assert lines, text
-    return [" ".join(line.replace(f"{folder}/", "").replace(f"{folder}", ".").split()) for line in lines]
+    names = ((f"{folder}/", ""), (f"{folder}", "."), (f"{BUNDLE_ROOT}/", ""))
+    return [" ".join(reduce(lambda text, name: text.replace(*name), names, line).split()) for line in lines]
 
 
 @pytest.mark.parametrize(("number", "kind"), every_fourth(LISTS))
