@@ -16,7 +16,9 @@ IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 LABEL_FOLDERS = frozenset(("labels", "masks", "segs", "segmentations", "annotations"))
 """Words with which a folder of labels may begin ("labels_by_anna"); with any of `LABEL_WORDS` it may end."""
 LABEL_WORDS = LABEL_FOLDERS | {"mask", "msk", "label", "seg", "segmentation", "dseg", "gt", "annotation", "groundtruth"}
-IMAGE_WORDS = frozenset(("image", "images", "img", "imgs", "mr", "mri", "scan", "scans", "0000", "input", "rawdata"))
+CHANNEL = "0000"
+"""What nnU-Net puts behind the name of a case for its first channel."""
+IMAGE_WORDS = frozenset(("image", "images", "img", "imgs", "mr", "mri", "scan", "scans", "input", "rawdata", CHANNEL))
 QUALIFIERS = frozenset(("manual", "final", "original", "corrected", "auto", "edited", "reviewed", "v1", "v2"))
 """Words that may follow a label's: "_seg-manual", "labels/final"."""
 DERIVED_ENTITIES = frozenset(("space", "desc", "res", "den", "atlas", *LABEL_WORDS))

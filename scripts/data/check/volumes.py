@@ -237,7 +237,7 @@ def label_mistakes(array: np.ndarray, label_map: LabelMap) -> list[str]:
             example = array[wrong].flat[0]
             return [f"holds {int(wrong.sum())} values that are no whole numbers ({example:g}); resample labels nearest"]
         array = whole.astype(np.int64)
-    values = _values(array)
+    values = label_values(array)
     unknown = [v for v in values if v not in label_map.mapping]
     if unknown:
         listed = ", ".join(map(str, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
@@ -249,7 +249,7 @@ def label_mistakes(array: np.ndarray, label_map: LabelMap) -> list[str]:
     return []
 
 
-def _values(array: np.ndarray) -> list[int]:
+def label_values(array: np.ndarray) -> list[int]:
     """The different values, ascending; counting is several times faster than the sort of `np.unique`."""
     low, high = int(array.min()), int(array.max())
     if high - low > 65535:

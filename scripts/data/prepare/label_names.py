@@ -208,7 +208,8 @@ def take_label_maps(
             *mapping_table([LabelMap.load(source, table)], [], table),
         ]
     if None in maps.values():
-        lines.append("label values are taken for class ids, which they fit; name a --label-map if they are others")
+        lines.append("label values are taken for class ids, which they fit; name a --label-map if they are others:")
+        lines += mapping_table([LabelMap.load(None, table)], [], table)
     return maps, lines
 
 
@@ -224,11 +225,15 @@ def _refuse_values(labels: Sequence[Path], table: ClassTable) -> None:
     if not labels:
         return
     from ..check.levels import direction_mistakes
-    from ..check.volumes import UnusableError, label_mistakes, read_volume
+    from ..check.volumes import UnusableError, label_mistakes, label_values, read_volume
 
     def mistakes(source: str | None) -> list[str]:
         label_map = LabelMap.load(source, table)
         return label_mistakes(array, label_map) or direction_mistakes(array, affine, label_map, table)
+
+    def names_most(source: str) -> bool:
+        classes = [LabelMap.load(source, table).mapping.get(value, IGNORE) for value in label_values(array)]
+        return classes.count(IGNORE) < sum(c not in (0, IGNORE) for c in classes)
 
     for label in labels:
         try:
@@ -236,7 +241,8 @@ def _refuse_values(labels: Sequence[Path], table: ClassTable) -> None:
         except UnusableError:
             continue
         if wrong := mistakes(None):
-            fitting = [p.stem for p in sorted(LABEL_MAP_DIR.glob("*.json")) if not mistakes(p.stem)]
+            maps = sorted(path.stem for path in LABEL_MAP_DIR.glob("*.json"))
+            fitting = [name for name in maps if not mistakes(name) and names_most(name)]
             known = f" ({' or '.join(fitting)} would fit)" if fitting else ""
             raise DataError(
                 f"{label}: no names say what its values mean, and as class ids they do not fit: it "

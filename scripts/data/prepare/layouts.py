@@ -12,7 +12,7 @@ from typing import Any
 
 from ..datalist import DataError
 from ..dicom import series as dicom
-from ..file_names import case_name, folder_role, image_files, is_image, natural, role
+from ..file_names import CHANNEL, case_name, folder_role, image_files, is_image, name_parts, natural, of_label, role
 from .pairing import Pairs, matching, pair, pair_by_patterns
 from .patients import tell_patients
 
@@ -178,27 +178,42 @@ def _told_apart(
 
     if not of("label"):
         roles |= dict.fromkeys(_labels_by_content(of("scan")), "label")
-    scans = _by_case(of("scan"), wanted.series)
+    scans = _by_case(of("scan"), of("label"), wanted.series)
     taken = set(scans.values())
     roles |= {path: "a channel of nnU-Net beside the one that is taken" for path in of("scan") if path not in taken}
     found.passed = {path: what for path, what in roles.items() if what not in ("scan", "label")}
     return scans, of("label")
 
 
-def _by_case(scans: Sequence[Path], series: str) -> dict[Path, Path]:
-    """Path without nnU-Net's channel -> scan; of several channels the one of the wanted series, or the first."""
-    channels: dict[Path, dict[str, Path]] = defaultdict(dict)
+def _by_case(scans: Sequence[Path], labels: Sequence[Path], series: str) -> dict[Path, Path]:
+    """Path without nnU-Net's channel -> scan; of several channels the one of the wanted series, or the first.
+
+    Numbers count as channels where labels are named without them; without labels in `imagesTr` and the like, or where
+    several cases have the same.
+    """
+    groups: dict[Path, dict[str, Path]] = defaultdict(dict)
     for scan in scans:
         if channel := re.fullmatch(r"(.+)_(\d{4})", case_name(scan)):
             ending = scan.name.removeprefix(case_name(scan))
-            channels[scan.with_name(channel[1] + ending)][channel[2]] = scan
-    known = set(scans)
-    channels = {case: of for case, of in channels.items() if "0000" in of and case not in known}
-    by_case = {scan: scan for scan in scans if scan not in {path for of in channels.values() for path in of.values()}}
-    for case, of in channels.items():
-        names = _channel_names(case.parent.parent / "dataset.json")
-        by_case[case] = of[next((n for n in of if names.get(int(n), "").lower() == series.lower()), min(of))]
+            groups[scan.with_name(channel[1] + ending)][channel[2]] = scan
+    marked, known = {_bare(label) for label in labels}, set(scans)
+    alike = Counter(tuple(of) for of in groups.values())
+    by_case = {scan: scan for scan in scans}
+    for case, of in groups.items():
+        numbered = case in known or any(_bare(scan) in marked for scan in of.values())
+        several = _bare(case) in marked or folder_role(case.parent.name)[1] or len(of) == 1 or alike[tuple(of)] > 1
+        if CHANNEL in of and several and not numbered:
+            names = _channel_names(case.parent.parent / "dataset.json")
+            taken = next((n for n in of if names.get(int(n), "").lower() == series.lower()), min(of))
+            for scan in of.values():
+                del by_case[scan]
+            by_case[case] = of[taken]
     return by_case
+
+
+def _bare(path: Path) -> str:
+    """A name without the words for a label."""
+    return "_".join(part for part in name_parts(case_name(path)) if not of_label(part))
 
 
 def _channel_names(file: Path) -> dict[int, str]:

@@ -162,10 +162,15 @@ class TestNnunet:
 
     def test_a_number_of_four_digits_is_no_channel(self, draw, tmp_path):
         for n in range(4):
-            folder = draw(f"images/case_000{n + 1}.nii.gz", f"labels/case_000{n + 1}.nii.gz", seed=n)
+            folder = draw(f"images/case_000{n}.nii.gz", f"labels/case_000{n}.nii.gz", seed=n)
         path = prepare(folder, tmp_path / "d.json")
-        assert patients_of(path) == {f"case_000{n + 1}" for n in range(4)}
+        assert patients_of(path) == {f"case_000{n}" for n in range(4)}
         assert len(pairs_of(path)) == 4
+
+    def test_scans_alone_are_no_channels(self, draw, tmp_path):
+        for n in range(4):
+            folder = draw(f"images/case_000{n}.nii.gz", seed=n)
+        assert patients_of(prepare(folder, tmp_path / "d.json")) == {f"case_000{n}" for n in range(4)}
 
     def test_the_channel_that_is_asked_for(self, draw, tmp_path):
         for n in range(3):

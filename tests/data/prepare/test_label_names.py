@@ -141,7 +141,7 @@ class TestWithoutNames:
         prepare(folder, tmp_path / "d.json", label_map="totalspineseg")
 
     def test_an_order_that_is_none(self, folder, tmp_path):
-        with pytest.raises(DataError, match=r"do not fit: it has its structures upside down .*--label-map .spider wo"):
+        with pytest.raises(DataError, match=r"upside down \(.*\); name a --label-map, or put a list of names"):
             prepare(folder, tmp_path / "d.json")
 
     def test_names_that_programs_give_say_nothing(self, draw, tmp_path):
