@@ -10,7 +10,7 @@ from typing import Any
 
 from .datalist import DataError
 from .dicom import series as dicom
-from .dicom.choice import choose_series
+from .dicom.series_selection import choose_series
 from .file_names import case_name, image_files, scans_among
 
 
@@ -23,7 +23,7 @@ def find_scans(folder: str | Path | None, sequence: str = "t2") -> list[dict[str
 
     Args:
         folder: the folder, or one scan; a DICOM file stands for its whole series. Empty: no scans.
-        sequence: contrast of the DICOM series, see `scripts.data.dicom.choice.SEQUENCES`.
+        sequence: contrast of the DICOM series, see `scripts.data.dicom.series_selection.SEQUENCES`.
 
     Returns:
         `{"image": path, "case": unique name}`, sorted by path. The path of a DICOM series is its folder, or one of its

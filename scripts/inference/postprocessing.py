@@ -17,7 +17,7 @@ from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform
 from monai.utils import convert_to_tensor
 
 from ..data.check.grid import grid_of
-from ..data.training_ranges import domain_shift
+from ..data.domain_shift import domain_shift
 from ..data.transforms import InPlaneSpacingd, result_name
 from ..files import write_whole
 from ..labels import ClassTable
@@ -63,7 +63,7 @@ class DetectDomainShiftd(MapTransform):
     Args:
         keys: predictions (N or 2N, H, W, S), raw logits first.
         image_key: preprocessed scan (1, H, W, S) with meta data.
-        training_ranges: value of `scripts.data.training_ranges.TrainingRanges`; None for no check.
+        training_ranges: value of `scripts.data.domain_shift.TrainingRanges`; None for no check.
         table: the classes.
     """
 

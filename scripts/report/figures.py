@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..labels import ClassTable
-from .drawing import INK, LARGEST, MUTED, colours, grey, new_figure, painted, save, show, window_around, write_names
+from .figure_style import (
+    INK,
+    LARGEST,
+    MUTED,
+    colours,
+    grey,
+    new_figure,
+    painted,
+    save,
+    show,
+    window_around,
+    write_names,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,7 +24,7 @@ from ..bundle.command_line import (
     running_workflow,
     show_data_errors_without_traceback,
 )
-from ..bundle.record import datalist_entries, hide_secret, record_run
+from ..bundle.run_record import datalist_entries, hide_secret, record_run
 from ..data.check.command import check_datalist, check_entries
 from ..data.datalist import DataError, raise_problems
 from ..files import is_unfinished, lock_folder, write_whole
@@ -99,7 +99,7 @@ def prepare_prompt_maps(
     """See to it that the attention maps of the unlabelled slices are there before training starts.
 
     Args:
-        prompt_maps: `scripts.data.prompt_maps.PromptMaps`; None for methods that need none.
+        prompt_maps: `scripts.data.attention_map_cache.PromptMaps`; None for methods that need none.
         dataset: the unlabelled slices.
         when_missing: without a stage-1 checkpoint "error" refuses, "pretrain" runs stage 1 first, "supervised" goes on
             with the labelled slices alone.

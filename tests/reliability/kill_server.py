@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 PHASES = {
     "slices": "scripts.data.cache.SliceCache.build",
-    "maps": "scripts.data.prompt_maps.PromptMaps.build",
+    "maps": "scripts.data.attention_map_cache.PromptMaps.build",
     "pseudo-labels": "scripts.training.pseudo_labels.PseudoLabelRounds.start",
     "training": "scripts.training.step.OptimizationStep.__call__",
     "validation": "monai.handlers.ValidationHandler.__call__",

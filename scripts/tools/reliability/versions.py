@@ -14,7 +14,7 @@ from .pytest_report import run_tests
 
 ENVIRONMENTS = {"newest": Path(".venv"), "oldest": Path(".venv-oldest")}
 """Virtual environments of requirements.txt and of requirements-oldest.txt; `make versions` installs them."""
-PRINT_VERSIONS = "import json; from scripts.bundle.record import versions; print(json.dumps(versions()))"
+PRINT_VERSIONS = "import json; from scripts.bundle.run_record import versions; print(json.dumps(versions()))"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

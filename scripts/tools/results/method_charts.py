@@ -14,7 +14,7 @@ import numpy as np
 
 from ...labels import ClassTable
 from ...report.charts import per_class_bars, plain_axes
-from ...report.drawing import INK, LARGEST, LINES, MUTED, new_figure, save
+from ...report.figure_style import INK, LARGEST, LINES, MUTED, new_figure, save
 from .benchmark_folder import TEST, UNLABELLED, Benchmark, Readout
 from .row_names import ALL_LABELLED, FULL, REFERENCE, STEPS
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from scripts.labels import ClassTable
-from scripts.report.drawing import LARGEST
+from scripts.report.figure_style import LARGEST
 from scripts.tools.results import method_charts
 from scripts.tools.results.method_charts import ablation_bars, class_chart, curve_over_labelled, spread
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from scripts.methods.pretraining.prompt_attention import PromptPretraining, parameter_groups
+from scripts.methods.pretraining.cps4_pretraining import PromptPretraining, parameter_groups
 from scripts.networks.encoders import UNetTransformerEncoder
 from scripts.networks.text_encoder import ClassVectors, LearnedPrompts
 from scripts.networks.vision_language import VisionLanguageModel

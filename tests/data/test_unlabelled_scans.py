@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts.data.datalist import DataError
-from scripts.data.unlabelled import unlabelled_scans
+from scripts.data.unlabelled_scans import unlabelled_scans
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.bundle.record import _command, git_state, has_datalist, hide_secret, record_run
+from scripts.bundle.run_record import _command, git_state, has_datalist, hide_secret, record_run
 from scripts.data.check import remembered as module
 from scripts.data.check.remembered import checksums
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from scripts.data.attention_map_cache import PromptMaps, average_slices
 from scripts.data.augmentation import BatchAugmentation, warp
 from scripts.data.cache import SliceDataset
-from scripts.data.prompt_maps import PromptMaps, average_slices
 from scripts.ops.otsu import otsu_thresholds
 from scripts.ops.prompt_map import prompt_guided_map, upsample
 from tests.tiny import CLASSES, SIZE, cache, volumes

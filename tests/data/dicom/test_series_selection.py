@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from scripts.data.datalist import DataError
-from scripts.data.dicom.choice import choose_series
 from scripts.data.dicom.series import Series
+from scripts.data.dicom.series_selection import choose_series
 
 
 def series(number: int = 3, folder: str = "/in/study", **given) -> Series:

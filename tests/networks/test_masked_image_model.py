@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scripts.networks.encoders import UNetTransformerEncoder, VisionEncoder, ViTEncoder
-from scripts.networks.image_painter import MaskedImageModel
+from scripts.networks.masked_image_model import MaskedImageModel
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 

@@ -9,7 +9,7 @@ import pytest
 
 from scripts.data.cache import SliceCache, SliceDataset
 from scripts.data.check.grid import grid_of
-from scripts.data.training_ranges import TrainingRanges, contrast, domain_shift, grey_values
+from scripts.data.domain_shift import TrainingRanges, contrast, domain_shift, grey_values
 from scripts.labels import ClassTable
 from tests import tiny
 
