@@ -43,7 +43,7 @@ def load_weights(path: str | Path | None, networks: Sequence[torch.nn.Module]) -
     """Warm start: load a file of `write_model` into every network; nothing if there is no path.
 
     Raises:
-        ValueError: the file is missing, belongs to another network, or is not the one that the settings beside it are of.
+        ValueError: the file is missing, of another network, or not the one that the settings beside it are of.
     """
     if not path:
         return

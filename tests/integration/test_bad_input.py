@@ -168,7 +168,8 @@ class TestStage1:
         folder.mkdir()
         (folder / "model.pt").write_bytes(b"PK")
         (folder / "model.json").write_bytes((stage1.models / "prompt/model.json").read_bytes())
-        assert "does not fit its model.json (its SHA-256 is another), or is damaged: " in refused(prompt_model_dir=folder)
+        message = refused(prompt_model_dir=folder)
+        assert "does not fit its model.json (its SHA-256 is another), or is damaged: " in message
 
     def test_other_classes(self, refused, trained, other_table) -> None:
         # the maps of the same scans lie in the cache already: `trained` has made them

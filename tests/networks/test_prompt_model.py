@@ -123,8 +123,8 @@ class TestSaveAndLoad:
             if Path(target).name == "model.pt":
                 raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(os, "replace", dies)
+        monkeypatch.setattr(os, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
             save_prompt_model(trunk_model, tmp_path, NAMES, [0, 2])
         assert load_prompt_model(tmp_path).trained_classes == (0, 2)  # the settings that go with the new weights
 
