@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from filelock import FileLock, Timeout, lock_descriptor
 
@@ -85,8 +86,16 @@ def write_whole(path: str | Path, text: str) -> None:
 
 def write_nifti(path: str | Path, image: Any) -> None:
     """Write an image of nibabel as `.nii.gz`, see :func:`whole_file`; the same image gives the same bytes."""
-    with whole_file(path) as file, gzip.GzipFile("", "wb", 1, cast(Any, file), mtime=0) as packed:
+    with whole_file(path) as file:
+        file.write(nifti_bytes(image))
+
+
+def nifti_bytes(image: Any) -> bytes:
+    """Content of a `.nii.gz` file of an image of nibabel."""
+    content = io.BytesIO()
+    with gzip.GzipFile("", "wb", 1, content, mtime=0) as packed:
         image.to_stream(packed)
+    return content.getvalue()
 
 
 @contextlib.contextmanager
@@ -159,6 +168,28 @@ def lock_folder(folder: str | Path, owner: object = None) -> None:
             file.seek(1)  # on Windows nobody else may touch the byte that is locked, the first
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
             file.truncate()
+
+
+@contextlib.contextmanager
+def take_turns(lock: str | Path) -> Iterator[None]:
+    """Do something while no other process that names the same lock does; waits for its turn.
+
+    Raises:
+        StorageError: the lock cannot be written.
+    """
+    lock = Path(lock)
+    turn = FileLock(lock, fallback_to_soft=False)
+    with _as_storage_error(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            turn.acquire()
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+    try:
+        yield
+    finally:
+        turn.release()
 
 
 def _holder(lock: Path) -> str:

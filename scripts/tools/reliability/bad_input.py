@@ -20,6 +20,7 @@ import numpy as np
 from ...bundle.launch import BUNDLE_ROOT, command
 from ...bundle.model_file import write_model
 from ...data.scans import find_scans
+from ...files import PART
 from ...labels import ClassTable
 from ...networks.resunet import ResUNet2d
 from ...phantom.volume import make_phantom
@@ -154,7 +155,7 @@ def try_scans(work: Path, repeats: int, seed: int, kinds: Sequence[str] = ()) ->
         row = {"kind": given["kind"], "input": str(given["path"].relative_to(work / "scans")), "outcome": outcome}
         told = {"inference": shown, "check": checked.get(path, [])}
         rows.append({**row, **{name: [line.replace(f"{work}/", "") for line in lines] for name, lines in told.items()}})
-    faults += [f"{p} was left half written" for p in out.iterdir() if p.name.startswith(".")]
+    faults += [f"{p} was left half written" for p in out.iterdir() if p.name.startswith(PART)]
     if faults:
         raise NotTolerantError("\n".join(faults))
     return rows
