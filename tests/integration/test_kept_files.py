@@ -151,3 +151,48 @@ class TestEvaluating:
         (tmp_path / "out/summary.json").write_text("{}", encoding="utf-8")
         message = sentence(run_bundle, "evaluating", evaluation, **given)
         assert message == f"{tmp_path / 'out/summary.json'} was changed since this program wrote it{MEND}"
+
+
+class TestTraining:
+    """A second training into the folders of a finished one."""
+
+    WAYS_OUT = "go on with that run by --resume True, replace what it left by --overwrite True, or name another"
+
+    def test_second_one_is_refused(
+        self, train: Any, trained: SimpleNamespace, stage1: SimpleNamespace, tmp_path: Path
+    ) -> None:
+        shutil.copytree(trained.folder, tmp_path / "run")
+        shutil.copytree(trained.models, tmp_path / "models")
+        before = files(tmp_path)
+        for overlays in ([], ["methods/supervised.yaml"]):  # also with another method
+            message = sentence(train, tmp_path, overlays)
+            path = tmp_path / "models/model.pt"
+            assert message == f"{path} is of an earlier run; {self.WAYS_OUT} --output_dir and --ckpt_dir"
+        message = sentence(train, tmp_path, ckpt_dir=tmp_path / "new")
+        assert message == f"{tmp_path / 'run/checkpoint.pt'} is of an earlier run; {self.WAYS_OUT} --output_dir"
+        message = sentence(train, tmp_path, output_dir=tmp_path / "new", resume=True)
+        assert message.startswith(f"{tmp_path / 'models/model.pt'} is not of this run, which --resume True goes on with")
+        assert files(tmp_path) == before
+
+    def test_replaced_or_beside(self, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        given: dict[str, Any] = {"max_epochs": 1, "ckpt_dir": "$@output_dir + '/models'"}
+        supervised = ["methods/supervised.yaml"]
+        train(tmp_path, supervised, **given)
+        assert f"--ckpt_dir {tmp_path / 'run/models'} " in caplog.text  # the command that uses the result
+        first = (tmp_path / "run/models/model.pt").read_bytes()
+        train(tmp_path, supervised, **given, seed=1, overwrite=True)
+        assert (tmp_path / "run/models/model.pt").read_bytes() != first
+        train(tmp_path, supervised, **given, output_dir=tmp_path / "other")
+        train(tmp_path, supervised, **given, resume=True)  # which has come to its end
+
+    def test_second_pretraining_is_refused(
+        self, run_bundle: Any, stage1: SimpleNamespace, datalist: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(stage1.models / "prompt", tmp_path / "prompt")
+        before = files(tmp_path)
+        given = {"datalist": datalist, "output_dir": tmp_path / "run", "prompt_model_dir": tmp_path / "prompt"}
+        configs = ["pretrain.yaml", "offline_encoders.yaml", "smoke.yaml"]
+        message = sentence(run_bundle, "pretraining", configs, **given)
+        path = tmp_path / "prompt/model.pt"
+        assert message == f"{path} is of an earlier run; {self.WAYS_OUT} --output_dir and --prompt_model_dir"
+        assert files(tmp_path) == before
