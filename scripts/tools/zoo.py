@@ -27,7 +27,7 @@ DOCUMENTS = (".md", ".yaml", ".json", ".txt")
 NOT_SAID = "Its maker did not say which data they were trained on."
 UNPUBLISHED = {
     "docs/README.md": (
-        "**Weights are not published.** `models/` is empty in a fresh copy; the commands below fill it.",
+        "**Weights are not published.** The commands below make them.",
         f"**Weights** are fetched from the address in `{LARGE_FILES}`. {{trained_on}}\n\n"
         'This folder holds what runs. Pages and commands "of the project" are in the repository that it was made from.',
     ),

@@ -183,7 +183,7 @@ class TestStage1:
             "evaluating",
             ["inference.yaml", "evaluate.yaml", "evaluate_prompt_maps.yaml"],
             datalist=stage1.datalist,
-            ckpt_dir=stage1.models,
+            prompt_model_dir=stage1.models / "prompt",
             output_dir=tmp_path / "out",
             class_table=other_table,
         )

@@ -171,7 +171,7 @@ class TestTraining:
         message = sentence(train, tmp_path, ckpt_dir=tmp_path / "new")
         assert message == f"{tmp_path / 'run/checkpoint.pt'} is of an earlier run; {self.WAYS_OUT} --output_dir"
         message = sentence(train, tmp_path, output_dir=tmp_path / "new", resume=True)
-        assert message.startswith(f"{tmp_path / 'models/model.pt'} is not of this run, which --resume True goes on with")
+        assert message.startswith(f"{tmp_path / 'models/model.pt'} is not of this run, which --resume True")
         assert files(tmp_path) == before
 
     def test_replaced_or_beside(self, train: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
