@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import platform
 import re
 import subprocess
@@ -27,7 +28,11 @@ SECRET_IN_URL = re.compile(r"//[^/@\s]+@")
 
 
 def record_run(
-    folder: Path, datalist: str | Path | None, entries: Iterable[Mapping[str, Any]], cache_folder: str | Path | None
+    folder: Path,
+    datalist: str | Path | None,
+    entries: Iterable[Mapping[str, Any]],
+    cache_folder: str | Path | None,
+    models: str | Path = "",
 ) -> None:
     """Append a start to `run.json` of the run's folder; a resumed run has several.
 
@@ -38,6 +43,7 @@ def record_run(
         datalist: the datalist file, or None.
         entries: entries that the run reads; see :func:`datalist_entries`.
         cache_folder: folder of cached checksums.
+        models: folder of the network that the run keeps, see :func:`recorded_models`.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -58,9 +64,17 @@ def record_run(
         "data": digest,
     }
     content: dict[str, Any] = {"starts": [*earlier, start], "files": files}
+    if models:
+        content["models"] = os.path.relpath(models, folder)
     if datalist:
         content["datalist"] = {"path": str(datalist), "sha256": checksums([datalist])[str(datalist)]}
     write_whole(folder / RECORD, json.dumps(content, indent=1) + "\n")
+
+
+def recorded_models(folder: Path) -> Path | None:
+    """Folder of the network that the run of a folder keeps; None if it is not known."""
+    models = _read(folder / RECORD).get("models")
+    return Path(os.path.abspath(folder / models)) if models else None
 
 
 def has_datalist(folder: Path, datalist: str | Path) -> bool:

@@ -86,7 +86,7 @@ class Demo:
         settings = {"seed": self.seed, "resume": True, **overrides}
         paths = {
             "datalist": self.datalist, "output_dir": out, "cache_dir": self.folder / "cache",
-            "prompt_model_dir": self.folder / "prompt",
+            "prompt_model_dir": self.folder / "prompt", "overwrite": True,
         }  # fmt: skip
         if run_id == "training":
             paths["ckpt_dir"] = out / "models"

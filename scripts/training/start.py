@@ -27,7 +27,8 @@ from ..bundle.command_line import (
 from ..bundle.run_record import datalist_entries, hide_secret, record_run
 from ..data.check.command import check_datalist, check_entries
 from ..data.datalist import DataError, raise_problems
-from ..files import is_unfinished, lock_folder, write_whole
+from ..files import is_unfinished, lock_folder, restore_model_files, write_whole
+from .earlier_run import forget_checkpoints, refuse_earlier_results
 
 EFFECTIVE_CONFIG = "config.yaml"
 SECTION_WORDS = {"training": "labelled", "unlabelled": "unlabelled", "validation": "for validation"}
@@ -41,8 +42,12 @@ def start(
     data: Mapping[str, str],
     cache_dir: str | Path | None = None,
     class_table: str | Path | None = None,
+    models: str | Path = "",
+    models_key: str = "",
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> None:
-    """Refuse faulty overrides and faulty data, take the run's folder, write the effective config and `run.json` to it.
+    """Refuse faulty overrides, faulty data and a folder that is taken; write the effective config and `run.json`.
 
     Of several processes the first looks at the data and writes, while the others wait.
 
@@ -54,14 +59,20 @@ def start(
             these are read after errors are shown as sentences.
         cache_dir: where the check remembers files that it has already opened.
         class_table: JSON file of the class table; None is the bundle's own.
+        models: folder of the network that is kept; "" for none.
+        models_key: of the config, that names `models`.
+        resume: the run goes on from its checkpoint.
+        overwrite: replace what another run left, see :func:`.earlier_run.refuse_earlier_results`.
 
     Raises:
-        DataError: an override that does nothing, no data at all, problems in the data, or tracking without MLflow.
+        DataError: an override that does nothing, no data at all, problems in the data, tracking without MLflow, or
+            results of an earlier run that would be replaced.
         FolderInUseError: another run writes into the folder.
         StorageError: the folder cannot be written.
     """
     show_data_errors_without_traceback()
     check_overrides()
+    refuse_earlier_results(output_dir, models, models_key, resume, overwrite)
     for name in data.values():
         refuse_expressions(name)
     if datalist:
@@ -86,8 +97,13 @@ def start(
         return
     folder = Path(output_dir)
     lock_folder(folder, owner=workflow)
+    if overwrite and not resume:
+        forget_checkpoints(folder)
+    if models:
+        restore_model_files(models)
     read = [entry for found in entries.values() for entry in found]
-    record_run(folder, datalist, datalist_entries(datalist, tuple(data), class_table) if datalist else read, cache_dir)
+    recorded = datalist_entries(datalist, tuple(data), class_table) if datalist else read
+    record_run(folder, datalist, recorded, cache_dir, models)
     if workflow is not None:
         text = yaml.safe_dump(_plain(workflow.parser.config), sort_keys=False, allow_unicode=True)
         write_whole(folder / EFFECTIVE_CONFIG, text)

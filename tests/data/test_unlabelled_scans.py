@@ -54,7 +54,7 @@ class TestUnlabelledScans:
     def test_folder(self, studies: Path, tmp_path: Path) -> None:
         (tmp_path / "more" / "deep").mkdir(parents=True)
         (tmp_path / "more" / "deep" / "g.nii.gz").touch()
-        assert names(unlabelled_scans("", [entry(studies, "a")], [], folder=tmp_path / "more")) == ["g"]
+        assert names(unlabelled_scans("", [entry(studies, "a")], [], folder=tmp_path / "more")) == ["deep_g"]
 
     def test_none(self, studies: Path) -> None:
         assert unlabelled_scans("", [], [], studies=str(studies)) == []

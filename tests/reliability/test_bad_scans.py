@@ -16,6 +16,7 @@ import pytest
 from scripts.bundle.launch import command
 from scripts.bundle.model_file import write_model
 from scripts.data.scans import find_scans
+from scripts.files import PART
 from scripts.labels import ClassTable
 from scripts.networks.resunet import ResUNet2d
 from tests.reliability import commands
@@ -157,7 +158,7 @@ class TestBadScans:
 
     def test_no_partial_file_is_left(self, batch: Batch, messages: Messages) -> None:
         assert messages
-        assert [path for path in batch.out.iterdir() if path.name.startswith(".")] == []
+        assert [path for path in batch.out.iterdir() if path.name.startswith(PART)] == []
 
     def test_exit_code_of_check(self, checked: tuple[int, dict[str, Any]]) -> None:
         code, report = checked

@@ -84,6 +84,7 @@ def _jobs(folder: Path, datalist: Path, number: int, seed: int) -> dict[str, tup
     stage1 = {**paths, "output_dir": folder / "stage1"}
     stage2 = {
         **paths, "output_dir": folder / "stage2", "ckpt_dir": folder / "models", "ramp#start": 0.0, "ramp#length": 0.0,
+        "overwrite": True,  # the phases train into one folder, one after the other
     }  # fmt: skip
     inference = {
         "input_dir": folder / "images", "output_dir": folder / "out", "ckpt_dir": folder / "models",

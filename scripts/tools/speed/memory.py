@@ -67,7 +67,8 @@ def _run(datalist: Path, folder: Path, steps: int, seed: int) -> None:
     write_whole(overlay, json.dumps({"+pretraining_settings": stage1}))
     overrides = {
         "datalist": datalist, "seed": seed, "output_dir": folder / "stage2", "ckpt_dir": folder / "models",
-        "cache_dir": folder / "cache", **one_epoch, "ramp#start": 0.0, "ramp#length": 0.0,
+        "prompt_model_dir": folder / "prompt", "cache_dir": folder / "cache", **one_epoch,
+        "ramp#start": 0.0, "ramp#length": 0.0,
     }  # fmt: skip
     runs_here(("run", ("train.yaml", *OVERLAYS, overlay), overrides))
 

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from ...bundle.launch import BUNDLE_ROOT, bundle_runs
-from ...bundle.model_file import SETTINGS, WEIGHTS, load_weights, trained_settings
+from ...bundle.model_file import load_weights, trained_settings
 from ...data.datalist import select_for_scoring
+from ...files import SETTINGS, WEIGHTS
 from ...report.tables import format_table
 from ..accuracy.grid import EVALUATION, read, write_json
 from .pairs import in_turns, median_interval
