@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,14 @@ def add_figures(path: Path, figures: Mapping[str, Any]) -> None:
 
 
 def replace_rows(rows: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
-    """Rows of a table without those that agree with a new one in all keys, then the new ones."""
-    measured = [[row[key] for key in keys] for row in new]
-    return [*(row for row in rows if [row[key] for key in keys] not in measured), *new]
+    """Put new rows in the place of those with the same values of some keys, or at the end."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for source in (rows, new):
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in source:
+            found[json.dumps([row[key] for key in keys])].append(row)
+        groups |= found
+    return [row for group in groups.values() for row in group]
 
 
 def _text(value: Any) -> str:

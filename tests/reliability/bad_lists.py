@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.reliability.bad_scans import Scan
+from scripts.phantom.volume import make_phantom
+from tests.reliability.bad_scans import PIXEL_MM, SHAPE_HW, Scan
 
 Content = dict[str, Any]
 
@@ -18,9 +19,12 @@ def good_list(d: Scan, name: str = "") -> Content:
     """A valid datalist: one labelled patient in each split."""
     sections: Content = {"label_map": None}
     for number, section in enumerate(("training", "validation", "test")):
-        noise = d.random.integers(0, 9, d.array.shape).astype(np.int16)
-        image = d.save(d.array + noise, f"{name}images/{section}.nii.gz")
-        label = d.save(d.label, f"{name}labels/{section}.nii.gz")
+        array, ids, affine = make_phantom(0, 1 + number, shape_hw=SHAPE_HW, pixel_mm=PIXEL_MM)
+        if section == "training":
+            array, ids, affine = d.array, d.label, d.affine
+        noise = d.random.integers(0, 9, array.shape).astype(np.int16)
+        image = d.save(array + noise, f"{name}images/{section}.nii.gz", affine)
+        label = d.save(ids, f"{name}labels/{section}.nii.gz", affine)
         sections[section] = [{"image": str(image), "label": str(label), "case": section, "patient": f"p{number}"}]
     return sections
 
@@ -50,10 +54,11 @@ def _edited(change: Callable[[Content], Any]) -> Callable[[Scan], Content]:
 
 
 def _twin(content: Content) -> None:
-    image = Path(content["training"][0]["image"])
-    copy = image.with_name("copy.nii.gz")
-    copy.write_bytes(image.read_bytes())
-    content["test"][0]["image"] = str(copy)
+    """Put a copy of the training scan, with its label, into the test section."""
+    original = Path(content["training"][0]["image"])
+    copy = original.with_name("copy.nii.gz")
+    copy.write_bytes(original.read_bytes())
+    _put(content, "test", image=str(copy), label=content["training"][0]["label"])
 
 
 def _put(content: Content, section: str, **keys: Any) -> None:
@@ -90,7 +95,9 @@ LISTS: dict[str, Callable[[Scan], Content | str | bytes]] = {
     "section that is nothing": _edited(lambda c: c.update(training=None)),
     "no training": _edited(lambda c: c.pop("training") and None),
     "patient in two splits": _edited(lambda c: _put(c, "test", patient="p0")),
-    "file in two splits": _edited(lambda c: _put(c, "test", image=c["training"][0]["image"])),
+    "file in two splits": _edited(
+        lambda c: _put(c, "test", **{key: c["training"][0][key] for key in ("image", "label")})
+    ),
     "copy of a scan in two splits": _edited(_twin),
     "case twice": _edited(lambda c: c.update(training=c["training"] * 2)),
     "unknown class": _edited(lambda c: c.update(unlabelled_classes=["sacrum of nobody"])),
@@ -110,14 +117,15 @@ LISTS: dict[str, Callable[[Scan], Content | str | bytes]] = {
 """Kinds of datalists that `check` refuses: JSON content, or text or bytes."""
 
 
-def _touch(d: Scan, *names: str) -> Path:
+def scan_folder(d: Scan, *names: str) -> Path:
+    """Write the scan, or its label where a name begins with labels/, under each name."""
     for name in names:
-        d.save(d.array, name)
+        d.save(d.label if name.startswith("labels/") else d.array, name)
     return d.folder
 
 
 def _spider_space(d: Scan, content: Any) -> Path:
-    _touch(d, "images/a.nii.gz", "labels/a.nii.gz")
+    scan_folder(d, "images/a.nii.gz", "labels/a.nii.gz")
     (d.folder / "split.json").write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
     return d.folder
 
@@ -133,10 +141,10 @@ FOLDERS: dict[str, Callable[[Scan], list[Any]]] = {
     "folder that is a file": lambda d: [d.save(d.array)],
     "empty folder": lambda d: [d.folder],
     "no scan in the folder": lambda d: [(d.folder / "notes.txt").write_text("x") and d.folder],
-    "labels alone": lambda d: [_touch(d, "labels/a.nii.gz")],
-    "two labels for a scan": lambda d: [_touch(d, "images/a.nii.gz", "labels/a.nii.gz", "labels/a.nii")],
+    "labels alone": lambda d: [scan_folder(d, "labels/a.nii.gz")],
+    "two labels for a scan": lambda d: [scan_folder(d, "images/a.nii.gz", "labels/a.nii.gz", "labels/a.nii")],
     "another layout": lambda d: [
-        _touch(d, "a.nii.gz"), "--layout", str(d.random.choice(["mrspineseg", "spider", "dicom"]))
+        scan_folder(d, "a.nii.gz"), "--layout", str(d.random.choice(["mrspineseg", "spider", "dicom"]))
     ],
     "split that is no JSON": lambda d: [_spider_space(d, "{"), "--layout", "spider_space"],
     "split without its keys": lambda d: [_spider_space(d, {"test": []}), "--layout", "spider_space"],
@@ -144,16 +152,20 @@ FOLDERS: dict[str, Callable[[Scan], list[Any]]] = {
     "split of patients who are not there": lambda d: [
         _spider_space(d, {"training_order": ["b"], "validation": [], "test": []}), "--layout", "spider_space"
     ],
-    "labelled fraction of 0": lambda d: [_touch(d, "images/a.nii.gz", "labels/a.nii.gz"), "--labelled-fraction", "0"],
-    "more labelled cases than there are": lambda d: [
-        _touch(d, "images/a.nii.gz", "labels/a.nii.gz"), "--labelled-cases", str(d.random.integers(2, 99))
+    "labelled fraction of 0": lambda d: [
+        scan_folder(d, "images/a.nii.gz", "labels/a.nii.gz"), "--labelled-fraction", "0"
     ],
-    "nobody to train on": lambda d: [_touch(d, "a.nii.gz"), "--test-fraction", "0.9", "--validation-fraction", "0.4"],
-    "negative seed": lambda d: [_touch(d, "a.nii.gz"), "--seed", "-3"],
-    "unknown label map for a folder": lambda d: [_touch(d, "a.nii.gz"), "--label-map", "none such"],
-    "label map that is a scan": lambda d: [_touch(d, "a.nii.gz"), "--label-map", d.folder / "a.nii.gz"],
-    "datalist that is a folder": lambda d: [_touch(d, "a.nii.gz"), "--out", d.folder],
-    "datalist below a file": lambda d: [_touch(d, "a.nii.gz"), "--out", d.folder / "a.nii.gz" / "data.json"],
+    "more labelled cases than there are": lambda d: [
+        scan_folder(d, "images/a.nii.gz", "labels/a.nii.gz"), "--labelled-cases", str(d.random.integers(2, 99))
+    ],
+    "nobody to train on": lambda d: [
+        scan_folder(d, "a.nii.gz"), "--test-fraction", "0.9", "--validation-fraction", "0.4"
+    ],
+    "negative seed": lambda d: [scan_folder(d, "a.nii.gz"), "--seed", "-3"],
+    "unknown label map for a folder": lambda d: [scan_folder(d, "a.nii.gz"), "--label-map", "none such"],
+    "label map that is a scan": lambda d: [scan_folder(d, "a.nii.gz"), "--label-map", d.folder / "a.nii.gz"],
+    "datalist that is a folder": lambda d: [scan_folder(d, "a.nii.gz"), "--out", d.folder],
+    "datalist below a file": lambda d: [scan_folder(d, "a.nii.gz"), "--out", d.folder / "a.nii.gz" / "data.json"],
     "DICOM that cannot be read": lambda d: [_dicom_noise(d)],
 }  # fmt: skip
 """Kinds of arguments that `prepare` refuses: the folder and options."""

@@ -12,7 +12,7 @@ import pytest
 
 from scripts.bundle.launch import BUNDLE_ROOT
 from tests.reliability import commands
-from tests.reliability.bad_lists import FOLDERS, LISTS
+from tests.reliability.bad_lists import FOLDERS, LISTS, good_list, scan_folder
 from tests.reliability.bad_scans import new_scan
 
 
@@ -32,6 +32,20 @@ def errors_of(arguments: list[str], folder: Path) -> list[str]:
     assert lines, text
     names = ((f"{folder}/", ""), (f"{folder}", "."), (f"{BUNDLE_ROOT}/", ""))
     return [" ".join(reduce(lambda text, name: text.replace(*name), names, line).split()) for line in lines]
+
+
+def test_check_accepts_the_list_before_its_change(seed: int, tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(good_list(new_scan(tmp_path / "good", seed, 0))), encoding="utf-8")
+    code, text = commands.in_process(["check", str(path)])
+    assert code == 0, text
+
+
+def test_prepare_accepts_the_folder_before_its_change(seed: int, tmp_path: Path) -> None:
+    scan, out = new_scan(tmp_path / "good", seed, 0), tmp_path / "out.json"
+    folder = scan_folder(scan, "images/a.nii.gz", "labels/a.nii.gz")
+    code, text = commands.in_process(["prepare", str(folder), "--out", str(out)])
+    assert code == 0, text
 
 
 @pytest.mark.parametrize(("number", "kind"), every_fourth(LISTS))

@@ -28,4 +28,4 @@ def test_a_row_is_a_line(tmp_path: Path) -> None:
 
 def test_new_rows_replace_those_of_equal_keys() -> None:
     rows = [{"a": 1, "b": [0], "c": 1}, {"a": 1, "b": [0], "c": 2}, {"a": 2, "b": [0], "c": 3}]
-    assert replace_rows(rows, [{"a": 1, "b": [0], "c": 4}], "a", "b") == [rows[2], {"a": 1, "b": [0], "c": 4}]
+    assert replace_rows(rows, [{"a": 1, "b": [0], "c": 4}], "a", "b") == [{"a": 1, "b": [0], "c": 4}, rows[2]]

@@ -54,7 +54,7 @@ class TestBadInput:
         assert main(["benchmark", "bad_input", "--out", str(out), "--only", "text or LPI"]) == 0
         assert report["line"][-2:] == ["-k", "text or LPI"]
         made = figures(out)
-        assert [row["inference"] for row in made["bad_input_rows"]] == [["is a pipe"], ["new"]]
+        assert [row["inference"] for row in made["bad_input_rows"]] == [["new"], ["is a pipe"]]
         assert made["orientation_rows"] == [orientation("RAS", 0.25), orientation("LPI", 0.0)]
         assert [made[k] for k in ("kills_survived", "bad_inputs", "bad_input_kinds", "orientations")] == [20, 2, 2, 2]
         assert "| text | 1 | 1 | 0 | new |" in (tmp_path / "bad_input.md").read_text(encoding="utf-8")
