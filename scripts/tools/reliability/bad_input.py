@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...files import write_whole
 from ..figures_file import RELIABILITY, add_figures, read_figures, replace_rows
 from .pytest_report import run_tests
 
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     figures = {"bad_inputs": len(rows), "bad_input_kinds": kinds, "orientations": len(turned)}
     add_figures(args.out, {**figures, "bad_input_rows": rows, "orientation_rows": turned})
     table = args.out.with_name("bad_input.md")
-    table.write_text(markdown(rows, turned), encoding="utf-8")
+    write_whole(table, markdown(rows, turned))
     print(f"{len(rows)} inputs of {kinds} kinds, {len(turned)} orientations: {args.out}, {table}")
     return 0
 

@@ -18,6 +18,7 @@ import numpy
 import pandas
 
 from ...bundle.launch import runs_here
+from ...files import write_whole
 from ...phantom.write import write_phantoms
 from ..accuracy.grid import device_name
 from ..figures_file import RELIABILITY, add_figures
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     figures = {"volumes": numbers[-1], "memory_ratio": memory_ratio(rows), "growth": rows}
     add_figures(args.out, figures)
     table = args.out.with_name("growth.md")
-    table.write_text(markdown(rows, args.seed), encoding="utf-8")
+    write_whole(table, markdown(rows, args.seed))
     print(table.read_text(encoding="utf-8"), args.out, table, sep="\n")
     return 0
 

@@ -72,7 +72,7 @@ def write_markdown(path: Path, title: str, lead: Sequence[str], chapters: Iterab
     lines = [f"# {title}", *lead]
     for chapter in chapters:
         lines += [f"## {chapter.title}", *map(markdown, chapter.parts)] if chapter.parts else []
-    path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(path, "\n\n".join(lines) + "\n")
     return path
 
 
@@ -90,7 +90,7 @@ def write_latex(path: Path, chapters: Iterable[Chapter]) -> Path:
     r"""Write all tables for `\input`; the file says what the document has to load."""
     tables = [part for chapter in chapters for part in chapter.parts if isinstance(part, Table)]
     head = "% made by `python -m scripts report`; the document needs \\usepackage{booktabs}"
-    path.write_text("\n\n".join([head, *map(latex, tables)]) + "\n", encoding="utf-8")
+    write_whole(path, "\n\n".join([head, *map(latex, tables)]) + "\n")
     return path
 
 

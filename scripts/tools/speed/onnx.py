@@ -20,7 +20,7 @@ import torch
 from ...bundle.launch import BUNDLE_ROOT, bundle_runs
 from ...bundle.model_file import load_weights, trained_settings
 from ...data.datalist import select_for_scoring
-from ...files import SETTINGS, WEIGHTS
+from ...files import SETTINGS, WEIGHTS, write_whole
 from ...report.tables import format_table
 from ..accuracy.grid import EVALUATION, read, write_json
 from .pairs import in_turns, median_interval
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             row[f"{key}_difference"] = row[key] - (rows or [row])[0][key]
         rows.append(row)
     write_json(out / "onnx.json", {"rows": rows, "threads": args.threads, "torch": torch.__version__})
-    (out / "onnx.md").write_text(table(rows, markdown=True) + "\n", encoding="utf-8")
+    write_whole(out / "onnx.md", table(rows, markdown=True) + "\n")
     print(table(rows))
     return 0
 
