@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
+import monai
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from ..data.datalist import DataError
 from ..files import storage_problem
+from .call_stack import arguments_of, running
 
 RUN_ARGUMENTS = {
     *("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"),
@@ -22,6 +24,8 @@ RUN_ARGUMENTS = {
 }
 CODE = ("$", "@", "%")
 """First characters of an expression, a reference or a macro in MONAI's config language."""
+OF_EVERY_COMPONENT = {"_disabled_": False, "_requires_": None, "_mode_": None, "_desc_": None}
+"""What MONAI's config language takes in every component beside its arguments."""
 LABEL_SERVER_KEYS = {"bundle_root", "dataset_dir", "output_dir", "displayable_configs"}
 
 
@@ -59,11 +63,7 @@ def refuse_overrides(overrides: Mapping[str, Any], files: Sequence[str | os.Path
 
 def running_workflow() -> ConfigWorkflow | None:
     """The bundle workflow whose run list is being evaluated, found on the call stack; None without one."""
-    for frame in _frames():
-        candidate = frame.f_locals.get("self")
-        if isinstance(candidate, ConfigWorkflow):
-            return candidate
-    return None
+    return running(ConfigWorkflow)
 
 
 def entries_of(data: str) -> list[dict[str, Any]]:
@@ -114,22 +114,31 @@ def config_files() -> list[str]:
 
 
 def _command_line() -> tuple[dict[str, Any], list[str | os.PathLike[str]]]:
-    """Overrides and config files of `monai.bundle run`, from the command line and an args file."""
-    for frame in _frames():
-        called = frame.f_locals
-        if frame.f_code.co_name == "run" and {"override", "config_file", "args_file"} <= called.keys():
-            extra = ConfigParser.load_config_file(called["args_file"]) if called["args_file"] else {}
-            given = called["config_file"] or extra.get("config_file") or []
-            files = [given] if isinstance(given, (str, os.PathLike)) else list(given)
-            return {**{k: v for k, v in extra.items() if k not in RUN_ARGUMENTS}, **called["override"]}, files
-    return {}, []
+    """Overrides and config files of `monai.bundle run`, from the command line and an args file.
+
+    Raises:
+        RuntimeError: this MONAI calls a run otherwise, so that no override could be checked.
+    """
+    called = arguments_of(monai.bundle.run)
+    if called is None and not _is_bundle_run():
+        return {}, []
+    kinds = {name: parameter.kind for name, parameter in inspect.signature(monai.bundle.run).parameters.items()}
+    pairs = [name for name, kind in kinds.items() if kind is inspect.Parameter.VAR_KEYWORD]
+    if called is None or not pairs or not {"config_file", "args_file"} <= kinds.keys():
+        raise RuntimeError(
+            f"MONAI {monai.__version__} calls a run otherwise than those this bundle was made for, so that overrides "
+            "cannot be checked; install a version that requirements.txt allows"
+        )
+    extra = ConfigParser.load_config_file(called["args_file"]) if called["args_file"] else {}
+    given = called["config_file"] or extra.get("config_file") or []
+    files = [given] if isinstance(given, (str, os.PathLike)) else list(given)
+    return {**{k: v for k, v in extra.items() if k not in RUN_ARGUMENTS}, **called[pairs[0]]}, files
 
 
-def _frames() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
+def _is_bundle_run() -> bool:
+    """Whether this process was started as `python -m monai.bundle run`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name == "monai.bundle.__main__" and sys.argv[1:2] == ["run"]
 
 
 def _known_ids(files: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
@@ -144,6 +153,8 @@ def _ids(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in items:
         name = f"{prefix}{str(key).lstrip('+').replace('::', '#')}"
         yield name, value
+        if isinstance(value, Mapping) and "_target_" in value:
+            yield from ((f"{name}#{key}", default) for key, default in OF_EVERY_COMPONENT.items() if key not in value)
         if isinstance(value, (Mapping, list)):
             yield from _ids(value, f"{name}#")
 
