@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from ..data.datalist import DataError
 from ..files import storage_problem
 from .call_stack import arguments_of, running
+from .settings import check_settings
 
 RUN_ARGUMENTS = {
     *("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"),
@@ -30,8 +32,13 @@ LABEL_SERVER_KEYS = {"bundle_root", "dataset_dir", "output_dir", "displayable_co
 
 
 def check_overrides() -> None:
-    """Check the overrides of the running bundle run, see :func:`refuse_overrides`."""
+    """Check the overrides of the running bundle run and its settings.
+
+    See :func:`refuse_overrides` and :func:`~scripts.bundle.settings.check_settings`.
+    """
     refuse_overrides(*_command_line())
+    if (workflow := running_workflow()) is not None:
+        check_settings(workflow.parser)
 
 
 def refuse_overrides(overrides: Mapping[str, Any], files: Sequence[str | os.PathLike[str]]) -> None:
@@ -144,10 +151,10 @@ def _is_bundle_run() -> bool:
 def _known_ids(files: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
     """Id -> value of the config files of a run, and of the keys that trackers and MONAI Label add."""
     tracking = {key for settings in DEFAULT_EXP_MGMT_SETTINGS.values() for key in settings["configs"]}
-    return {**dict.fromkeys(tracking | LABEL_SERVER_KEYS), **dict(_ids(ConfigParser.load_config_files(files)))}
+    return {**dict.fromkeys(tracking | LABEL_SERVER_KEYS), **dict(config_ids(ConfigParser.load_config_files(files)))}
 
 
-def _ids(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def config_ids(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """All ids `a#b#0` below a config with their values; keys may contain `#`, `::` or a leading `+`."""
     items: Any = config.items() if isinstance(config, Mapping) else enumerate(config)
     for key, value in items:
@@ -156,7 +163,7 @@ def _ids(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping) and "_target_" in value:
             yield from ((f"{name}#{key}", default) for key, default in OF_EVERY_COMPONENT.items() if key not in value)
         if isinstance(value, (Mapping, list)):
-            yield from _ids(value, f"{name}#")
+            yield from config_ids(value, f"{name}#")
 
 
 GO_ON = "the same command with --resume True goes on after the last epoch that was kept"
@@ -169,15 +176,27 @@ MACHINE = {
 """Pattern of PyTorch's error when memory runs out -> message for the user."""
 
 
+ENGINES = ("SupervisedTrainer", "SupervisedEvaluator")
+
+
 def show_data_errors_without_traceback() -> None:
-    """Install an exception hook: errors of data, disk and memory as one message, all others with traceback."""
+    """Install an exception hook: errors of data, disk and memory as one message, all others with traceback.
+
+    Every engine of MONAI says of a first step that it resumes from it; that line is dropped.
+    """
     sys.excepthook = _excepthook
+    for engine in ENGINES:
+        logging.getLogger(f"ignite.engine.engine.{engine}").addFilter(_is_no_false_resume)
 
 
-def as_data_error(read: Callable[..., Any], *args: Any) -> None:
-    """Call `read(*args)`; its ValueError or FileNotFoundError is raised as a DataError."""
+def _is_no_false_resume(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Engine run resuming from iteration 0,")
+
+
+def as_data_error(read: Callable[..., Any], *args: Any) -> Any:
+    """What `read(*args)` returns; its ValueError or FileNotFoundError is raised as a DataError."""
     try:
-        read(*args)
+        return read(*args)
     except (ValueError, FileNotFoundError) as error:
         raise DataError(str(error)) from error
 

@@ -101,8 +101,8 @@ class TestCheckOverrides:
         assert not (tmp_path / "run").exists()
 
     def test_none_as_an_expression(self, config: str, capsys: pytest.CaptureFixture[str]) -> None:
-        run(config, max_epochs="$None")
-        assert "trained for None" in capsys.readouterr().out
+        run(config, note="$None")
+        assert "noted None" in capsys.readouterr().out
 
     @pytest.mark.parametrize("value", [True, False, 1, "$1 > 2", "@datalist", "%datalist"])
     def test_values_for_a_boolean(self, config: str, tmp_path: Path, value: bool | int | str) -> None:
@@ -110,8 +110,8 @@ class TestCheckOverrides:
         assert (tmp_path / "run" / "config.yaml").is_file()
 
     def test_words_elsewhere(self, config: str, capsys: pytest.CaptureFixture[str]) -> None:
-        run(config, max_epochs="false")
-        assert "trained for false" in capsys.readouterr().out
+        run(config, note="false")
+        assert "noted false" in capsys.readouterr().out
 
     def test_command_line_overrides_an_args_file(self, config: str, tmp_path: Path) -> None:
         arguments = {"config_file": config, "run_id": "training", "resume": "false"}
