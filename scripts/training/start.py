@@ -24,11 +24,12 @@ from ..bundle.command_line import (
     running_workflow,
     show_data_errors_without_traceback,
 )
+from ..bundle.launch import config_paths
 from ..bundle.record import datalist_entries, hide_secret, record_run
 from ..bundle.settings import check_folders
 from ..data.check.command import check_datalist, check_entries
 from ..data.datalist import DataError, raise_problems
-from ..files import is_unfinished, lock_folder, write_whole
+from ..files import FileError, is_unfinished, lock_folder, write_whole
 from .resuming import check_resumed
 
 EFFECTIVE_CONFIG = "config.yaml"
@@ -159,9 +160,10 @@ def prepare_prompt_maps(
 def pretrain(bundle_root: str | Path, configs: Sequence[str] = ("pretrain.yaml",), **overrides: Any) -> None:
     """Run stage 1 in this process: the config files, absolute or relative to `configs/`, with these overrides."""
     logging.getLogger(__name__).info("no stage-1 checkpoint yet: running stage 1 first")
-    files = [str(Path(bundle_root) / "configs" / config) for config in configs]
-    if missing := [file for file in files if not Path(file).is_file()]:
-        raise DataError(f"there is no config {missing[0]} for stage 1; correct its name in the server's --conf stage1")
+    try:
+        files = config_paths(configs, Path(bundle_root))
+    except FileError as error:
+        raise DataError(f"stage 1: {error}; correct its name in the server's --conf stage1") from error
     given = {k: plain_data(v) for k, v in overrides.items() if v is not None}
     workflow = ConfigWorkflow(
         config_file=files, run_id="pretraining", logging_file=False, bundle_root=str(bundle_root), **given

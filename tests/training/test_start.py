@@ -267,5 +267,5 @@ class TestStage1Configs:
         monkeypatch.setenv(runs.LABEL_SERVER_CONF, "[1]")
         with pytest.raises(DataError, match="MONAI_LABEL_APP_CONF must be a JSON table"):
             runs.stage1_configs()
-        with pytest.raises(DataError, match=r"there is no config .*gone.yaml for stage 1"):
+        with pytest.raises(DataError, match=r"^stage 1: there is no config .*gone.yaml; correct its name"):
             runs.pretrain(tmp_path, ["gone.yaml"])

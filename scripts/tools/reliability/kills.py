@@ -97,7 +97,7 @@ def kill_chains(
                 whole[name].go_on()
         for name in stages:
             counted = whole[name].marks()
-            for number in tqdm(range(chains), desc=f"killing {name}"):
+            for number in tqdm(range(chains), desc=f"killing {name}", disable=None):
                 chain = Chain(serve, name, work / name / str(number), datalist, work, epochs)
                 found = [
                     {"stage": name, "seed": seed, "chain": number, **row}
