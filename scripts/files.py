@@ -59,7 +59,7 @@ def whole_file(path: str | Path) -> Iterator[IO[bytes]]:
         StorageError: it cannot be written (the disk is full, a limit, a read-only folder); `path` is what it was.
     """
     path = Path(path)
-    with _as_storage_error(path):
+    with as_storage_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent, f"{PART}{path.name}-")
         handle, name = _begin(lambda: tempfile.mkstemp(dir=path.parent, prefix=f"{PART}{path.name}-"))
@@ -108,7 +108,7 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
         StorageError: as :func:`whole_file`; there is no `target` then.
     """
     target = Path(target)
-    with _as_storage_error(target):
+    with as_storage_error(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target.parent, PART)
         handle, name = _begin(lambda: _open_folder(tempfile.mkdtemp(dir=target.parent, prefix=PART)))
@@ -150,7 +150,7 @@ def lock_folder(folder: str | Path, owner: object = None) -> None:
     folder = Path(folder).resolve()
     # one object for each folder, which counts who holds it; the last may let go in another thread than the first
     lock = FileLock(folder / LOCK, thread_local=False, is_singleton=True, fallback_to_soft=False)
-    with _as_storage_error(folder):
+    with as_storage_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(blocking=False)
@@ -179,7 +179,7 @@ def take_turns(lock: str | Path) -> Iterator[None]:
     """
     lock = Path(lock)
     turn = FileLock(lock, fallback_to_soft=False)
-    with _as_storage_error(lock):
+    with as_storage_error(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)
         try:
             turn.acquire()
@@ -234,7 +234,7 @@ def restore_model_files(folder: str | Path) -> None:
     waiting = Path(folder) / NEXT_SETTINGS
     if not waiting.is_file():
         return
-    with _as_storage_error(waiting):
+    with as_storage_error(waiting):
         if _settings_of(waiting).get("sha256") == _weights_sha256(Path(folder)):
             os.replace(waiting, Path(folder) / SETTINGS)
             _sync(Path(folder))
@@ -306,7 +306,7 @@ def storage_problem(error: BaseException | None) -> str | None:
 
 
 @contextlib.contextmanager
-def _as_storage_error(path: Path) -> Iterator[None]:
+def as_storage_error(path: Path) -> Iterator[None]:
     """What goes wrong in writing becomes a sentence about `path`."""
     try:
         yield

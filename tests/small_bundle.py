@@ -16,6 +16,7 @@ from tests.tiny import write_volume
 CONFIG: dict[str, Any] = {
     "datalist": "",
     "max_epochs": 3,
+    "note": "",
     "resume": False,
     "train": {"data": [], "handlers": [{"interval": 1}]},
     "training": [
@@ -27,6 +28,7 @@ CONFIG: dict[str, Any] = {
             "cache_dir": "@output_dir",
         },
         "$print('trained for', @max_epochs)",
+        "$print('noted', @note)",
     ],
 }
 

@@ -14,7 +14,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # imported by the function that needs them
-LAZY = {"transformers", "matplotlib", "onnx", "onnxruntime", "mlflow", "nbclient", "nbformat", "highdicom", "pydicom"}
+LAZY = {
+    "transformers",
+    "huggingface_hub",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "mlflow",
+    "nbclient",
+    "nbformat",
+    "highdicom",
+    "pydicom",
+}
 TORCH = "torch numpy"
 MONAI = "torch numpy monai"
 # room of scripts: (rooms it may import beside itself, packages it may import beside the standard library)
@@ -22,7 +33,7 @@ TABLE = {
     "labels": ("", ""),
     "files": ("", "filelock"),
     "ops": ("labels", f"{MONAI} scipy"),
-    "networks": ("labels files ops", f"{MONAI} transformers onnxruntime"),
+    "networks": ("labels files ops", f"{MONAI} transformers huggingface_hub onnxruntime"),
     "methods": ("labels ops", TORCH),
     "phantom": ("labels files", "numpy scipy nibabel tqdm"),
     "report": ("labels files", "numpy matplotlib nibabel tabulate"),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
+import monai
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from ..data.datalist import DataError
 from ..files import storage_problem
+from .call_stack import arguments_of, running
+from .settings import check_settings
 
 RUN_ARGUMENTS = {
     *("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"),
@@ -22,12 +26,19 @@ RUN_ARGUMENTS = {
 }
 CODE = ("$", "@", "%")
 """First characters of an expression, a reference or a macro in MONAI's config language."""
+OF_EVERY_COMPONENT = {"_disabled_": False, "_requires_": None, "_mode_": None, "_desc_": None}
+"""What MONAI's config language takes in every component beside its arguments."""
 LABEL_SERVER_KEYS = {"bundle_root", "dataset_dir", "output_dir", "displayable_configs"}
 
 
 def check_overrides() -> None:
-    """Check the overrides of the running bundle run, see :func:`refuse_overrides`."""
+    """Check the overrides of the running bundle run and its settings.
+
+    See :func:`refuse_overrides` and :func:`~scripts.bundle.settings.check_settings`.
+    """
     refuse_overrides(*_command_line())
+    if (workflow := running_workflow()) is not None:
+        check_settings(workflow.parser)
 
 
 def refuse_overrides(overrides: Mapping[str, Any], files: Sequence[str | os.PathLike[str]]) -> None:
@@ -59,11 +70,7 @@ def refuse_overrides(overrides: Mapping[str, Any], files: Sequence[str | os.Path
 
 def running_workflow() -> ConfigWorkflow | None:
     """The bundle workflow whose run list is being evaluated, found on the call stack; None without one."""
-    for frame in _frames():
-        candidate = frame.f_locals.get("self")
-        if isinstance(candidate, ConfigWorkflow):
-            return candidate
-    return None
+    return running(ConfigWorkflow)
 
 
 def entries_of(data: str) -> list[dict[str, Any]]:
@@ -114,38 +121,49 @@ def config_files() -> list[str]:
 
 
 def _command_line() -> tuple[dict[str, Any], list[str | os.PathLike[str]]]:
-    """Overrides and config files of `monai.bundle run`, from the command line and an args file."""
-    for frame in _frames():
-        called = frame.f_locals
-        if frame.f_code.co_name == "run" and {"override", "config_file", "args_file"} <= called.keys():
-            extra = ConfigParser.load_config_file(called["args_file"]) if called["args_file"] else {}
-            given = called["config_file"] or extra.get("config_file") or []
-            files = [given] if isinstance(given, (str, os.PathLike)) else list(given)
-            return {**{k: v for k, v in extra.items() if k not in RUN_ARGUMENTS}, **called["override"]}, files
-    return {}, []
+    """Overrides and config files of `monai.bundle run`, from the command line and an args file.
+
+    Raises:
+        RuntimeError: this MONAI calls a run otherwise, so that no override could be checked.
+    """
+    called = arguments_of(monai.bundle.run)
+    if called is None and not _is_bundle_run():
+        return {}, []
+    kinds = {name: parameter.kind for name, parameter in inspect.signature(monai.bundle.run).parameters.items()}
+    pairs = [name for name, kind in kinds.items() if kind is inspect.Parameter.VAR_KEYWORD]
+    if called is None or not pairs or not {"config_file", "args_file"} <= kinds.keys():
+        raise RuntimeError(
+            f"MONAI {monai.__version__} calls a run otherwise than those this bundle was made for, so that overrides "
+            "cannot be checked; install a version that requirements.txt allows"
+        )
+    extra = ConfigParser.load_config_file(called["args_file"]) if called["args_file"] else {}
+    given = called["config_file"] or extra.get("config_file") or []
+    files = [given] if isinstance(given, (str, os.PathLike)) else list(given)
+    return {**{k: v for k, v in extra.items() if k not in RUN_ARGUMENTS}, **called[pairs[0]]}, files
 
 
-def _frames() -> Iterator[FrameType]:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
+def _is_bundle_run() -> bool:
+    """Whether this process was started as `python -m monai.bundle run`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name == "monai.bundle.__main__" and sys.argv[1:2] == ["run"]
 
 
 def _known_ids(files: Sequence[str | os.PathLike[str]]) -> dict[str, Any]:
     """Id -> value of the config files of a run, and of the keys that trackers and MONAI Label add."""
     tracking = {key for settings in DEFAULT_EXP_MGMT_SETTINGS.values() for key in settings["configs"]}
-    return {**dict.fromkeys(tracking | LABEL_SERVER_KEYS), **dict(_ids(ConfigParser.load_config_files(files)))}
+    return {**dict.fromkeys(tracking | LABEL_SERVER_KEYS), **dict(config_ids(ConfigParser.load_config_files(files)))}
 
 
-def _ids(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def config_ids(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """All ids `a#b#0` below a config with their values; keys may contain `#`, `::` or a leading `+`."""
     items: Any = config.items() if isinstance(config, Mapping) else enumerate(config)
     for key, value in items:
         name = f"{prefix}{str(key).lstrip('+').replace('::', '#')}"
         yield name, value
+        if isinstance(value, Mapping) and "_target_" in value:
+            yield from ((f"{name}#{key}", default) for key, default in OF_EVERY_COMPONENT.items() if key not in value)
         if isinstance(value, (Mapping, list)):
-            yield from _ids(value, f"{name}#")
+            yield from config_ids(value, f"{name}#")
 
 
 GO_ON = "the same command with --resume True goes on after the last epoch that was kept"
@@ -158,15 +176,27 @@ MACHINE = {
 """Pattern of PyTorch's error when memory runs out -> message for the user."""
 
 
+ENGINES = ("SupervisedTrainer", "SupervisedEvaluator")
+
+
 def show_data_errors_without_traceback() -> None:
-    """Install an exception hook: errors of data, disk and memory as one message, all others with traceback."""
+    """Install an exception hook: errors of data, disk and memory as one message, all others with traceback.
+
+    Every engine of MONAI says of a first step that it resumes from it; that line is dropped.
+    """
     sys.excepthook = _excepthook
+    for engine in ENGINES:
+        logging.getLogger(f"ignite.engine.engine.{engine}").addFilter(_is_no_false_resume)
 
 
-def as_data_error(read: Callable[..., Any], *args: Any) -> None:
-    """Call `read(*args)`; its ValueError or FileNotFoundError is raised as a DataError."""
+def _is_no_false_resume(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Engine run resuming from iteration 0,")
+
+
+def as_data_error(read: Callable[..., Any], *args: Any) -> Any:
+    """What `read(*args)` returns; its ValueError or FileNotFoundError is raised as a DataError."""
     try:
-        read(*args)
+        return read(*args)
     except (ValueError, FileNotFoundError) as error:
         raise DataError(str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import FileError
+
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 Run = tuple[str, Sequence[str | Path], dict[str, Any]]
 """Run id, config files, overrides."""
@@ -17,7 +20,17 @@ Run = tuple[str, Sequence[str | Path], dict[str, Any]]
 
 def command(run_id: str, configs: Sequence[str | Path], overrides: dict[str, Any]) -> list[str]:
     """The command line of a run; `configs` are relative to `configs/` or absolute."""
-    line = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", run_id, "--config_file", str(_files(configs))]
+    line = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "monai.bundle",
+        "run",
+        run_id,
+        "--config_file",
+        str(config_paths(configs)),
+    ]
     line += ["--bundle_root", str(BUNDLE_ROOT)]
     for name, value in overrides.items():
         line += [f"--{name}", str(value)]
@@ -36,7 +49,7 @@ def bundle_runs(runs: Sequence[Run], log: Path) -> None:
 
     Overrides are passed as Python values, not as text of a command line.
     """
-    plain = [[run_id, _files(configs), _plain(overrides)] for run_id, configs, overrides in runs]
+    plain = [[run_id, config_paths(configs), _plain(overrides)] for run_id, configs, overrides in runs]
     line = [sys.executable, "-W", "ignore", "-m", "scripts.bundle.launch", json.dumps(plain)]
     _process(line, " and ".join(dict.fromkeys(run_id for run_id, _, _ in runs)), log, show=False)
 
@@ -46,11 +59,23 @@ def runs_here(*runs: Run) -> None:
     from monai.bundle import run
 
     for run_id, configs, overrides in runs:
-        run(run_id, config_file=_files(configs), bundle_root=str(BUNDLE_ROOT), **_plain(overrides))
+        run(run_id, config_file=config_paths(configs), bundle_root=str(BUNDLE_ROOT), **_plain(overrides))
 
 
-def _files(configs: Sequence[str | Path]) -> list[str]:
-    return [str(BUNDLE_ROOT / "configs" / c) for c in configs]
+def config_paths(configs: Sequence[str | Path], root: Path = BUNDLE_ROOT) -> list[str]:
+    """Paths of config files that are given absolute or relative to `configs/`.
+
+    Raises:
+        FileError: one is missing, with the nearest name that there is.
+    """
+    folder = root / "configs"
+    files = [folder / config for config in configs]
+    for file, config in zip(files, configs, strict=True):
+        if not file.is_file():
+            names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*.yaml"))]
+            near = difflib.get_close_matches(str(config), names, n=1)
+            raise FileError(f"there is no config {file}" + (f"; did you mean {near[0]}?" if near else ""))
+    return [str(file) for file in files]
 
 
 def _plain(overrides: dict[str, Any]) -> dict[str, Any]:

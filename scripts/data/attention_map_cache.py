@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..files import whole_folder
 from ..ops.otsu import otsu_thresholds
+from ..ops.precision import autocast, half_precision
 from ..ops.prompt_map import average_slices, upsample
 from .cache import SliceDataset, open_array
 from .loaders import own_share_first
@@ -32,6 +33,7 @@ class PromptMaps:
         batch_size: slices per forward pass.
         device: of the stage-1 model.
         neighbours: slices on either side over which maps are averaged; 0, as in the paper, for none.
+        amp: in mixed precision, see `scripts.ops.precision`.
 
     Convention: maps are stored as float16 on the patch grid. Thresholds are those of the up-sampled map without
     augmentation; augmentation warps the maps and keeps the thresholds.
@@ -45,10 +47,11 @@ class PromptMaps:
         batch_size: int = 32,
         device: str | torch.device = "cpu",
         neighbours: int = 0,
+        amp: bool = False,
     ) -> None:
         self.model_dir, self.folder = Path(model_dir), Path(folder)
         self.load_model, self.batch_size, self.device = load_model, batch_size, device
-        self.neighbours = neighbours
+        self.neighbours, self.amp = neighbours, amp
         self._folders: dict[str, Path] = {}
         self._model: torch.nn.Module | None = None
 
@@ -80,7 +83,9 @@ class PromptMaps:
             logging.getLogger(__name__).info("attention maps of %d volumes found in %s", len(dataset.data), root)
             return
         model = self.load_model(self.model_dir).to(self.device).eval()
-        bar = tqdm(own_share_first(todo), desc="attention maps of unlabelled volumes", disable=idist.get_rank() > 0)
+        bar = tqdm(
+            own_share_first(todo), desc="attention maps of unlabelled volumes", disable=idist.get_rank() > 0 or None
+        )  # None: on a terminal
         for case, target in bar:
             if target.is_dir():  # another process was there
                 continue
@@ -90,13 +95,15 @@ class PromptMaps:
 
     def _key(self) -> str:
         """Hash of the checkpoint's content and of all settings that change the maps."""
-        how = [getattr(self.load_model, "keywords", {}), self.neighbours, self.batch_size]
+        precision = half_precision(self.device) if self.amp else torch.float32
+        how = [getattr(self.load_model, "keywords", {}), self.neighbours, self.batch_size, precision]
         return hashlib.sha1(self.checkpoint.read_bytes() + repr(how).encode()).hexdigest()[:16]
 
     @torch.no_grad()
     def compute(self, model: torch.nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
         """Maps (S, N, h, w) and thresholds (S, N) of the slices (S, 1, H, W), on the CPU."""
-        maps = torch.cat([model(part.to(self.device)).cpu() for part in image.split(self.batch_size)])
+        with autocast(self.device, self.amp):
+            maps = torch.cat([model(part.to(self.device)).float().cpu() for part in image.split(self.batch_size)])
         # Rounded to float16, as stored, before the thresholds are computed.
         maps = average_slices(maps, self.neighbours).to(torch.float16).float()
         thresholds = [otsu_thresholds(upsample(part, image.shape[-2:])) for part in maps.split(self.batch_size)]

@@ -29,7 +29,8 @@ class BatchAugmentation:
         brightness: shift of the grey values within ± this (standard deviations of the volume).
         gamma: exponent on the grey values scaled to [0, 1], within exp(± this).
         noise: largest standard deviation of added Gaussian noise.
-        seed: seed and step fix all random draws, so that a resumed run repeats those of an unbroken one.
+        seed: seed and step fix all random draws, so that a resumed run repeats those of an unbroken one. Noise is drawn
+            on the batch's device: a GPU draws other numbers than a CPU.
         rank: of this process. Draws are made for the batch of all processes, so that they do not depend on `ranks`.
         ranks: number of processes that share the batch equally.
 
@@ -109,12 +110,21 @@ class BatchAugmentation:
         unit = (image - low) / (high - low).clamp_min(1e-6)
         image = low + (high - low) * unit.clamp(0, 1) ** uniform(self.gamma).exp()
         image = image * (1 + uniform(self.contrast)) + uniform(self.brightness)
-        noise = self._own(torch.randn, *image.shape, generator=generator).to(image.device, non_blocking=True)
+        noise = self._normal(image, generator)
         return image + uniform(self.noise).abs() * noise
 
-    def _own(self, draw: Callable[..., Tensor], batch: int, *size: int, generator: torch.Generator) -> Tensor:
+    def _normal(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Standard normal numbers of the image's shape, drawn where the image is."""
+        if image.device.type != "cpu":  # a number for every pixel: to move them would take longer than to draw them
+            seed = int(torch.randint(2**62, (), generator=generator))
+            generator = torch.Generator(image.device).manual_seed(seed)
+        return self._own(torch.randn, *image.shape, generator=generator, device=image.device)
+
+    def _own(
+        self, draw: Callable[..., Tensor], batch: int, *size: int, generator: torch.Generator, device: Any = "cpu"
+    ) -> Tensor:
         """Random numbers (batch, *size) of this process, out of those for the batch of all processes."""
-        return draw(self.ranks * batch, *size, generator=generator)[self.rank * batch :][:batch]
+        return draw(self.ranks * batch, *size, generator=generator, device=device)[self.rank * batch :][:batch]
 
 
 def warp(image: Tensor, grid: Tensor) -> Tensor:

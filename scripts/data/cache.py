@@ -37,7 +37,7 @@ class SliceCache:
         transform: deterministic preprocessing, dictionary -> `image` (1, H, W, S) and optional `label` (1, H, W, S).
 
     Convention: `image.npy` is (S, H, W) float16, `label.npy` (S, H, W) uint8. A folder is named by a hash of the files
-    (path, size, modification time), the label map and the transforms, so that changes invalidate it.
+    (path, size, times), the label map and the transforms, so that changes invalidate it.
     """
 
     def __init__(self, folder: str | Path, transform: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
@@ -75,7 +75,7 @@ class SliceCache:
     def build_all(self, entries: Sequence[Mapping[str, Any]]) -> list[Path]:
         """Preprocess all missing volumes with a progress bar; processes share the work."""
         missing = [e for e in entries if not (self.folder / self.key(e)).is_dir()]
-        hidden = not missing or idist.get_rank() > 0
+        hidden = not missing or idist.get_rank() > 0 or None  # None: on a terminal
         for entry in tqdm(own_share_first(missing), desc="slicing volumes", disable=hidden):
             self.build(entry)
         return [self.folder / self.key(entry) for entry in entries]

@@ -2,9 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from ..files import FileError
+
+PATIENCE = 5
+"""Seconds that the hub is given to answer."""
+
+
+def require_pretrained(names: Iterable[str]) -> None:
+    """Look whether pretrained models are here or can be fetched, in seconds; loading would try again and again.
+
+    Args:
+        names: names on the Hugging Face hub, or local folders.
+
+    Raises:
+        FileError: one is no folder, was not fetched earlier, and the hub does not offer it or does not answer.
+    """
+    from huggingface_hub import model_info, try_to_load_from_cache
+
+    for name in names:
+        if Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str):
+            continue
+        try:
+            model_info(name, timeout=PATIENCE)
+        except Exception as error:  # of the network, of the hub, of a name that is none: several libraries raise
+            raise FileError(
+                f"the pretrained encoder {name!r} is no folder here and cannot be fetched from the Hugging Face hub; "
+                "without a network add configs/offline_encoders.yaml behind configs/pretrain.yaml (small encoders, "
+                "trained from scratch), or name folders with --vision_encoder and --text_encoder"
+            ) from error
 
 
 def load_pretrained(model_class: Any, name: str, part: str, **overrides: Any) -> nn.Module:

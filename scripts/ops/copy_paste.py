@@ -37,8 +37,8 @@ class MixedSlices(NamedTuple):
 def copy_paste(labelled: Tensor, unlabelled: Tensor, box: Tensor) -> MixedSlices:
     """Bidirectional copy-paste of labelled and unlabelled slices.
 
-    In even pairs the unlabelled slice fills the box (inward), in odd pairs the labelled slice does (outward). The
-    shorter of the two batches is repeated, so that every slice is used at least once.
+    In even pairs the unlabelled slice fills the box (inward), in odd pairs the labelled slice does (outward). A single
+    pair goes either way by chance. The shorter of the two batches is repeated, so that every slice is used.
 
     Args:
         labelled: (L, 1, H, W) slices.
@@ -48,9 +48,13 @@ def copy_paste(labelled: Tensor, unlabelled: Tensor, box: Tensor) -> MixedSlices
     Returns:
         max(L, U) mixed slices.
     """
-    pairs = torch.arange(max(len(labelled), len(unlabelled)), device=unlabelled.device)
+    count = max(len(labelled), len(unlabelled))
+    pairs = torch.arange(count, device=unlabelled.device)
+    outward = pairs % 2 == 1
+    if count == 1:  # drawn as the box is
+        outward = outward ^ bool(torch.randint(2, ()))
     labelled_index, unlabelled_index = pairs % len(labelled), pairs % len(unlabelled)
-    from_unlabelled = box ^ (pairs % 2 == 1)[:, None, None]
+    from_unlabelled = box ^ outward[:, None, None]
     image = torch.where(from_unlabelled[:, None], unlabelled[unlabelled_index], labelled[labelled_index])
     return MixedSlices(image, from_unlabelled, labelled_index, unlabelled_index)
 

@@ -135,8 +135,8 @@ def partial_label_cross_entropy(
     with torch.autocast(logits.device.type, enabled=False):
         logits = _at_least_float32(logits)
         num_valid = (label != ignore).sum().clamp_min(1)
-        if unlabelled is None or not unlabelled.any():
-            if logits.device.type == "cpu":
+        if unlabelled is None or (_on_cpu(logits) and not unlabelled.any()):
+            if _on_cpu(logits):
                 return F.cross_entropy(logits, label, ignore_index=ignore, reduction="sum") / num_valid
             # The reduction inside cross_entropy is fastest on a CPU and not deterministic on a GPU.
             return F.cross_entropy(logits, label, ignore_index=ignore, reduction="none").sum() / num_valid
@@ -224,10 +224,16 @@ def _log_background(log_probs: Tensor, unlabelled: Tensor) -> Tensor:
     """log(p₀ + Σ p over the unlabelled classes of the sample), (B, N, H, W) and (B, N) bool -> (B, H, W)."""
     unlabelled = unlabelled.to(log_probs.device).clone()
     unlabelled[:, 0] = True
-    # Few classes are unlabelled, so a sum over their channels is cheap.
-    classes = unlabelled.any(dim=0).nonzero()[:, 0]
-    absent = ~unlabelled[:, classes][:, :, None, None]
-    return log_probs[:, classes].masked_fill(absent, -torch.inf).logsumexp(dim=1)
+    if _on_cpu(log_probs):
+        # Few classes are unlabelled, so a sum over their channels is cheap.
+        classes = unlabelled.any(dim=0).nonzero()[:, 0]
+        log_probs, unlabelled = log_probs[:, classes], unlabelled[:, classes]
+    return log_probs.masked_fill(~unlabelled[:, :, None, None], -torch.inf).logsumexp(dim=1)
+
+
+def _on_cpu(x: Tensor) -> bool:
+    """Whether values can be looked at in between; elsewhere that would wait for the device."""
+    return x.device.type == "cpu"
 
 
 def _mean_where(values: Tensor, mask: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -26,18 +27,21 @@ def unshift_probabilities(probs: Tensor, rows: int) -> Tensor:
     return back
 
 
-def foreground_entropy(probs: Tensor, labelled: Sequence[int]) -> Tensor:
+def foreground_entropy(probs: Tensor, labelled: Sequence[int], unseen: float = 0.0) -> Tensor:
     """Prediction entropy, averaged over pixels weighted by their foreground probability; (), in nats, ≥ 0.
 
     Args:
         probs: (B, N, H, W) class probabilities, class 0 is background.
         labelled: ids of the classes in the training labels; all others count as background.
+        unseen: share of the pixels that enter the mean as foreground of the largest entropy, beside those predicted. It
+            hardly moves the mean of a whole spine; an empty prediction, which says nothing, has the largest entropy.
     """
     check_shape("probs", probs, "B N H W")
     named = probs[:, [c for c in labelled if c]]
     foreground = named.sum(1)
     entropy = torch.special.entr(named).sum(1) + torch.special.entr((1 - foreground).clamp_min(0))
-    return (entropy * foreground).sum() / foreground.sum().clamp_min(1e-6)
+    pseudo, largest = unseen * foreground.numel(), math.log(named.shape[1] + 1)
+    return ((entropy * foreground).sum() + pseudo * largest) / (foreground.sum() + pseudo).clamp_min(1e-6)
 
 
 def entropy_weighted_tta(
@@ -48,12 +52,14 @@ def entropy_weighted_tta(
     labelled: Sequence[int],
     shift_std: float,
     entropy_weight: float,
+    unseen: float = 5e-3,
 ) -> Tensor:
     """Average the predictions of a volume shifted along head-foot, weighted by low entropy (test-time augmentation).
 
     The weights are the softmax over shifts s of  -entropy_weight · entropy(s) - s² / (2 · shift_std²). A network
     trained on few patients recognises a level partly by its position in the field of view. A shift that brings the
-    spine to the position of a training patient lowers the entropy, and its level names are more often right.
+    spine to the position of a training patient lowers the entropy, and its level names are more often right. A shift
+    at which the network sees no spine has no vote: see `unseen`.
 
     Args:
         predict: (S, C, H, W) -> class probabilities (S, N, H, W).
@@ -62,6 +68,7 @@ def entropy_weighted_tta(
         labelled: see :func:`foreground_entropy`.
         shift_std: standard deviation of the Gaussian prior on the shift, a fraction of H.
         entropy_weight: 1 / nats; 0 weighs by the prior alone.
+        unseen: see :func:`foreground_entropy`.
 
     Returns:
         (S, N, H, W) probabilities that sum to 1.
@@ -73,7 +80,7 @@ def entropy_weighted_tta(
     for shift in shifts:
         rows = round(shift * volume.shape[-2])
         probs = unshift_probabilities(predict(shift_rows(volume, rows)), rows)
-        log_weight = -entropy_weight * foreground_entropy(probs, labelled) - shift**2 / (2 * shift_std**2)
+        log_weight = -entropy_weight * foreground_entropy(probs, labelled, unseen) - shift**2 / (2 * shift_std**2)
         # A running softmax: without the subtraction all weights of an untrained network would underflow to 0.
         before, largest = largest, torch.maximum(largest, log_weight)
         keep, weight = (before - largest).exp(), (log_weight - largest).exp()

@@ -83,7 +83,7 @@ def _draw_missing(folder: Path, numbers: range, settings: dict[str, Any], seed: 
     missing = [n for n in numbers if not all((folder / part / _file(n)).is_file() for part in ("images", "labels"))]
     if len(missing) < len(numbers):
         logger.info("%s: reusing %d phantoms drawn earlier", folder, len(numbers) - len(missing))
-    for number in tqdm(missing, desc="drawing phantoms", disable=not missing):
+    for number in tqdm(missing, desc="drawing phantoms", disable=not missing or None):
         image, label, affine = make_phantom(seed, number, **drawing)
         _save(label, affine, folder / "labels" / _file(number))
         _save(image, affine, folder / "images" / _file(number))

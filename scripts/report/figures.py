@@ -98,9 +98,16 @@ def representative_slices(label: np.ndarray, count: int) -> list[int]:
 
 
 def attention_panel(
-    image: np.ndarray, maps: np.ndarray, masks: np.ndarray, table: ClassTable, path: str | Path, *, columns: int = 5
+    image: np.ndarray,
+    maps: np.ndarray,
+    masks: np.ndarray,
+    table: ClassTable,
+    path: str | Path,
+    *,
+    classes: Sequence[int] | None = None,
+    columns: int = 5,
 ) -> Path:
-    """Attention map of every class beside its mask by Otsu's threshold.
+    """Attention maps of classes, each beside its mask by Otsu's threshold.
 
     Args:
         image: (H, W), any range.
@@ -109,18 +116,20 @@ def attention_panel(
         masks: (N, h', w') bool, Otsu masks, in the grid of the maps or of the image.
         table: the classes.
         path: PNG to write.
+        classes: ids to draw; None for all.
         columns: pairs of map and mask per row.
     """
     height, width = image.shape
     size = (1.05, 1.05 * height / width + 0.22)
-    figure, axes = new_figure(math.ceil(len(maps) / columns), 2 * columns, size)
+    shown = range(len(maps)) if classes is None else classes
+    figure, axes = new_figure(math.ceil(len(shown) / columns), 2 * columns, size)
     base, palette = grey(image), colours(table)
     strongest = float(maps[1:].max())
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     for panel in axes.flat:
         panel.set_axis_off()
-    for structure, values, mask in zip(table.classes, maps, masks, strict=True):
-        left, right = axes.reshape(-1, 2)[structure.id]
+    for (left, right), number in zip(axes.reshape(-1, 2), shown, strict=False):
+        structure, values, mask = table.classes[number], maps[number], masks[number]
         top = float(values.max())
         show(
             left,

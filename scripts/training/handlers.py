@@ -14,7 +14,9 @@ import torch
 from ignite.engine import Engine, Events
 
 from ..bundle.model_file import load_tensors, save_atomically
+from ..files import FileError
 from ..ops.ema import update_ema_, warmup_decay
+from .finite import require_finite
 
 
 class EMATeacher:
@@ -98,14 +100,21 @@ class TrainingCheckpoint:
         """Go on from the file, if resuming was asked for and there is one.
 
         Raises:
-            FileError: it is damaged.
+            FileError: it is damaged, or of a run of another network or method.
         """
         if not (self.resume and self.path.is_file()):
             self.loader.start_at(engine.state.iteration)  # not 0 where training comes in rounds
             return
         state = load_tensors(self.path, "remove it to begin anew, or name the folder of another run")
         for name, thing in self.objects.items():
-            thing.load_state_dict(state[name])
+            try:
+                thing.load_state_dict(state[name])
+            except (KeyError, RuntimeError, ValueError) as error:
+                holds = f"holds no {name}" if name not in state else f"has another {name} than this run"
+                raise FileError(
+                    f"{self.path} {holds}: it is of another method or network; give the config files and overrides "
+                    "that it was begun with, or another --output_dir"
+                ) from error
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         if "python_rng" in state:
             random.setstate(state["python_rng"])
@@ -136,14 +145,14 @@ def _device(engine: Engine) -> torch.device:
 
 
 class ModelFile:
-    """Write the network that is kept: the best on validation, or the last where there is no validation.
+    """Write the network that is kept: the best on validation, or the last where no validation has a score.
 
     Args:
         write: writes the weights; takes no argument.
         metric: name of the validation score to compare, larger is better; None writes when the engine completes.
 
     Attach to the evaluator with a metric, to the trainer without one. Of several processes, which all have the same
-    score, the first writes.
+    score, the first writes. A score of NaN (nothing to score) is below all others.
     """
 
     def __init__(self, write: Callable[[], Any], metric: str | None = None) -> None:
@@ -155,10 +164,16 @@ class ModelFile:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write if this is the best score so far."""
+        """Write if this is the best score so far, or if there has been none.
+
+        Raises:
+            DataError: weights of the engine's network are not finite; nothing is written.
+        """
         score = float(engine.state.metrics[self.metric]) if self.metric else float("inf")
-        if score > self.best or not self.metric:
-            self.best = score
+        if score > self.best or not self.metric or self.best == float("-inf"):
+            if isinstance(network := getattr(engine, "network", None), torch.nn.Module):
+                require_finite(network.state_dict().values(), "the weights that were to be kept")
+            self.best = max(self.best, score)  # NaN is not larger
             if idist.get_rank() == 0:
                 self.write()
 

@@ -21,8 +21,11 @@ from ..data.transforms import result_name
 from ..labels import ClassTable
 from ..ops.batch_norm import batch_norm_statistics
 from ..ops.otsu import otsu_thresholds
-from ..ops.prompt_map import upsample
+from ..ops.prompt_map import average_slices, upsample
 from ..report.figures import attention_panel, overlay_volume, prompt_map_panel, representative_slices
+
+CHUNK = 32
+"""Slices that go through a network at once, as in validation."""
 
 
 class PicturesAtEnd:
@@ -62,21 +65,50 @@ class PicturesAtEnd:
             log.info("pictures are in %s", self.folder)
 
 
-def draw_overlay(image: Tensor, label: Tensor, folder: Path, *, network: torch.nn.Module, table: ClassTable) -> None:
-    """`overlay.png`: image, truth and prediction on the network's own grid."""
-    network.eval()
-    pred = network(image).argmax(1)
+def draw_overlay(
+    image: Tensor,
+    label: Tensor,
+    folder: Path,
+    *,
+    network: torch.nn.Module,
+    table: ClassTable,
+    labelled: Sequence[int],
+    statistics: str,
+) -> None:
+    """`overlay.png`: image, truth and prediction, as validation has it, on the network's own grid."""
+    with batch_norm_statistics(network.eval(), statistics):
+        pred = _of_labelled(_in_chunks(network, image).argmax(1), labelled)
     overlay_volume(_slices_last(image[:, 0]), _slices_last(label), _slices_last(pred), table, folder / "overlay.png")
 
 
-def draw_attention(image: Tensor, label: Tensor, folder: Path, *, model: torch.nn.Module, table: ClassTable) -> None:
-    """`attention.png`: the attention map of every class prompt beside its Otsu mask, on the most telling slice."""
-    model.eval()
-    chosen = representative_slices(_slices_last(label), 1)[0]
-    maps = upsample(model(image[chosen][None]), image.shape[-2:])
+def draw_attention(
+    image: Tensor,
+    label: Tensor,
+    folder: Path,
+    *,
+    model: torch.nn.Module,
+    table: ClassTable,
+    labelled: Sequence[int],
+    statistics: str,
+    neighbours: int,
+) -> None:
+    """`attention.png`: attention map of each labelled class's prompt beside its Otsu mask, on the most telling slice.
+
+    The maps are those of validation: statistics of the volume's slices, and maps averaged over neighbouring ones.
+    """
+    with batch_norm_statistics(model.eval(), statistics):
+        maps = _in_chunks(model, image)
+    _draw_attention(image, average_slices(maps, neighbours), _telling(label), folder, table, labelled)
+
+
+def _draw_attention(
+    image: Tensor, maps: Tensor, chosen: int, folder: Path, table: ClassTable, labelled: Sequence[int]
+) -> None:
+    maps = upsample(maps[chosen][None], image.shape[-2:])
     masks = maps > otsu_thresholds(maps)[..., None, None]
-    picture = image[chosen, 0].cpu().numpy()
-    attention_panel(picture, maps[0].cpu().numpy(), masks[0].cpu().numpy(), table, folder / "attention.png")
+    arrays = (image[chosen, 0], maps[0], masks[0])
+    picture, found, above = (array.cpu().numpy() for array in arrays)
+    attention_panel(picture, found, above, table, folder / "attention.png", classes=sorted({0, *labelled}))
 
 
 def draw_targets(
@@ -88,20 +120,22 @@ def draw_targets(
     prompt_map: Callable[[Tensor, Tensor], Tensor],
     teacher: torch.nn.Module,
     table: ClassTable,
+    labelled: Sequence[int],
 ) -> None:
     """`targets.png` and `attention.png`: prompt-guided map beside the teacher's pseudo-label and the truth.
 
-    Nothing is drawn without prompts (None), or before there are attention maps.
+    Nothing is drawn without prompts (None), or before there are attention maps. A class that nobody labelled is
+    background, as in scores: its probability is free wherever the labels say background, in air as well.
     """
     if prompt_maps is None or not prompt_maps.available:
         return
     model = prompt_maps.load_model(prompt_maps.model_dir).to(image.device)
-    draw_attention(image, label, folder, model=model, table=table)
     maps, thresholds = prompt_maps.compute(model, image)
-    chosen = representative_slices(_slices_last(label), 1)[0]
+    chosen = _telling(label)
+    _draw_attention(image, maps, chosen, folder, table, labelled)
     guided = prompt_map(upsample(maps, image.shape[-2:]), thresholds)
     with batch_norm_statistics(teacher.eval(), "volume"):
-        pseudo_label = teacher(image).argmax(1).cpu()
+        pseudo_label = _of_labelled(_in_chunks(teacher, image).argmax(1), labelled)
     slices = (image[:, 0], guided, pseudo_label, label)
     picture, by_prompts, by_teacher, truth = (a[chosen].cpu().numpy() for a in slices)
     prompt_map_panel(picture, by_prompts, by_teacher, truth, folder / "targets.png", table)
@@ -147,6 +181,21 @@ def canonical(volume: MetaTensor) -> MetaTensor:
     if volume.ndim == 3:
         volume = volume[..., None]
     return Orientation(axcodes="IPR", labels=(("L", "R"), ("P", "A"), ("I", "S")))(volume.cpu())
+
+
+def _in_chunks(network: torch.nn.Module, image: Tensor) -> Tensor:
+    """What a network makes of the slices (S, 1, H, W) of a volume."""
+    return torch.cat([network(part) for part in image.split(CHUNK)])
+
+
+def _of_labelled(pred: Tensor, labelled: Sequence[int]) -> Tensor:
+    """Class ids of which those without training labels have become background."""
+    return pred.where(torch.isin(pred, torch.tensor(list(labelled), device=pred.device)), 0)
+
+
+def _telling(label: Tensor) -> int:
+    """Number of the slice (of S, H, W) that shows most."""
+    return representative_slices(_slices_last(label), 1)[0]
 
 
 def _slices_last(volume: Tensor) -> np.ndarray:

@@ -21,6 +21,7 @@ from ..data.datalist import DataError
 from ..evaluation.metrics import mean_dice
 from ..files import whole_file
 from ..ops.levels.ordering import decode_order
+from ..ops.precision import autocast
 from ..ops.prompt_map import upsample
 
 
@@ -40,6 +41,7 @@ class PseudoLabelRounds:
         epochs: epochs, from 1, at whose beginning a round starts; before the first one batches stay as they are.
         inferer: (volume (S, 1, H, W), teacher) -> logits (S, N, H, W), see `scripts.inference.inferers`.
         device: where the teacher runs.
+        amp: in mixed precision, see `scripts.ops.precision`.
         weigh: gives the `gamma` of `label` at each round, see `scripts.training.pseudo_labels`; None leaves its own.
         keep_maps: whether a slice that has a pseudo-label comes with its attention maps, too. False where no term of
             the objective reads them: they need not be read from disk, moved to the device and warped.
@@ -55,11 +57,12 @@ class PseudoLabelRounds:
         inferer: Callable[[Tensor, nn.Module], Tensor],
         device: torch.device | str = "cpu",
         keep_maps: bool = True,
+        amp: bool = False,
         weigh: MeasuredWeight | None = None,
     ) -> None:
         self.teacher, self.dataset, self.label, self.weigh = teacher, dataset, label, weigh
         self.folder, self.epochs, self.device = Path(folder), frozenset(epochs), device
-        self.inferer, self.keep_maps = inferer, keep_maps
+        self.inferer, self.keep_maps, self.amp = inferer, keep_maps, amp
         self.epoch = 0
         """Epoch of the latest round; 0 before the first."""
 
@@ -124,7 +127,8 @@ class PseudoLabelRounds:
         """The teacher's logits (S, N, H, W) of a volume, and its attention maps of that shape if there are prompts."""
         image = dataset.image(case)
         volume = torch.from_numpy(image.astype(np.float32))[:, None].to(self.device)
-        logits = self.inferer(volume, self.teacher).float()
+        with autocast(self.device, self.amp):
+            logits = self.inferer(volume, self.teacher).float()
         prompts = self.dataset.prompt_maps
         if prompts is None:
             return logits, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 import yaml
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from ..bundle.command_line import (
     as_data_error,
@@ -24,13 +24,18 @@ from ..bundle.command_line import (
     running_workflow,
     show_data_errors_without_traceback,
 )
+from ..bundle.launch import config_paths
 from ..bundle.run_record import datalist_entries, hide_secret, record_run
+from ..bundle.settings import check_folders
 from ..data.check.command import check_datalist, check_entries
 from ..data.datalist import DataError, raise_problems
-from ..files import is_unfinished, lock_folder, restore_model_files, write_whole
+from ..files import FileError, is_unfinished, lock_folder, restore_model_files, write_whole
 from .earlier_run import forget_checkpoints, refuse_earlier_results
+from .resuming import check_resumed
 
 EFFECTIVE_CONFIG = "config.yaml"
+WRITTEN = (("prompt_model_dir", "cache_dir"), ("ckpt_dir", "cache_dir"))
+"""Keys of the folders that stage 1 writes beside the run's, and stage 2."""
 SECTION_WORDS = {"training": "labelled", "unlabelled": "unlabelled", "validation": "for validation"}
 LABEL_SERVER_CONF = "MONAI_LABEL_APP_CONF"
 """Where MONAI Label keeps, as JSON, what `--conf NAME VALUE` said; its training processes inherit it."""
@@ -46,6 +51,7 @@ def start(
     models_key: str = "",
     resume: bool = False,
     overwrite: bool = False,
+    pretrained: Callable[[list[str]], Any] | None = None,
 ) -> None:
     """Refuse faulty overrides, faulty data and a folder that is taken; write the effective config and `run.json`.
 
@@ -63,15 +69,22 @@ def start(
         models_key: of the config, that names `models`.
         resume: the run goes on from its checkpoint.
         overwrite: replace what another run left, see :func:`.earlier_run.refuse_earlier_results`.
+        pretrained: called first, with the names of pretrained encoders; refuses those that cannot be had.
 
     Raises:
-        DataError: an override that does nothing, no data at all, problems in the data, tracking without MLflow, or
-            results of an earlier run that would be replaced.
+        DataError: an override that does nothing, a setting that cannot be or that makes a resumed run another, encoders
+            that cannot be had, no data at all, problems in the data, tracking without MLflow, or results of an earlier
+            run that would be replaced.
         FolderInUseError: another run writes into the folder.
         StorageError: the folder cannot be written.
     """
     show_data_errors_without_traceback()
     check_overrides()
+    workflow = running_workflow()
+    if workflow is not None:
+        check_folders(workflow.parser, WRITTEN["ckpt_dir" in workflow.parser.config])
+        if pretrained is not None:
+            pretrained(_pretrained_names(workflow.parser))
     refuse_earlier_results(output_dir, models, models_key, resume, overwrite)
     for name in data.values():
         refuse_expressions(name)
@@ -90,12 +103,14 @@ def start(
         raise_problems(check_entries(entries, cache_folder=cache_dir, class_table=class_table))
     log = logging.getLogger(__name__)
     log.info("scans: %s", ", ".join(f"{len(found)} {SECTION_WORDS[name]}" for name, found in entries.items()))
-    workflow = running_workflow()
     if workflow is not None:
         _check_tracking(workflow.parser.get("train#handlers", ()))
     if idist.get_rank() > 0:
         return
     folder = Path(output_dir)
+    config = _plain(workflow.parser.config) if workflow is not None else {}
+    if workflow is not None and "resume" in config and workflow.parser.get_parsed_content("resume"):
+        check_resumed(folder, config, EFFECTIVE_CONFIG)
     lock_folder(folder, owner=workflow)
     if overwrite and not resume:
         forget_checkpoints(folder)
@@ -105,12 +120,15 @@ def start(
     recorded = datalist_entries(datalist, tuple(data), class_table) if datalist else read
     record_run(folder, datalist, recorded, cache_dir, models)
     if workflow is not None:
-        text = yaml.safe_dump(_plain(workflow.parser.config), sort_keys=False, allow_unicode=True)
-        write_whole(folder / EFFECTIVE_CONFIG, text)
+        write_whole(folder / EFFECTIVE_CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def prepare_prompt_maps(
-    prompt_maps: Any | None, dataset: Any, when_missing: str, pretraining: Mapping[str, Any] | None = None
+    prompt_maps: Any | None,
+    dataset: Any,
+    when_missing: str,
+    pretraining: Mapping[str, Any] | None = None,
+    grid: Mapping[str, Any] | None = None,
 ) -> None:
     """See to it that the attention maps of the unlabelled slices are there before training starts.
 
@@ -120,10 +138,11 @@ def prepare_prompt_maps(
         when_missing: without a stage-1 checkpoint "error" refuses, "pretrain" runs stage 1 first, "supervised" goes on
             with the labelled slices alone.
         pretraining: `bundle_root` and overrides for stage 1, which "pretrain" needs.
+        grid: `image_size` and `pixel_mm` of this run, which stage 1 must have had.
 
     Raises:
-        DataError: there is no stage-1 checkpoint and `when_missing` is "error"; the checkpoint is damaged or for other
-            classes; or an unknown `when_missing`.
+        DataError: there is no stage-1 checkpoint and `when_missing` is "error"; the checkpoint is damaged, for other
+            classes or for another grid; or an unknown `when_missing`.
     """
     log = logging.getLogger(__name__)
     if when_missing not in ("error", "pretrain", "supervised"):
@@ -149,16 +168,18 @@ def prepare_prompt_maps(
             return
         pretrain(**dict(pretraining or {}))
     # also where the maps lie in the cache: those of other classes would be taken for these
-    as_data_error(prompt_maps.load_model, prompt_maps.model_dir)
+    model = as_data_error(prompt_maps.load_model, prompt_maps.model_dir)
+    _check_grid(prompt_maps.model_dir, getattr(model, "info", {}), grid or {})
     prompt_maps.build(dataset)
 
 
 def pretrain(bundle_root: str | Path, configs: Sequence[str] = ("pretrain.yaml",), **overrides: Any) -> None:
     """Run stage 1 in this process: the config files, absolute or relative to `configs/`, with these overrides."""
     logging.getLogger(__name__).info("no stage-1 checkpoint yet: running stage 1 first")
-    files = [str(Path(bundle_root) / "configs" / config) for config in configs]
-    if missing := [file for file in files if not Path(file).is_file()]:
-        raise DataError(f"there is no config {missing[0]} for stage 1; correct its name in the server's --conf stage1")
+    try:
+        files = config_paths(configs, Path(bundle_root))
+    except FileError as error:
+        raise DataError(f"stage 1: {error}; correct its name in the server's --conf stage1") from error
     given = {k: plain_data(v) for k, v in overrides.items() if v is not None}
     workflow = ConfigWorkflow(
         config_file=files, run_id="pretraining", logging_file=False, bundle_root=str(bundle_root), **given
@@ -184,6 +205,22 @@ def stage1_configs(base: str = "pretrain.yaml") -> list[str]:
     except (AttributeError, json.JSONDecodeError) as error:
         raise DataError(f"{LABEL_SERVER_CONF} must be a JSON table, got {settings!r}; correct or unset it") from error
     return [base, *(name.strip() for name in overlays.split(",") if name.strip())]
+
+
+def _check_grid(folder: Path, trained: Mapping[str, Any], grid: Mapping[str, Any]) -> None:
+    """Refuse maps of a stage 1 on another grid: its patches are of another size in the spine, or do not fit at all."""
+    for key, value in grid.items():
+        if key in trained and trained[key] != value:
+            raise DataError(
+                f"stage 1 in {folder} was trained with {key} {trained[key]}, this run has {value}; give both stages "
+                f'the same grid (--{key} "{trained[key]}"), or this one another --prompt_model_dir'
+            )
+
+
+def _pretrained_names(parser: ConfigParser) -> list[str]:
+    """What the encoders of stage 1 are loaded from; nothing for those that are built from a `config`."""
+    ids = [f"{part}#pretrained" for part in ("vision", "text") if not parser.get(f"{part}#config")]
+    return [str(name) for key in ids if key in parser and (name := parser.get_parsed_content(key))]
 
 
 def _check_tracking(handlers: Sequence[Any]) -> None:

@@ -9,6 +9,8 @@ import torch
 from ignite.engine import Engine
 from torch import Tensor, nn
 
+from ..ops.precision import autocast, half_precision
+from .finite import FiniteLoss, require_finite
 from .parallel import shared_objective
 
 
@@ -25,8 +27,9 @@ class OptimizationStep:
         total_steps: steps of the whole training, by which its progress is measured; None takes the engine's own epochs,
             which are those of the present round alone where training comes in rounds.
 
+    A loss that is no finite number stops the run, and so do such weights at the end of an epoch.
     Where several processes train together, each with its share of the batch, their gradients are averaged.
-    Mixed precision follows the engine's `amp`: bfloat16 where the GPU has it, else float16 with the engine's scaler.
+    Mixed precision follows the engine's `amp`, see `scripts.ops.precision`; float16 with the engine's scaler.
     """
 
     def __init__(
@@ -42,9 +45,14 @@ class OptimizationStep:
         self.objective, self.optimizer = objective, optimizer
         self.augment, self.max_grad_norm, self.complete = augment, max_grad_norm, complete
         self._shared: Callable[..., dict[str, Tensor]] | None = None
+        self._check_loss = FiniteLoss()
 
     def __call__(self, engine: Engine, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Take one step and return the detached losses."""
+        """Take one step and return the detached losses.
+
+        Raises:
+            DataError: the loss, or at the end of an epoch a weight, is not finite.
+        """
         state = engine.state
         if self._shared is None:  # not before the first step: a run that starts from weights has loaded them by then
             self._shared = shared_objective(self.objective, self.optimizer)
@@ -55,12 +63,13 @@ class OptimizationStep:
         if self.augment is not None:
             batch = self.augment(batch, state.iteration)
         progress = (state.iteration - 1) / (self.total_steps or state.max_epochs * state.epoch_length)
-        device = torch.device(state.device).type
-        bf16 = device == "cpu" or torch.cuda.is_bf16_supported()
-        with torch.autocast(device, dtype=torch.bfloat16 if bf16 else torch.float16, enabled=engine.amp):
+        with autocast(state.device, engine.amp):
             losses = self._shared(batch, progress)
+        self._check_loss(losses, engine)
         self.optimizer.zero_grad(set_to_none=True)
-        self._backward(losses["loss"], engine.scaler if not bf16 else None)
+        self._backward(losses["loss"], engine.scaler if half_precision(state.device) == torch.float16 else None)
+        if state.iteration % state.epoch_length == 0:
+            require_finite(self._trained(), f"the weights after epoch {state.epoch}")
         return {name: loss.detach() for name, loss in losses.items()}
 
     def _backward(self, loss: Tensor, scaler: Any | None) -> None:
@@ -70,13 +79,15 @@ class OptimizationStep:
             scaler.scale(loss).backward()
             scaler.unscale_(self.optimizer)
         if self.max_grad_norm is not None:
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+            nn.utils.clip_grad_norm_(self._trained(), self.max_grad_norm)
         if scaler is None:
             self.optimizer.step()
         else:
             scaler.step(self.optimizer)
             scaler.update()
+
+    def _trained(self) -> list[Tensor]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
 
 def to_device(batch: Any, device: torch.device | str, non_blocking: bool = False) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import monai.bundle
 import pytest
@@ -99,8 +101,8 @@ class TestCheckOverrides:
         assert not (tmp_path / "run").exists()
 
     def test_none_as_an_expression(self, config: str, capsys: pytest.CaptureFixture[str]) -> None:
-        run(config, max_epochs="$None")
-        assert "trained for None" in capsys.readouterr().out
+        run(config, note="$None")
+        assert "noted None" in capsys.readouterr().out
 
     @pytest.mark.parametrize("value", [True, False, 1, "$1 > 2", "@datalist", "%datalist"])
     def test_values_for_a_boolean(self, config: str, tmp_path: Path, value: bool | int | str) -> None:
@@ -108,14 +110,53 @@ class TestCheckOverrides:
         assert (tmp_path / "run" / "config.yaml").is_file()
 
     def test_words_elsewhere(self, config: str, capsys: pytest.CaptureFixture[str]) -> None:
-        run(config, max_epochs="false")
-        assert "trained for false" in capsys.readouterr().out
+        run(config, note="false")
+        assert "noted false" in capsys.readouterr().out
 
     def test_command_line_overrides_an_args_file(self, config: str, tmp_path: Path) -> None:
         arguments = {"config_file": config, "run_id": "training", "resume": "false"}
         (tmp_path / "args.json").write_text(json.dumps(arguments), encoding="utf-8")
         monai.bundle.run(args_file=str(tmp_path / "args.json"), logging_file=False, resume=False)
         assert (tmp_path / "run" / "config.yaml").is_file()
+
+    @pytest.mark.parametrize(
+        ("key", "value"), [("_disabled_", True), ("_requires_", "$None"), ("_mode_", "callable"), ("_desc_", "words")]
+    )
+    @pytest.mark.parametrize("component", ["train#handlers#0", "training#0"])
+    def test_what_every_component_takes(self, config: str, component: str, key: str, value: bool | str) -> None:
+        if component != "training#0":
+            content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+            content["train"]["handlers"] = [{"_target_": "builtins.dict", "interval": 1}]
+            Path(config).write_text(yaml.safe_dump(content), encoding="utf-8")
+        refuse_overrides({f"{component}#{key}": value}, [config])
+        with pytest.raises(DataError, match="is not a key of this configuration"):
+            refuse_overrides({f"train#{key}": value}, [config])  # a table that makes nothing
+
+    def test_a_switch_that_is_a_word(self, config: str) -> None:
+        with pytest.raises(DataError, match="--training#0#_disabled_ must be True or False, got 'no'"):
+            refuse_overrides({"training#0#_disabled_": "no"}, [config])
+
+    def test_text_of_another_file(self, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "other.yaml").write_text("epochs: {short: 7}\n", encoding="utf-8")
+        run(config, max_epochs=f"%{tmp_path / 'other.yaml'}#epochs#short")
+        assert "trained for 7" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        "changed", [lambda config_file, args_file: None, lambda config, args_file, **override: None]
+    )
+    def test_another_monai_is_said(self, monkeypatch: pytest.MonkeyPatch, changed: Any) -> None:
+        """Instead of a check that switches itself off."""
+        monkeypatch.setattr(monai.bundle, "run", changed)
+        monkeypatch.setattr(faults, "arguments_of", lambda function: {})
+        with pytest.raises(RuntimeError, match=r"so that overrides cannot be checked; install a version that"):
+            check_overrides()
+
+    def test_a_run_that_is_not_found_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        main = SimpleNamespace(__spec__=SimpleNamespace(name="monai.bundle.__main__"))
+        monkeypatch.setitem(sys.modules, "__main__", main)  # type: ignore[arg-type]
+        monkeypatch.setattr(sys, "argv", ["python -m monai.bundle", "run", "training"])
+        with pytest.raises(RuntimeError, match="overrides cannot be checked"):
+            check_overrides()
 
     def test_outside_a_run(self) -> None:
         check_overrides()

@@ -132,3 +132,34 @@ class TestMainConfigs:
     @pytest.mark.parametrize("name", ["train", "inference", "pretrain"])
     def test_size_is_the_metadata_s(self, name: str) -> None:
         assert load(name).get_parsed_content("image_size") == FORMAT["inputs"]["image"]["spatial_shape"]
+
+
+class TestEngines:
+    """What all engines of the bundle have in common."""
+
+    FILES = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if " amp:" in path.read_text(encoding="utf-8"))
+
+    @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+    def test_one_policy_of_precision(self, file: Path) -> None:
+        """Evaluators take it from `scripts.ops.precision`; trainers in the step, which all of them have."""
+        found = 0
+        for engine in engines(ConfigParser.load_config_file(str(file))):
+            found += 1
+            assert engine["amp"] == "@amp"
+            if engine["_target_"] == "SupervisedEvaluator":
+                assert engine["amp_kwargs"] == {"_target_": "scripts.ops.precision.amp_kwargs", "device": "@device"}
+            else:
+                assert engine["iteration_update"].endswith("#step")
+                assert engine["non_blocking"] is True  # the loader's memory is pinned
+        assert found
+
+    def test_rounds_and_prompt_maps(self) -> None:
+        parser = load("train")
+        assert parser["pseudo_labels"]["amp"] == parser["prompt_maps"]["amp"] == "@amp"
+
+
+def engines(config: Any) -> list[dict[str, Any]]:
+    """All trainers and evaluators below a config."""
+    inner = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    own = isinstance(config, dict) and config.get("_target_") in ("SupervisedTrainer", "SupervisedEvaluator")
+    return [*([config] if own else []), *(engine for value in inner for engine in engines(value))]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,43 @@ class TestPromptMaps:
         write_checkpoint(model_dir, seed=1)
         maps.build(dataset)
         assert (dataset[0]["attention_maps"] - before).abs().max() > 0.01
+
+    def test_whatever_changes_the_maps_has_its_own(self, model_dir: Path, tmp_path: Path) -> None:
+        """And what does not, as the place of the checkpoint, finds them again."""
+
+        def key(folder: Path = model_dir, load_model: Any = load, **options: Any) -> str:
+            return PromptMaps(folder, load_model, tmp_path, **options)._key()
+
+        others = [
+            key(neighbours=1),
+            key(neighbours=2),
+            key(batch_size=7),  # batch statistics are of a batch
+            key(amp=True),
+            key(load_model=partial(load, statistics="volume")),
+            key(load_model=partial(load, statistics="running")),
+            key(load_model=partial(load, statistics="volume"), neighbours=1),
+        ]
+        assert len({key(), *others}) == 1 + len(others)
+        copied = Path(shutil.copytree(model_dir, tmp_path / "copied"))
+        assert key() == key(folder=copied) == key(amp=False, neighbours=0, batch_size=32)
+        assert key(load_model=partial(load, statistics="volume")) == key(load_model=partial(load, statistics="volume"))
+
+    def test_half_precision_of_a_gpu_has_its_own(self, model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        keys = []
+        for capability in ((7, 0), (8, 0)):
+            monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+            keys += [PromptMaps(model_dir, load, ".", device="cuda", amp=amp)._key() for amp in (True, False)]
+        assert len(set(keys)) == 3
+
+    def test_mixed_precision(self, model_dir: Path, tmp_path: Path) -> None:
+        seen: list[torch.dtype] = []
+        model = load(model_dir)
+        model.patches.register_forward_hook(lambda module, inputs, out: seen.append(out.dtype))
+        image = torch.randn(2, 1, SIZE, SIZE)
+        found = [PromptMaps(model_dir, load, tmp_path, amp=amp).compute(model, image)[0] for amp in (True, False)]
+        assert seen == [torch.bfloat16, torch.float32]
+        assert found[0].dtype == torch.float32
+        torch.testing.assert_close(found[0], found[1], atol=0.05, rtol=0)
 
     def test_no_checkpoint(self, tmp_path: Path) -> None:
         maps = PromptMaps(tmp_path / "nowhere", load, tmp_path / "maps")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +49,20 @@ def generator() -> torch.Generator:
 
 
 class TestBatchAugmentation:
+    def test_noise_is_drawn_where_the_batch_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """On a GPU, which here is a CPU by another name: by seed and step, and shared by the processes as elsewhere."""
+        gpu, draw, make, asked = SimpleNamespace(type="cuda"), torch.randn, torch.Generator, []
+        monkeypatch.setattr(torch, "Generator", lambda device=None: asked.append(device) or make())
+        monkeypatch.setattr(torch, "randn", lambda *size, generator, device: draw(*size, generator=generator))
+
+        def noise(size: int, seed: int = 0, **share: int) -> Tensor:
+            image: Any = SimpleNamespace(device=gpu, shape=(size, 1, 3, 2))
+            return BatchAugmentation(**share)._normal(image, make().manual_seed(seed))
+
+        assert torch.equal(noise(4), torch.cat([noise(2, rank=rank, ranks=2) for rank in range(2)]))
+        assert asked == [gpu] * 3
+        assert not torch.equal(noise(4), noise(4, seed=1))
+
     def test_processes_draw_their_part_of_the_whole_batch(self) -> None:
         whole = drawn(6)
         whole["image"] = torch.randn(6, 1, 64, 32)

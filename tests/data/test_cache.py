@@ -60,7 +60,7 @@ class TestKey:
         assert done.stdout.strip() == SliceCache(tmp_path, scaled()).key(entries[0])
 
     @pytest.mark.parametrize("name", ["image", "label"])
-    @pytest.mark.parametrize("change", ["time", "size", "path"])
+    @pytest.mark.parametrize("change", ["time", "size", "path", "content"])
     def test_changed_file(self, entries: list[dict[str, Any]], tmp_path: Path, name: str, change: str) -> None:
         slices, entry = cache(tmp_path), entries[0]
         before, file = slices.key(entry), Path(entry[name])
@@ -69,6 +69,11 @@ class TestKey:
         elif change == "size":
             stat = file.stat()
             file.write_bytes(file.read_bytes() + b"x")
+            os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        elif change == "content":  # of the same size, and with its time, as after `cp -p` or `rsync -t`
+            stat, content = file.stat(), bytearray(file.read_bytes())
+            content[-1] ^= 1
+            file.write_bytes(content)
             os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         else:
             entry = {**entry, name: str(file.rename(tmp_path / "moved.nii.gz"))}

@@ -33,6 +33,19 @@ class TestCopyPaste:
         assert set(mixed.image.unique().tolist()) == {*ours.tolist(), *theirs.tolist()}
         assert torch.equal((mixed.image < 0).squeeze(1), mixed.from_unlabelled)
 
+    def test_one_pair_goes_both_ways(self) -> None:
+        """As with one slice a process: half of the steps inward, half outward."""
+        inward = [
+            bool(copy_paste(torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2), BOX).from_unlabelled[0, 0, 1])
+            for _ in range(200)
+        ]
+        assert 60 < sum(inward) < 140
+
+    def test_several_pairs_draw_nothing(self) -> None:
+        state = torch.get_rng_state()
+        copy_paste(torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2), BOX)
+        assert torch.equal(torch.get_rng_state(), state)
+
 
 class TestRandomBox:
     def test_size_and_place(self) -> None:

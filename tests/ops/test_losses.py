@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from monai.losses import DiceLoss
 from torch import Tensor
 
 from scripts.labels import IGNORE
+from scripts.ops import losses
 from scripts.ops.losses import (
     PartialLabelCrossEntropy,
     PixelAttentionLoss,
@@ -20,6 +22,7 @@ from scripts.ops.losses import (
     masked_pixel_loss,
     partial_label_cross_entropy,
     pixel_attention_loss,
+    pseudo_label_loss,
     token_attention_loss,
 )
 
@@ -440,3 +443,53 @@ class TestMaskedPixelLoss:
         predicted, image, masked = self.draw()
         with pytest.raises(ValueError, match=r"masked must be \(B, 1, H, W\) with B=3, H=4, W=5, got \(3, 4, 5\)"):
             masked_pixel_loss(predicted, image, masked[:, 0])
+
+
+class TestNothingWaitsForTheDevice:
+    """A meta tensor has no values: whoever looks at one, as a copy from a GPU to the host would, gets an error."""
+
+    @pytest.fixture(autouse=True)
+    def without_autocast(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # it knows no meta tensors
+
+    def test_segmentation(self) -> None:
+        logits = torch.empty(2, 4, 8, 8, device="meta", requires_grad=True)
+        label = torch.empty(2, 8, 8, dtype=torch.int64, device="meta")
+        unlabelled = torch.empty(2, 4, dtype=torch.bool, device="meta")
+        for loss in (
+            partial_label_cross_entropy(logits, label),
+            partial_label_cross_entropy(logits, label, unlabelled),
+            masked_dice_loss(logits, label),
+            pseudo_label_loss(logits, label, dice=0.5),
+        ):
+            assert loss.shape == ()
+            loss.backward()
+
+    def test_attention(self) -> None:
+        maps = torch.empty(2, 4, 3, 3, device="meta", requires_grad=True)
+        flags = torch.empty(2, 4, dtype=torch.bool, device="meta")
+        for loss in (
+            token_attention_loss(maps, maps.detach(), flags),
+            pixel_attention_loss(maps, maps.detach(), flags, torch.empty(2, 1, 3, 3, device="meta")),
+            masked_pixel_loss(maps[:, :1], maps[:, :1].detach(), torch.ones_like(maps[:, :1], dtype=torch.bool)),
+            correlation_clustering_loss(maps[:, 0], maps[:, 1]),
+        ):
+            assert loss.shape == ()
+            loss.backward()
+
+    @pytest.mark.parametrize("some", [True, False])
+    def test_other_devices_compute_the_same(self, some: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The sum over all channels, as on a GPU, against that over the few which are unlabelled."""
+        generator = torch.Generator().manual_seed(0)
+        logits = torch.randn(2, 5, 6, 6, generator=generator).requires_grad_()
+        label = torch.randint(0, 4, (2, 6, 6), generator=generator)
+        unlabelled = torch.zeros(2, 5, dtype=torch.bool)
+        unlabelled[1, 4] = some
+        found = []
+        for device in ("cpu", "cuda"):
+            with monkeypatch.context() as patch:
+                if device == "cuda":
+                    patch.setattr(losses, "_on_cpu", lambda tensor: False)
+                loss = partial_label_cross_entropy(logits, label, unlabelled)
+                found.append((loss.detach(), torch.autograd.grad(loss, logits)[0]))
+        torch.testing.assert_close(found[0], found[1])

@@ -65,6 +65,44 @@ def test_doubt_of_nothing_is_zero() -> None:
     assert foreground_entropy(one_hot(torch.zeros(1, 2, 2, dtype=torch.long)), range(CLASSES)).item() == 0
 
 
+@pytest.mark.parametrize("unseen", [5e-3, 1.0])
+def test_doubt_of_nothing_is_the_largest_with_a_share_of_unseen_foreground(unseen: float) -> None:
+    empty, spine = one_hot(torch.zeros(1, 8, 8, dtype=torch.long)), one_hot(torch.ones(1, 8, 8, dtype=torch.long), 0.2)
+    named = range(CLASSES)
+    assert foreground_entropy(empty, named, unseen).item() == pytest.approx(math.log(CLASSES))
+    assert foreground_entropy(spine, named, unseen) < foreground_entropy(empty, named, unseen)
+    if unseen < 0.1:  # a spine's own doubt stays what it is
+        own = foreground_entropy(spine, named).item()
+        assert foreground_entropy(spine, named, unseen).item() == pytest.approx(own, abs=0.01)
+
+
+def test_doubt_with_unseen_foreground_by_hand() -> None:
+    """Ten pixels, two of them foreground with doubt log 2 and 0; a fifth of ten more at log 4."""
+    probs = torch.zeros(1, CLASSES, 1, 10)
+    probs[0, 0, 0, 2:] = 1
+    probs[0, 1:3, 0, 0] = 0.5
+    probs[0, 3, 0, 1] = 1
+    found = foreground_entropy(probs, range(CLASSES), 0.2).item()
+    assert found == pytest.approx((math.log(2) + 2 * math.log(4)) / 4)
+
+
+@pytest.mark.parametrize("seen", [0.0, 0.02, 0.05])
+def test_a_place_where_the_network_sees_next_to_nothing_does_not_win(seen: float) -> None:
+    """At the first shift it sees this share of the spine, and that without doubt; at its own place all, with some."""
+    volume = torch.zeros(2, 1, 100, 10)
+    volume[:, :, 20:80, 2:6] = 1
+
+    def predict(slices: Tensor) -> Tensor:
+        if bool(slices[0, 0, 20, 2]):
+            return one_hot(slices[:, 0].long(), 0.05)
+        label = torch.zeros(2, 100, 10, dtype=torch.long)
+        label[:, 30 : 30 + round(60 * seen), 2:6] = 2
+        return one_hot(label)
+
+    mixed = entropy_weighted_tta(predict, volume, [0.1, 0.0], **SETTINGS)
+    assert torch.equal(mixed.argmax(1), volume[:, 0].long())
+
+
 def test_at_one_place_it_is_the_prediction() -> None:
     volume = torch.rand(2, 1, ROWS, 3, generator=torch.Generator().manual_seed(0))
 
@@ -83,7 +121,7 @@ def test_equal_doubt_leaves_the_distance_and_sums_to_one() -> None:
         return one_hot(label, 0.3)
 
     mixed = entropy_weighted_tta(
-        predict, block(6), [0.0, 0.25], labelled=range(CLASSES), shift_std=0.25, entropy_weight=30.0
+        predict, block(6), [0.0, 0.25], labelled=range(CLASSES), shift_std=0.25, entropy_weight=30.0, unseen=0.0
     )
     assert len(seen) == 2
     torch.testing.assert_close(mixed.sum(1), torch.ones(2, ROWS, 3))

@@ -96,6 +96,15 @@ class TestOtherPanels:
         maps, masks = generator.random((20, 12, 8)), generator.random((20, *mask_size)) > 0.5
         assert png_size(attention_panel(image, maps, masks, TABLE, tmp_path / "a.png"))[0] > 1000
 
+    def test_attention_panel_of_some_classes(self, image, tmp_path):
+        maps = np.random.default_rng(0).random((TABLE.num_classes, 4, 4))
+        sizes = [
+            png_size(attention_panel(image, maps, maps > 0.5, TABLE, tmp_path / "a.png", classes=classes))
+            for classes in (None, [0, 3, 5], range(TABLE.num_classes))
+        ]
+        assert sizes[0] == sizes[2]
+        assert sizes[1][1] < sizes[0][1] / 2  # one row in place of four
+
     def test_attention_panel_without_attention(self, image, tmp_path):
         maps = np.zeros((20, 12, 8))
         assert png_size(attention_panel(image, maps, maps > 0, TABLE, tmp_path / "a.png"))[0] > 1000

@@ -20,8 +20,9 @@ from monai.handlers import LrScheduleHandler
 from torch import nn
 
 from scripts.data.cache import SliceDataset
+from scripts.data.datalist import DataError
 from scripts.data.loaders import TwoStreamLoader
-from scripts.files import StorageError, is_unfinished, mark_unfinished
+from scripts.files import FileError, StorageError, is_unfinished, mark_unfinished
 from scripts.methods.mean_teacher import MeanTeacher
 from scripts.ops.ema import update_ema_
 from scripts.ops.losses import PartialLabelCrossEntropy
@@ -246,6 +247,17 @@ class TestTrainingCheckpoint:
         TrainingCheckpoint(tmp_path / "c.pt", {}, NoLoader(), resume=True).load(Engine(lambda e, b: None))
         assert [draw() for _ in range(3)] == expected
 
+    def test_of_another_method_or_network(self, tmp_path: Path) -> None:
+        engine, path = Engine(lambda e, b: None), tmp_path / "c.pt"
+        TrainingCheckpoint(path, {"student": nn.Linear(2, 1)}, NoLoader(), resume=False).save(engine)
+        mend = "it is of another method or network; give the config files and overrides that it was begun with"
+        for objects, problem in (
+            ({"student": nn.Linear(3, 1)}, "has another student than this run"),
+            ({"student": nn.Linear(2, 1), "lr_scheduler": nn.Linear(1, 1)}, "holds no lr_scheduler"),
+        ):
+            with pytest.raises(FileError, match=rf"c\.pt {problem}: {mend}"):
+                TrainingCheckpoint(path, objects, NoLoader(), resume=True).load(engine)
+
     def test_interval(self, tmp_path: Path) -> None:
         saved = []
         engine = Engine(lambda e, b: None)
@@ -279,6 +291,30 @@ class TestModelFile:
             engine.state.metrics = {"dice": score}
             handler(engine)
         assert written == [1]
+
+    def test_a_score_that_is_none_keeps_a_network(self) -> None:
+        """NaN is below every score: the last network until there is one, and never in its place."""
+        written: list[float] = []
+        handler = ModelFile(lambda: written.append(score), "dice")
+        engine = Engine(lambda e, b: None)
+        for score in (nan := float("nan"), nan, 0.2, nan, 0.1):
+            engine.state.metrics = {"dice": score}
+            handler(engine)
+        assert written == [pytest.approx(nan, nan_ok=True)] * 2 + [0.2]
+        assert handler.best == 0.2
+
+    @pytest.mark.parametrize("name", ["weight", "running_var"])
+    def test_never_writes_what_is_not_finite(self, name: str) -> None:
+        written: list[int] = []
+        handler = ModelFile(lambda: written.append(1), "dice")
+        engine: Any = Engine(lambda e, b: None)
+        engine.network, engine.state.metrics = nn.BatchNorm1d(2), {"dice": 0.5}
+        handler(engine)
+        getattr(engine.network, name).data[1] = float("nan")
+        engine.state.metrics = {"dice": 0.6}
+        with pytest.raises(DataError, match=r"^the weights that were to be kept are not all finite numbers"):
+            handler(engine)
+        assert (written, handler.best) == ([1], 0.5)
 
     def test_without_validation_keeps_the_last(self) -> None:
         written: list[int] = []

@@ -15,8 +15,10 @@ from monai.transforms import LoadImage
 from torch import Tensor, nn
 
 from scripts.data.attention_map_cache import PromptMaps
+from scripts.inference.inferers import VolumeInferer
 from scripts.labels import ClassTable
-from scripts.ops.prompt_map import prompt_guided_map
+from scripts.ops.batch_norm import batch_norm_statistics
+from scripts.ops.prompt_map import average_slices, prompt_guided_map, upsample
 from scripts.training import pictures
 from scripts.training.pictures import CaseOverlays, PicturesAtEnd, canonical, draw_attention, draw_overlay, draw_targets
 from tests.tiny import write_volume
@@ -93,21 +95,77 @@ class TestDraw:
         seen: list[np.ndarray] = []
         real = pictures.overlay_volume
         monkeypatch.setattr(pictures, "overlay_volume", lambda *a, **k: (seen.extend(a[:3]), real(*a, **k))[1])
-        draw_overlay(VOLUME["image"], VOLUME["label"][:, 0], tmp_path, network=Channels().train(), table=TABLE)
+        draw_overlay(
+            VOLUME["image"], VOLUME["label"][:, 0], tmp_path, network=Channels().train(), table=TABLE,
+            labelled=range(N), statistics="running",
+        )  # fmt: skip
         drawing(tmp_path / "overlay.png")
         image, label, pred = seen
         assert image.shape == label.shape == pred.shape == (16, 8, 3)
         np.testing.assert_array_equal(label, VOLUME["label"][:, 0].permute(1, 2, 0).numpy())
         np.testing.assert_array_equal(pred, (image * (N - 1)).round())
 
-    def test_attention(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("statistics", ["running", "volume"])
+    def test_overlay_has_the_statistics_of_validation(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statistics: str
+    ) -> None:
+        seen: list[np.ndarray] = []
+        monkeypatch.setattr(pictures, "overlay_volume", lambda image, label, pred, *args, **options: seen.append(pred))
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.BatchNorm2d(1), Channels()).train()
+        network[0].running_mean.fill_(-1.0)
+        given: Any = {"network": network, "table": TABLE, "labelled": range(N)}
+        draw_overlay(VOLUME["image"], VOLUME["label"][:, 0], tmp_path, **given, statistics=statistics)
+        logits = VolumeInferer(statistics=statistics)(VOLUME["image"], network.eval())
+        np.testing.assert_array_equal(seen[0], logits.argmax(1).permute(1, 2, 0).numpy())
+        assert network[0].running_mean.tolist() == [-1.0]
+
+    def test_a_class_that_nobody_labelled_is_background(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[np.ndarray] = []
+        monkeypatch.setattr(pictures, "overlay_volume", lambda image, label, pred, *args, **options: seen.append(pred))
+        monkeypatch.setattr(pictures, "prompt_map_panel", lambda *arrays, **options: seen.append(arrays[2]))
+        image, label = VOLUME["image"], VOLUME["label"][:, 0]
+        expected = Channels()(image).argmax(1)
+        assert (expected == 1).any()  # as a network may say of air
+        expected = expected.where(expected != 1, 0).permute(1, 2, 0).numpy()
+        labelled = [c for c in range(N) if c != 1]
+        draw_overlay(image, label, tmp_path, network=Channels(), table=TABLE, labelled=labelled, statistics="volume")
+        np.testing.assert_array_equal(seen[0], expected)
+        maps = PromptMaps(tmp_path, lambda folder: Patches().requires_grad_(False), tmp_path)
+        maps._folders = {"image": tmp_path}
+        draw_targets(
+            image, label, tmp_path, prompt_maps=maps, prompt_map=partial(prompt_guided_map, gate=0.0),
+            teacher=Channels(), table=TABLE, labelled=labelled,
+        )  # fmt: skip
+        assert any(np.array_equal(seen[1], expected[..., s]) for s in range(3))
+
+    @pytest.mark.parametrize("neighbours", [0, 1])
+    def test_attention(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, neighbours: int) -> None:
+        """The maps of validation, of the trained classes."""
+        seen: dict[str, Any] = {}
+        real = pictures.attention_panel
+
+        def panel(image: Any, maps: Any, *args: Any, **options: Any) -> Any:
+            seen.update(image=image, maps=maps, **options)
+            return real(image, maps, *args, **options)
+
+        monkeypatch.setattr(pictures, "attention_panel", panel)
+        image, label = VOLUME["image"], VOLUME["label"][:, 0]
+        model = nn.Sequential(nn.BatchNorm2d(1), Patches()).requires_grad_(False)
         draw_attention(
-            VOLUME["image"], VOLUME["label"][:, 0], tmp_path, model=Patches().requires_grad_(False), table=TABLE
-        )
+            image, label, tmp_path, model=model, table=TABLE, labelled=[2, 4, 3], statistics="volume",
+            neighbours=neighbours,
+        )  # fmt: skip
         drawing(tmp_path / "attention.png")
+        assert seen["classes"] == [0, 2, 3, 4]
+        with batch_norm_statistics(model.eval(), "volume"):
+            maps = upsample(average_slices(model(image), neighbours), image.shape[-2:])
+        chosen = next(s for s in range(3) if np.array_equal(seen["image"], image[s, 0].numpy()))
+        np.testing.assert_allclose(seen["maps"], maps[chosen].numpy(), atol=1e-6)
 
     def test_targets_without_prompts(self, tmp_path: Path) -> None:
-        given = {"prompt_maps": None, "prompt_map": prompt_guided_map, "teacher": Channels(), "table": TABLE}
+        given: Any = {"prompt_maps": None, "prompt_map": prompt_guided_map, "teacher": Channels(), "table": TABLE}
+        given["labelled"] = range(N)
         draw_targets(VOLUME["image"], VOLUME["label"][:, 0], tmp_path, **given)
         assert list(tmp_path.iterdir()) == []
 
@@ -123,6 +181,7 @@ class TestDraw:
             prompt_map=partial(prompt_guided_map, gate=0.0),
             teacher=Channels(),
             table=TABLE,
+            labelled=range(N),
         )
         assert sorted(f.name for f in tmp_path.glob("*.png")) == ["attention.png", "targets.png"] * built
         if built:

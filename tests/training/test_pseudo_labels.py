@@ -96,6 +96,21 @@ class TestPseudoLabelRounds:
         assert teacher.training
         assert teacher.level.grad is None
 
+    @pytest.mark.parametrize("amp", [True, False])
+    def test_mixed_precision(self, tmp_path: Path, amp: bool) -> None:
+        asked: list[bool] = []
+
+        def label(logits: Tensor, maps: Any) -> Tensor:
+            assert logits.dtype == torch.float32  # what follows is exact
+            return logits.argmax(1)
+
+        def inferer(volume: Tensor, teacher: nn.Module) -> Tensor:
+            asked.append(torch.is_autocast_enabled("cpu"))
+            return teacher(volume)
+
+        rounds(tmp_path, label=label, inferer=inferer, amp=amp).start(2)
+        assert asked == [amp, amp]
+
     @pytest.mark.parametrize("keep", [True, False])
     def test_maps_beside_a_pseudo_label(self, tmp_path: Path, keep: bool) -> None:
         made, data = rounds(tmp_path, keep_maps=keep), batch(1, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +65,48 @@ class TestStart:
         odd = write_volume(tmp_path / "odd.nii.gz", np.full((5, 4, 3), 77, dtype=np.uint8))
         message = refused(config, **{"train#data": [*good, {**good[0], "label": odd}]})
         assert "odd.nii.gz: holds the label value 77, which the label map 'identity' does not know" in message
+
+    def test_pretrained_encoders_come_first(self, config: str, tmp_path: Path) -> None:
+        """Before the data are opened; those that are built from a `config` are not asked for."""
+        asked: list[list[str]] = []
+
+        def require(names: list[str]) -> None:
+            asked.append(names)
+            raise DataError("no network")
+
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        content.update(encoder="hub/vit", vision={"pretrained": "@encoder"})
+        content["text"] = {"pretrained": "hub/bert", "config": {"hidden_size": 8}}
+        assert runs._pretrained_names(ConfigParser(content)) == ["hub/vit"]
+        content["text"] = {"pretrained": None}
+        assert runs._pretrained_names(ConfigParser(content)) == ["hub/vit"]
+        content["text"] = {"pretrained": "hub/bert"}
+        assert runs._pretrained_names(ConfigParser(content)) == ["hub/vit", "hub/bert"]
+        content["training"][0]["pretrained"] = None
+        content["datalist"] = str(tmp_path / "missing.json")
+        Path(config).write_text(yaml.safe_dump(content), encoding="utf-8")
+        assert refused(config, **{"training#0#pretrained": require}) == "no network"
+        assert asked == [["hub/vit", "hub/bert"]]
+
+    def test_resumed_with_another_network(self, config: str, tmp_path: Path) -> None:
+        run(config, resume=True)
+        (tmp_path / "run" / "checkpoint.pt").write_bytes(b"x")
+        before = (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
+        content = {**yaml.safe_load(Path(config).read_text(encoding="utf-8")), "channels": [4, 8]}
+        Path(config).write_text(yaml.safe_dump(content), encoding="utf-8")
+        assert "cannot go on with these: channels#0 4 (before: not given)" in refused(config, resume=True)
+        assert (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8") == before
+        run(config)  # a new run may
+
+    def test_folders_are_named_by_their_keys(self, config: str, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("", encoding="utf-8")
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        for other, key in ((None, "prompt_model_dir"), ("ckpt_dir", "ckpt_dir")):
+            given = {**content, "prompt_model_dir": str(tmp_path / "file/models")}
+            if other:  # stage 2 reads the stage-1 model, perhaps from where it may not write
+                given[other] = str(tmp_path / "file/models")
+            Path(config).write_text(yaml.safe_dump(given), encoding="utf-8")
+            assert refused(config).endswith(f"name another folder with --{key}")
 
     def test_from_python(self, tmp_path: Path) -> None:
         """Without a workflow there are no overrides to refuse and no config to write."""
@@ -150,6 +193,23 @@ class TestPreparePromptMaps:
             prepare_prompt_maps(maps, self.DATASET, "error")
         assert maps.built == []
 
+    def test_another_grid(self, tmp_path: Path) -> None:
+        (tmp_path / "model.pt").write_bytes(b"x")
+        maps = Maps(tmp_path / "model.pt")
+        maps.load_model = lambda folder: SimpleNamespace(info={"image_size": [96, 48], "pixel_mm": 2.4})  # type: ignore
+        prepare_prompt_maps(maps, self.DATASET, "error", grid={"image_size": [96, 48], "pixel_mm": 2.4})
+        told = (
+            f"stage 1 in {tmp_path} was trained with image_size [96, 48], this run has [192, 96]; give both stages the "
+            'same grid (--image_size "[96, 48]"), or this one another --prompt_model_dir'
+        )
+        with pytest.raises(DataError, match=re.escape(told)):
+            prepare_prompt_maps(maps, self.DATASET, "error", grid={"image_size": [192, 96], "pixel_mm": 2.4})
+        with pytest.raises(DataError, match=r"with pixel_mm 2\.4, this run has 1.2"):
+            prepare_prompt_maps(maps, self.DATASET, "error", grid={"image_size": [96, 48], "pixel_mm": 1.2})
+        assert len(maps.built) == 1
+        maps.load_model = lambda folder: SimpleNamespace(info={})  # type: ignore[method-assign]
+        prepare_prompt_maps(maps, self.DATASET, "error", grid={"pixel_mm": 1.2})  # of a checkpoint that does not say it
+
     def test_exception(self) -> None:
         with pytest.raises(DataError, match="when_no_prompt_model must be error, pretrain or supervised, got 'skip'"):
             prepare_prompt_maps(None, self.DATASET, "skip")
@@ -208,5 +268,5 @@ class TestStage1Configs:
         monkeypatch.setenv(runs.LABEL_SERVER_CONF, "[1]")
         with pytest.raises(DataError, match="MONAI_LABEL_APP_CONF must be a JSON table"):
             runs.stage1_configs()
-        with pytest.raises(DataError, match=r"there is no config .*gone.yaml for stage 1"):
+        with pytest.raises(DataError, match=r"^stage 1: there is no config .*gone.yaml; correct its name"):
             runs.pretrain(tmp_path, ["gone.yaml"])

@@ -64,10 +64,15 @@ class Memory:
             write_whole(self.file, json.dumps(self.known, sort_keys=True))
 
 
-def stamps(path: Path) -> list[tuple[str, int, int]]:
-    """Path, size and time of a file, or of all files of a folder."""
+def stamps(path: Path) -> list[tuple[str, int, int, int]]:
+    """Path, size and times of a file, or of all files of a folder: of the last change of its content, and of any.
+
+    The first is kept by `cp -p` and `rsync -t`, which may bring other content of the same size; the second never is (on
+    Windows it is the time when the file was made).
+    """
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [(str(f.absolute()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    found = [(str(f.absolute()), f.stat()) for f in files]
+    return [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in found]
 
 
 CHECKSUMS, READERS, MANY = "checksums.json", 4, 20
@@ -91,7 +96,7 @@ def checksums(paths: Iterable[str | Path], cache_folder: str | Path | None = Non
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(_checksum, missing)
         for path, digest in zip(
-            missing, tqdm(found, "checksums", len(missing), disable=len(missing) < MANY), strict=True
+            missing, tqdm(found, "checksums", len(missing), disable=len(missing) < MANY or None), strict=True
         ):
             known[wanted[path]] = digest
     if memory and missing:
