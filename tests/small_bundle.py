@@ -18,6 +18,7 @@ CONFIG: dict[str, Any] = {
     "max_epochs": 3,
     "note": "",
     "resume": False,
+    "overwrite": False,
     "train": {"data": [], "handlers": [{"interval": 1}]},
     "training": [
         {
@@ -26,6 +27,8 @@ CONFIG: dict[str, Any] = {
             "datalist": "@datalist",
             "data": {"training": "train#data"},
             "cache_dir": "@output_dir",
+            "resume": "@resume",
+            "overwrite": "@overwrite",
         },
         "$print('trained for', @max_epochs)",
         "$print('noted', @note)",

@@ -96,7 +96,7 @@ class TestStart:
         Path(config).write_text(yaml.safe_dump(content), encoding="utf-8")
         assert "cannot go on with these: channels#0 4 (before: not given)" in refused(config, resume=True)
         assert (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8") == before
-        run(config)  # a new run may
+        run(config, overwrite=True)  # a new run may
 
     def test_folders_are_named_by_their_keys(self, config: str, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("", encoding="utf-8")
