@@ -78,7 +78,7 @@ class TestSystems:
         assert (found["token"].stage1_of, found["token"].stage2) == ("token", ())
         assert found["token"].stage1_overrides == {"loss_weights#pixel": 0.0}
         assert (found["live_maps"].stage1_of, found["live_maps"].stage2) == ("", ())
-        assert found["live_maps"].overrides == {"attention_source": "$@prompt_maps.live"}
+        assert found["live_maps"].overrides == {"attention_source": "$@prompt_maps.compute_online"}
         assert found["measured_weight"].stage2 == ("ablations/measured_weight.yaml",)
 
     def test_exception(self, configs: Path) -> None:
