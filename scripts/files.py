@@ -219,7 +219,7 @@ def write_model_files(folder: str | Path, weights: bytes, settings: Mapping[str,
     """
     folder = Path(folder)
     restore_model_files(folder)  # else these settings would take the place of those that wait for an earlier writer
-    content = {"sha256": hashlib.sha256(weights).hexdigest(), **settings}
+    content = {**settings, "sha256": hashlib.sha256(weights).hexdigest()}
     write_whole(folder / NEXT_SETTINGS, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     with whole_file(folder / WEIGHTS) as file:
         file.write(weights)

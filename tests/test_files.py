@@ -383,7 +383,7 @@ class TestModelFiles:
         return found
 
     def test_checksum_of_the_weights(self, tmp_path: Path) -> None:
-        files.write_model_files(tmp_path, b"weights", {"pixel_mm": 1.2})
+        files.write_model_files(tmp_path, b"weights", {"sha256": "of others", "pixel_mm": 1.2})
         written = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
         assert written == {"sha256": hashlib.sha256(b"weights").hexdigest(), "pixel_mm": 1.2}
         assert self.settings(tmp_path) == {"pixel_mm": 1.2}

@@ -311,6 +311,11 @@ class TestRefusals:
         for name in ("model.pt", "model.json"):
             shutil.copyfile(trained.models / name, tmp_path / name)
         damage(tmp_path / "model.pt")
+        with pytest.raises(ValueError, match=r"does not fit its model.json"):
+            checked(tmp_path / "model.pt")
+        settings = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
+        del settings["sha256"]  # settings that another program wrote
+        (tmp_path / "model.json").write_text(json.dumps(settings), encoding="utf-8")
         with pytest.raises(ValueError, match=words):
             checked(tmp_path / "model.pt")
 

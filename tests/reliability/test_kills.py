@@ -148,7 +148,8 @@ class TestStorage:
         if made.returncode:
             pytest.skip(f"no file system can be mounted here: {made.stderr.decode().strip()}")
         try:
-            job = {"overrides": {**broken_off.chain.job["overrides"], "output_dir": str(disk / "run")}}
+            there = {"output_dir": str(disk / "run"), "prompt_model_dir": str(disk / "prompt")}
+            job = {"overrides": {**broken_off.chain.job["overrides"], **there}}
             said = broken_off.fails(**job)
         finally:
             subprocess.run(["umount", str(disk)], check=True)
