@@ -22,7 +22,7 @@ COPY docs/data_license.txt docs/
 COPY configs configs
 COPY scripts scripts
 
-# training writes to models/, runs/ and cache/, inference to eval/, unless told otherwise
+# training writes to models/prompt, runs/ and cache/, inference to eval/, unless told otherwise
 RUN useradd --create-home --uid 1000 cps4 && mkdir models runs cache eval && chown cps4 . models runs cache eval
 USER 1000
 ENTRYPOINT ["python", "-m", "monai.bundle"]

@@ -49,7 +49,7 @@ format: $(READY)  ## ruff: sort imports, mend what can be mended, format
 types: $(READY)  ## mypy on scripts/, a part of lint
 	$(BIN)/mypy
 
-test: $(READY)  ## all tests but the slow ones and those for a GPU
+test: $(READY)  ## all tests but those marked slow, reliability (a sample of them runs) or gpu
 	$(BIN)/python -m pytest
 
 test-all: $(READY_EXTRAS) test-label test-oldest  ## all tests, optional packages and oldest versions too; those for a GPU skip themselves without one

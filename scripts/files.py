@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import gzip
+import hashlib
+import io
+import json
 import os
 import shutil
 import socket
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from filelock import FileLock, Timeout, lock_descriptor
 
 WINDOWS = os.name == "nt"
 PART, LOCK, UNFINISHED = ".part-", ".lock", ".unfinished"
 """Beginning of the names of what is not written yet; the lock of a run's folder; the mark of models in the making."""
+WEIGHTS, SETTINGS, NEXT_SETTINGS = "model.pt", "model.json", ".next-model.json"
+"""Files of a trained network: its weights, what describes them, and what will describe the weights that come next."""
 REASONS = {
     errno.ENOSPC: "the disk is full; free some space, or name a folder on another disk",
     errno.EDQUOT: "the quota of this user is used up; free some space, or name a folder on another disk",
@@ -81,8 +86,16 @@ def write_whole(path: str | Path, text: str) -> None:
 
 def write_nifti(path: str | Path, image: Any) -> None:
     """Write an image of nibabel as `.nii.gz`, see :func:`whole_file`; the same image gives the same bytes."""
-    with whole_file(path) as file, gzip.GzipFile("", "wb", 1, cast(Any, file), mtime=0) as packed:
+    with whole_file(path) as file:
+        file.write(nifti_bytes(image))
+
+
+def nifti_bytes(image: Any) -> bytes:
+    """Content of a `.nii.gz` file of an image of nibabel."""
+    content = io.BytesIO()
+    with gzip.GzipFile("", "wb", 1, content, mtime=0) as packed:
         image.to_stream(packed)
+    return content.getvalue()
 
 
 @contextlib.contextmanager
@@ -157,6 +170,28 @@ def lock_folder(folder: str | Path, owner: object = None) -> None:
             file.truncate()
 
 
+@contextlib.contextmanager
+def take_turns(lock: str | Path) -> Iterator[None]:
+    """Do something while no other process that names the same lock does; waits for its turn.
+
+    Raises:
+        StorageError: the lock cannot be written.
+    """
+    lock = Path(lock)
+    turn = FileLock(lock, fallback_to_soft=False)
+    with as_storage_error(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            turn.acquire()
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+    try:
+        yield
+    finally:
+        turn.release()
+
+
 def _holder(lock: Path) -> str:
     """Who wrote its name into a lock."""
     try:
@@ -165,6 +200,82 @@ def _holder(lock: Path) -> str:
             return file.read(200).decode(errors="replace") or "another process"
     except OSError:
         return "another process"  # it has just let go
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_model_files(folder: str | Path, weights: bytes, settings: Mapping[str, Any]) -> None:
+    """Write `model.pt`, and `model.json` with its SHA-256, so that a pair can be told whole from mixed.
+
+    The new settings wait under another name while the weights are replaced: killed in between, a run leaves new weights
+    whose settings are beside them, and `model_settings` finds these.
+
+    Raises:
+        StorageError: a file cannot be written.
+    """
+    folder = Path(folder)
+    restore_model_files(folder)  # else these settings would take the place of those that wait for an earlier writer
+    content = {"sha256": hashlib.sha256(weights).hexdigest(), **settings}
+    write_whole(folder / NEXT_SETTINGS, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    with whole_file(folder / WEIGHTS) as file:
+        file.write(weights)
+    restore_model_files(folder)
+
+
+def restore_model_files(folder: str | Path) -> None:
+    """Bring a pair that a killed writer left to its end: weights and settings are then both the old, or both the new.
+
+    For the one that writes to the folder; to read, :func:`model_settings` needs no restoring.
+    """
+    waiting = Path(folder) / NEXT_SETTINGS
+    if not waiting.is_file():
+        return
+    with as_storage_error(waiting):
+        if _settings_of(waiting).get("sha256") == _weights_sha256(Path(folder)):
+            os.replace(waiting, Path(folder) / SETTINGS)
+            _sync(Path(folder))
+        else:
+            waiting.unlink()
+
+
+def model_settings(folder: str | Path) -> dict[str, Any] | None:
+    """Settings of the weights in a folder, without the checksum; None if there are none.
+
+    Settings without a checksum, of other programs, are taken as they are, and so are settings alone.
+
+    Raises:
+        FileError: they are damaged, or not of these weights.
+    """
+    folder = Path(folder)
+    for _ in range(2):  # again: a training may have been between its two files
+        digest = _weights_sha256(folder)
+        for name in (NEXT_SETTINGS, SETTINGS):
+            if (folder / name).is_file():
+                settings = _settings_of(folder / name)
+                written_with = settings.pop("sha256", None if name == SETTINGS else "")
+                if written_with == digest or (name == SETTINGS and None in (written_with, digest)):
+                    return settings
+    if not (folder / SETTINGS).is_file():
+        return None
+    raise FileError(
+        f"{folder / WEIGHTS} does not fit its {SETTINGS} (its SHA-256 is another), or is damaged: copy both again, or "
+        "train again"
+    )
+
+
+def _weights_sha256(folder: Path) -> str | None:
+    return sha256(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else None
+
+
+def _settings_of(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise FileError(f"{file} is damaged ({error}); copy it again, or train again") from error
 
 
 def mark_unfinished(folder: str | Path, unfinished: bool) -> None:

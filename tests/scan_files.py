@@ -25,9 +25,18 @@ def itk_image(itk, array: np.ndarray, affine: np.ndarray):
 
 
 def write_dicom(
-    itk, array: np.ndarray, affine: np.ndarray, folder: Path, *, number: int = 7, description: str = ""
+    itk,
+    array: np.ndarray,
+    affine: np.ndarray,
+    folder: Path,
+    *,
+    number: int = 7,
+    series: int | None = None,
+    study: str = "1.2.826.0.1",
+    description: str = "",
 ) -> None:
-    """A DICOM series with a file for each slice of the third axis."""
+    """A DICOM series with a file for each slice of the third axis; `series` stands for `number` in the series' ids."""
+    series = number if series is None else series
     folder.mkdir(exist_ok=True)
     direction, spacing, origin = lps(affine)
     io = itk.GDCMImageIO.New()
@@ -37,9 +46,9 @@ def write_dicom(
         image = itk_image(itk, array[:, :, z : z + 1], affine)
         image.SetOrigin(position.tolist())
         header = {
-            **{"0008|0008": "ORIGINAL\\PRIMARY\\M", "0008|0018": f"1.2.826.0.1.{number}.{z + 1}", "0008|0060": "MR"},
-            **{"0020|000d": "1.2.826.0.1", "0020|000e": f"1.2.826.0.1.{number}", "0020|0013": str(z + 1)},
-            **{"0008|103e": description, "0020|0011": str(number), "0020|0052": "1.2.826.0.1.99"},
+            **{"0008|0008": "ORIGINAL\\PRIMARY\\M", "0008|0018": f"{study}.{number}.{z + 1}", "0008|0060": "MR"},
+            **{"0020|000d": study, "0020|000e": f"{study}.{series}", "0020|0013": str(z + 1)},
+            **{"0008|103e": description, "0020|0011": str(series), "0020|0052": "1.2.826.0.1.99"},
             **{"0010|0010": "Doe^Jane", "0010|0020": "MRN4711"},
             "0020|0032": "\\".join(f"{p:.6f}" for p in position),
             "0020|0037": "\\".join(f"{d:g}" for d in (*direction[:, 0], *direction[:, 1])),

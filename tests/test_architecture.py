@@ -36,7 +36,7 @@ TABLE = {
     "networks": ("labels files ops", f"{MONAI} transformers huggingface_hub onnxruntime"),
     "methods": ("labels ops", TORCH),
     "phantom": ("labels files", "numpy scipy nibabel tqdm"),
-    "report": ("labels files", "numpy matplotlib nibabel"),
+    "report": ("labels files", "numpy matplotlib nibabel tabulate"),
     "data": ("labels files ops", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
     "evaluation": ("labels files report", f"{MONAI} ignite nibabel scipy tqdm"),
     "bundle": ("labels files data", f"{TORCH} monai"),
@@ -49,7 +49,8 @@ TABLE = {
     "info": ("labels", ""),
     "tools": (
         "labels files ops networks phantom data bundle training report __main__",
-        f"{MONAI} ignite nibabel itk scipy skimage matplotlib tqdm yaml nbclient nbformat filelock",
+        f"{MONAI} ignite nibabel itk scipy skimage pandas jinja2 markupsafe matplotlib tqdm yaml nbclient nbformat "
+        "filelock",
     ),
     "__main__": ("", ""),  # imports the one command that is asked for by its name
 }

@@ -217,5 +217,5 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> 
 def _machine_problem(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return MACHINE[r"can't allocate memory|out of memory"]
-    said = str(error) if isinstance(error, RuntimeError) else ""
-    return next((told for pattern, told in MACHINE.items() if re.search(pattern, said)), None)
+    text = str(error) if isinstance(error, RuntimeError) else ""
+    return next((message for pattern, message in MACHINE.items() if re.search(pattern, text)), None)

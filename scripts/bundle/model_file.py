@@ -1,18 +1,16 @@
-"""Model file: weights (`model.pt`) and training settings (`model.json`), written atomically."""
+"""Model file: weights (`model.pt`) and training settings (`model.json`), a pair by the checksum in the settings."""
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..files import FileError, whole_file, write_whole
+from ..files import SETTINGS, WEIGHTS, FileError, model_settings, whole_file, write_model_files
 from ..labels import ClassTable
-
-WEIGHTS, SETTINGS = "model.pt", "model.json"
 
 
 def save_atomically(state: Any, path: Path) -> None:
@@ -21,36 +19,38 @@ def save_atomically(state: Any, path: Path) -> None:
         torch.save(state, file)
 
 
-def load_tensors(path: Path, mend: str) -> Any:
+def load_tensors(path: Path, advice: str) -> Any:
     """Load tensors and plain values on the CPU (`weights_only`, so that no code of the file runs).
 
     Raises:
-        FileError: the file is damaged or holds other objects; the message ends with `mend`, what the user can do.
+        FileError: the file is damaged or holds other objects; the message ends with `advice`, what the user can do.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of several kinds
-        raise FileError(f"{path} cannot be read, it is damaged or holds more than weights; {mend}") from error
+        raise FileError(f"{path} cannot be read, it is damaged or holds more than weights; {advice}") from error
 
 
 def write_model(network: torch.nn.Module, folder: str | Path, settings: dict[str, Any]) -> None:
-    """Write settings (network, grid, classes; callables are called now) and the state dict, each file atomically."""
+    """Write the state dict and its settings (network, grid, classes; callables are called now) as a pair."""
     settings = {name: value() if callable(value) else value for name, value in settings.items()}
-    folder = Path(folder)
-    write_whole(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
-    save_atomically({name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}, folder / WEIGHTS)
+    content = io.BytesIO()
+    torch.save({name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}, content)
+    write_model_files(folder, content.getvalue(), settings)
 
 
 def load_weights(path: str | Path | None, networks: Sequence[torch.nn.Module]) -> None:
     """Warm start: load a file of `write_model` into every network; nothing if there is no path.
 
     Raises:
-        ValueError: the file is missing or belongs to another network.
+        ValueError: the file is missing, of another network, or not the one that the settings beside it are of.
     """
     if not path:
         return
     if not Path(path).is_file():
         raise ValueError(f"there are no weights {path}; correct --warm_start or leave it out")
+    if Path(path).name == WEIGHTS:
+        model_settings(Path(path).parent)
     state = load_tensors(Path(path), "name the weights that training wrote")
     for network in networks:
         try:
@@ -68,20 +68,17 @@ def trained_settings(folder: str | Path, class_table: str | Path | None = None, 
     """Training settings of the weights in `folder`, with `defaults` for missing ones.
 
     Raises:
-        ValueError: the file is damaged, or the weights belong to other classes than the class table's.
+        ValueError: the files are damaged or no pair, or the weights belong to other classes than the class table's.
     """
-    file = Path(folder) / SETTINGS
-    if not file.is_file():
+    found = model_settings(folder)
+    if found is None:
         return defaults
-    try:
-        settings = {**defaults, **json.loads(file.read_text(encoding="utf-8"))}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); copy it again, or train again") from error
+    settings = {**defaults, **found}
     names = list(ClassTable.load(class_table).names)
     trained = settings.get("classes", settings.get("class_names", names))  # the latter in a stage-1 checkpoint
     if trained != names:
         raise ValueError(
-            f"{file} was trained for the classes {', '.join(trained)}, the class table has "
+            f"{Path(folder) / SETTINGS} was trained for the classes {', '.join(trained)}, the class table has "
             f"{', '.join(names)}; use the class table it was trained with, or train again"
         )
     return settings

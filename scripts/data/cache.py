@@ -94,7 +94,7 @@ class SliceDataset(Dataset[dict[str, Any]]):
         data: entries with `image` and optional `label` and `unlabelled_classes`.
         cache: disk cache; volumes are preprocessed at first access, not at construction.
         num_classes: N, background included.
-        prompt_maps: cache of attention maps (`scripts.data.prompt_maps`), or None.
+        prompt_maps: cache of attention maps (`scripts.data.attention_map_cache`), or None.
 
     An item holds `image` (1, H, W) float32, `is_unlabelled` (N,) bool, its `index`, `label` (1, H, W) uint8 where the
     entry has one, and with `prompt_maps` also `attention_maps` (N, h, w) float32 and `thresholds` (N,) float32.

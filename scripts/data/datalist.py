@@ -102,8 +102,8 @@ def _label_map(path: Path, source: Any, table: ClassTable) -> tuple[str | dict[s
     try:
         return plain, LabelMap.load(source, table)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        mend = 'name one of those, or a JSON file with {"map": {"1": "S", ...}}'
-        raise DataError(f'{path}: "label_map" cannot be used ({error}); {mend}') from error
+        advice = 'name one of those, or a JSON file with {"map": {"1": "S", ...}}'
+        raise DataError(f'{path}: "label_map" cannot be used ({error}); {advice}') from error
 
 
 def _entry(

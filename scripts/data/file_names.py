@@ -5,16 +5,20 @@ A word is a whole word: "mask_1" and "case 1 seg" are labels, the patient folder
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
 LABEL_FOLDERS = frozenset(("labels", "masks", "segs", "segmentations", "annotations"))
 """Words with which a folder of labels may begin ("labels_by_anna"); with any of `LABEL_WORDS` it may end."""
 LABEL_WORDS = LABEL_FOLDERS | {"mask", "msk", "label", "seg", "segmentation", "dseg", "gt", "annotation", "groundtruth"}
-IMAGE_WORDS = frozenset(("image", "images", "img", "imgs", "mr", "mri", "scan", "scans", "0000", "input", "rawdata"))
+CHANNEL = "0000"
+"""What nnU-Net puts behind the name of a case for its first channel."""
+IMAGE_WORDS = frozenset(("image", "images", "img", "imgs", "mr", "mri", "scan", "scans", "input", "rawdata", CHANNEL))
 QUALIFIERS = frozenset(("manual", "final", "original", "corrected", "auto", "edited", "reviewed", "v1", "v2"))
 """Words that may follow a label's: "_seg-manual", "labels/final"."""
 DERIVED_ENTITIES = frozenset(("space", "desc", "res", "den", "atlas", *LABEL_WORDS))
@@ -128,9 +132,15 @@ def role(path: Path, root: Path) -> str:
     return "neither scan nor label of a folder derivatives" if "derived" in inside else "scan"
 
 
-def is_label(path: Path, root: Path) -> bool:
-    """True for what is no scan by its name or by its folders below `root`: a label, or a program's other outputs."""
-    return role(path, root) != "scan"
+def scans_among(files: Iterable[Path], root: Path) -> list[Path]:
+    """The files that are scans by their names; that others are passed over is logged."""
+    roles = {path: role(path, root) for path in files}
+    left = [path.relative_to(root).as_posix() for path, what in roles.items() if what != "scan"]
+    if left:
+        more = f" and {len(left) - 3} more" if len(left) > 3 else ""
+        text = "%s: passed over, labels or other outputs by their names: %s%s"
+        logging.getLogger(__name__).info(text, root, ", ".join(left[:3]), more)
+    return [path for path, what in roles.items() if what == "scan"]
 
 
 def place(path: Path, root: Path) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .datalist import DataError
+from .output_folder import OutputFolder
 from .scans import find_scans
-from .transforms import label_map_path
+from .transforms import LABEL_MAP, file_stem
 
 
 class EndlessBatches(Sampler[list[int]]):
@@ -145,7 +146,7 @@ def own_share_first(items: Sequence[Item]) -> list[Item]:
 
 
 def scans_to_label(
-    folder: str | Path | None, output_dir: str | Path, rank: int = 0, ranks: int = 1, sequence: str = "t2"
+    folder: str | Path | None, outputs: OutputFolder, rank: int = 0, ranks: int = 1, sequence: str = "t2"
 ) -> list[dict[str, Any]]:
     """One process's share of the scans below a folder, without those that have a label map already.
 
@@ -153,13 +154,13 @@ def scans_to_label(
 
     Args:
         folder: see `scripts.data.scans.find_scans`.
-        output_dir: folder of the label maps.
+        outputs: folder of the label maps.
         rank: of this process.
         ranks: number of processes.
         sequence: of DICOM series, see `scripts.data.scans.find_scans`.
 
     Raises:
-        DataError: see `scripts.data.scans.find_scans`.
+        DataError: see `scripts.data.scans.find_scans`; or the label map of a scan's name was made from another scan.
     """
     own = find_scans(folder, sequence)[rank::ranks]
-    return [scan for scan in own if not label_map_path(output_dir, scan["case"]).is_file()]
+    return [scan for scan in own if not outputs.holds(file_stem(scan["case"]) + LABEL_MAP, scan["image"])]

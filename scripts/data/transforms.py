@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from monai.data import MetaTensor, NibabelWriter
 from monai.transforms import InvertibleTransform, MapTransform, SaveImaged, Spacingd, Transform
 from monai.utils import TraceKeys, convert_to_tensor
 
-from ..files import write_nifti
+from ..files import nifti_bytes
 from ..labels import ClassTable, LabelMap
 from ..ops.resampling import resampled_top_class
+from .output_folder import OutputFolder
 
+LABEL_MAP = "_seg.nii.gz"
+"""Ending of the files of label maps."""
 STRAIGHT = 1e-4
 """Tolerance for parallel axes of two grids: a twentieth of a pixel along 512 pixels."""
 
@@ -155,15 +159,15 @@ class MapLabelValuesd(MapTransform):
 
 
 class SaveLabelMapd(SaveImaged):
-    """Write label maps as `<output_dir>/<case>_seg.nii.gz`, uint8, atomically, in their own grid.
+    """Write label maps as `<case>_seg.nii.gz` to the folder of results, uint8, in their own grid.
 
     MONAI's `SaveImaged` names the output by the input file, which may not be unique, and cannot write a single
     sagittal slice (X, Y). This is a subclass because MONAI Label removes `SaveImaged`.
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str | Path) -> None:
-        super().__init__(keys, output_dir=output_dir, print_log=False)
-        self.output_dir = Path(output_dir)
+    def __init__(self, keys: KeysCollection, outputs: OutputFolder) -> None:
+        super().__init__(keys, output_dir=outputs.folder, print_log=False)
+        self.outputs = outputs
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write every key and return the data unchanged."""
@@ -174,19 +178,25 @@ class SaveLabelMapd(SaveImaged):
             for set_form in (image.set_sform, image.set_qform):
                 set_form(image.affine, code=1)
             image.header.set_xyzt_units("mm")
-            write_nifti(label_map_path(self.output_dir, result_name(data, label_map)), image)
+            name = f"{result_name(data, label_map)}{LABEL_MAP}"
+            self.outputs.write(name, nifti_bytes(image), source_of(label_map))
         return dict(data)
 
 
 def result_name(item: Mapping[Any, Any], volume: MetaTensor) -> str:
     """File name of a result: the entry's `case`, else the name of the file or folder that the volume was read from."""
-    name = item.get("case") or scan_name(str(volume.meta.get("filename_or_obj", "scan")))
+    return file_stem(item.get("case") or scan_name(str(volume.meta.get("filename_or_obj", "scan"))))
+
+
+def file_stem(name: str) -> str:
+    """A scan's name as the files of its results begin."""
     return str(name).replace("/", "_")
 
 
-def label_map_path(folder: str | Path, name: str) -> Path:
-    """File of the label map of a scan."""
-    return Path(folder) / f"{name.replace('/', '_')}_seg.nii.gz"
+def source_of(volume: Any) -> str:
+    """Absolute path of the file or folder that a volume was read from; "" if it was not."""
+    path = getattr(volume, "meta", {}).get("filename_or_obj", "")
+    return os.path.abspath(str(path)) if path else ""
 
 
 def scan_name(path: str) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -108,8 +108,8 @@ class CaseScores:
         others = {v: self._summary_of(list(cases.values())) for v, cases in self.scores.items() if v != "raw"}
         return self._summary_of(list(self.scores["raw"].values())) | others
 
-    def write(self, output_dir: str | Path) -> Path:
-        """Write summary.json, per_case.csv and per_case_<variant>.csv, each atomically.
+    def write(self, output_dir: str | Path, write: Callable[[Path, str], Any] = write_whole) -> Path:
+        """Write summary.json, per_case.csv and per_case_<variant>.csv by `write`, each atomically.
 
         Returns:
             The path of summary.json.
@@ -119,8 +119,8 @@ class CaseScores:
         folder.mkdir(parents=True, exist_ok=True)
         for variant, cases in self.scores.items():
             name = "per_case.csv" if variant == "raw" else f"per_case_{variant}.csv"
-            write_whole(folder / name, _as_csv(cases))
-        write_whole(folder / "summary.json", json.dumps(_without_nan(summary), indent=1) + "\n")
+            write(folder / name, _as_csv(cases))
+        write(folder / "summary.json", json.dumps(_without_nan(summary), indent=1) + "\n")
         return folder / "summary.json"
 
     def _summary_of(self, cases: list[CaseScore]) -> dict[str, Any]:

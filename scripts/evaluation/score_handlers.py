@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.handlers import IgniteMetricHandler
 
+from ..files import write_whole
 from ..labels import ClassTable
 from ..report.tables import summary_table
 from .cases import CaseScores
@@ -34,6 +35,7 @@ class ScoreWriter:
         table: class table; None is the bundle's own.
         variants: variant -> key of its label map in the output; missing keys are skipped.
         distances: whether to compute HD95 and ASSD, which is slower.
+        write: `write(path, text)` writes a file.
     """
 
     def __init__(
@@ -43,8 +45,9 @@ class ScoreWriter:
         variants: Mapping[str, str] | None = None,
         *,
         distances: bool = True,
+        write: Callable[[Path, str], Any] = write_whole,
     ) -> None:
-        self.output_dir = Path(output_dir)
+        self.output_dir, self.write = Path(output_dir), write
         self.make_scores: Callable[[], CaseScores] = lambda: CaseScores(table, distances=distances)
         self.scores = self.make_scores()
         self.variants = dict(variants or {"raw": "pred"})
@@ -80,7 +83,7 @@ class ScoreWriter:
         """Gather the scores; the first process writes them and logs a table."""
         self.scores.gather()
         if idist.get_rank() == 0:
-            path = self.scores.write(self.output_dir)
+            path = self.scores.write(self.output_dir, self.write)
             logger.info("Scores of %s:\n%s", path, summary_table(json.loads(path.read_text(encoding="utf-8"))))
 
 

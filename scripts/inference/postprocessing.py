@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,9 @@ from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform
 from monai.utils import convert_to_tensor
 
 from ..data.check.grid import grid_of
-from ..data.training_ranges import domain_shift
-from ..data.transforms import InPlaneSpacingd, result_name
-from ..files import write_whole
+from ..data.domain_shift import domain_shift
+from ..data.output_folder import OutputFolder
+from ..data.transforms import InPlaneSpacingd, result_name, source_of
 from ..labels import ClassTable
 from ..ops.levels.report import level_report
 
@@ -63,7 +62,7 @@ class DetectDomainShiftd(MapTransform):
     Args:
         keys: predictions (N or 2N, H, W, S), raw logits first.
         image_key: preprocessed scan (1, H, W, S) with meta data.
-        training_ranges: value of `scripts.data.training_ranges.TrainingRanges`; None for no check.
+        training_ranges: value of `scripts.data.domain_shift.TrainingRanges`; None for no check.
         table: the classes.
     """
 
@@ -129,25 +128,26 @@ class LevelReportd(MapTransform):
 
 
 class SaveLevelReportd(SaveImaged):
-    """Write the report of `LevelReportd` as `<output_dir>/<case>_levels.json`; leaves the data unchanged.
+    """Write the report of `LevelReportd`, and the scan's path as its `source`, as `<case>_levels.json`.
 
     A subclass of `SaveImaged`, because MONAI Label removes those.
 
     Args:
         keys: predictions.
-        output_dir: folder of the label maps.
+        outputs: folder of the label maps.
         result_key: see `LevelReportd`.
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str | Path, result_key: str = "result") -> None:
-        super().__init__(keys, output_dir=output_dir, print_log=False)
-        self.output_dir, self.result_key = Path(output_dir), result_key
+    def __init__(self, keys: KeysCollection, outputs: OutputFolder, result_key: str = "result") -> None:
+        super().__init__(keys, output_dir=outputs.folder, print_log=False)
+        self.outputs, self.result_key = outputs, result_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the file and return the data."""
+        """Write the file and return the data unchanged."""
         for key in self.key_iterator(data):
-            path = self.output_dir / f"{result_name(data, data[key])}_levels.json"
-            write_whole(path, json.dumps(data[self.result_key], indent=1) + "\n")
+            source = source_of(data[key])
+            text = json.dumps({"source": source, **data[self.result_key]}, indent=1) + "\n"
+            self.outputs.write(f"{result_name(data, data[key])}_levels.json", text.encode(), source)
         return dict(data)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,21 @@ from ..bundle.command_line import (
 )
 from ..bundle.model_file import check_weights, trained_settings
 from ..data.check.command import check_datalist, check_scans
-from ..data.datalist import DataError, Problem, errors, raise_problems
+from ..data.datalist import DataError, Problem, errors, load_datalist, raise_problems
 from ..data.dicom.seg import import_highdicom
-from ..files import write_whole
+from ..data.output_folder import OutputFolder
+from ..data.transforms import file_stem, scan_name
 from ..labels import ClassTable
 
+FILES = ("image", "label", "hidden_label")
+"""Keys of the files that an entry of a datalist names."""
 LONGEST_WAIT = timedelta(days=7)
 MAX_NAME_BYTES = 230
 """File systems take 255, and results have endings."""
 
 
 def start_inference(
-    output_dir: str | Path,
+    outputs: OutputFolder,
     ckpt_path: str | Path,
     data: str,
     class_table: str | Path | None = None,
@@ -45,13 +48,13 @@ def start_inference(
     input_dir: str = "",
     dicom_seg: bool = False,
 ) -> list[Problem]:
-    """Check overrides and weights, exclude faulty scans, write the label names.
+    """Check overrides and weights, exclude faulty scans, refuse to replace files, write the label names.
 
     Faulty scans are logged and removed in place from the list that the data set reads. If label maps are to be scored,
     a faulty scan stops the run instead.
 
     Args:
-        output_dir: folder of the label maps; gets `labels.json` and the colour table of 3D Slicer, `colours.ctbl`.
+        outputs: folder of the label maps; gets `labels.json` and the colour table of 3D Slicer, `colours.ctbl`.
         ckpt_path: weights of the network.
         data: config id of the entries of the scans.
         class_table: JSON file of the class table; None is the bundle's own.
@@ -67,7 +70,7 @@ def start_inference(
 
     Raises:
         DataError: an override without effect, missing weights or weights for other classes, no package for DICOM SEG,
-            no usable scan, or, for scoring, any error.
+            no usable scan, files in the folder that may not be replaced, or, for scoring, any error.
     """
     show_data_errors_without_traceback()
     check_overrides()
@@ -88,11 +91,30 @@ def start_inference(
     if not entries and not input_dir:
         raise DataError("no scans were given; add --input_dir FOLDER (for evaluating: --datalist D.json)")
     excluded = [] if datalist else _exclude_faulty(entries, keep_on=bool(input_dir))
-    table, folder = ClassTable.load(class_table), Path(output_dir)
-    write_whole(folder / "labels.json", json.dumps(table.channel_def(), indent=1) + "\n")
+    table = ClassTable.load(class_table)
     rows = [f"{c.id} {c.name} {' '.join(map(str, c.colour))} {255 if c.id else 0}" for c in table.classes]
-    write_whole(folder / "colours.ctbl", "\n".join(rows) + "\n")
+    texts = {"labels.json": json.dumps(table.channel_def(), indent=1) + "\n", "colours.ctbl": "\n".join(rows) + "\n"}
+    listed = load_datalist(datalist, class_table=class_table).sections.values() if datalist else [entries]
+    read = [entry[key] for found in listed for entry in found for key in FILES if key in entry]
+    outputs.refuse(names_of_results(entries), texts, read)
+    for name, text in texts.items():
+        outputs.write_text(outputs.folder / name, text)
     return excluded
+
+
+def names_of_results(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Name with which the results of a scan begin -> its path.
+
+    Raises:
+        DataError: two scans have the same.
+    """
+    names: dict[str, str] = {}
+    for entry in entries:
+        name, path = file_stem(entry.get("case") or scan_name(entry["image"])), str(entry["image"])
+        if name in names:
+            raise DataError(f"{names[name]} and {path} have the same name, {name}; give each a `case` of its own")
+        names[name] = path
+    return names
 
 
 def finish_inference(excluded: Sequence[Problem], ranks: int = 1) -> None:
@@ -137,8 +159,8 @@ def _exclude_faulty(entries: list[dict[str, Any]], keep_on: bool) -> list[Proble
     found = check_scans([entry["image"] for entry in entries])
     for entry, of_scan in zip(entries, found, strict=True):
         if len(str(entry.get("case", "")).encode(errors="replace")) > MAX_NAME_BYTES:
-            mend = f"its results' names are made of it, which may have {MAX_NAME_BYTES} bytes; rename it"
-            of_scan.append(Problem(entry["image"], f"has too long a name: {mend}"))
+            advice = f"its results' names are made of it, which may have {MAX_NAME_BYTES} bytes; rename it"
+            of_scan.append(Problem(entry["image"], f"has too long a name: {advice}"))
     problems = [problem for of_scan in found for problem in of_scan]
     excluded = errors(problems)
     good = [entry for entry, of_scan in zip(entries, found, strict=True) if not errors(of_scan)]

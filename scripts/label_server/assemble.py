@@ -16,14 +16,16 @@ from monai.bundle import ConfigParser
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 NAME = "spine_mri_cps4_segmentation"
+SERVER_KEYS = {"ckpt_dir": "$@bundle_root + '/models'", "overwrite": True}
+"""Keys of `train.yaml`: MONAI Label looks for the network in `models/`, and trains into the same folders."""
 PARTS = ("configs", "scripts", "LICENSE", "metadata.json")
 
 
 def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str | Path | None = None) -> Path:
     """Make the app folder: MONAI Label's monaibundle app, the additions of `app.py`, and a copy of the bundle.
 
-    MONAI Label reads `configs/train.yaml` only, so overlays are merged into the copy. An existing folder is updated;
-    its weights and caches are kept.
+    MONAI Label reads `configs/train.yaml` only, so overlays are merged into the copy, and what a server needs:
+    training replaces `models/model.pt`, time and again. An existing folder is updated; its weights and caches are kept.
 
     Args:
         app: the folder; MONAI Label has to be installed in this Python.
@@ -54,11 +56,10 @@ def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str |
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    if overlays:
-        merged = ConfigParser.load_config_files([str(file) for file in files])
-        header = f"# train.yaml with {', '.join(map(str, overlays))}, merged by `python -m scripts label_app`\n"
-        text = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
-        (bundle / "configs" / "train.yaml").write_text(header + text, encoding="utf-8")
+    merged = {**ConfigParser.load_config_files([str(file) for file in files]), **SERVER_KEYS}
+    header = f"# {', '.join(['train.yaml', *map(str, overlays)])}, merged by `python -m scripts label_app`\n"
+    text = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
+    (bundle / "configs" / "train.yaml").write_text(header + text, encoding="utf-8")
     if models is not None:
         shutil.copytree(models, bundle / "models", dirs_exist_ok=True)
     return bundle

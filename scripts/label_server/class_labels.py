@@ -77,10 +77,10 @@ class ClassIdMixin:
 
     def _ids_of(self, label_info: Any) -> dict[int, int]:
         """Value -> class id."""
-        told = [row for row in label_info or () if "idx" in row]
-        if not told:
+        rows = [row for row in label_info or () if "idx" in row]
+        if not rows:
             return {number: number for number in range(len(self.classes))}
-        return {int(row["idx"]): self.id_of(str(row.get("name", ""))) for row in told}
+        return {int(row["idx"]): self.id_of(str(row.get("name", ""))) for row in rows}
 
     def id_of(self, name: str) -> int:
         """Id of the class of that name, ignoring case; 0 for none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import json
+import io
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import whole_file, write_whole
+from ..files import SETTINGS, WEIGHTS, model_settings, write_model_files, write_whole
 from ..ops.batch_norm import STATISTICS, batch_norm_statistics
 from .encoders import VisionEncoder, build_vision_encoder
 from .vision_language import PromptAttention, VisionLanguageModel
 
-WEIGHTS, DESCRIPTION, VOCABULARY = "model.pt", "model.json", "vocab.txt"
-"""Names of the files of a checkpoint."""
+VOCABULARY = "vocab.txt"
+"""File of a checkpoint beside weights and settings."""
 
 
 class PromptModel(PromptAttention):
@@ -128,7 +128,7 @@ def save_prompt_model(
     trained_classes: Sequence[int],
     extra: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a stage-1 checkpoint, each file atomically; return the path of the weights.
+    """Write a stage-1 checkpoint, weights and settings as a pair; return the path of the weights.
 
     The files are `model.pt` (tensors only), `model.json`, and `vocab.txt` for a vocabulary built from the prompts.
 
@@ -142,12 +142,11 @@ def save_prompt_model(
     folder = Path(folder)
     frozen = freeze_prompt_model(model, class_names, trained_classes)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in frozen.state_dict().items()}
-    text = json.dumps({**(extra or {}), **frozen.info}, indent=1, ensure_ascii=False)
+    content = io.BytesIO()
+    torch.save(state, content)
     if model.text.vocabulary:
         write_whole(folder / VOCABULARY, "\n".join([*model.text.vocabulary, ""]))
-    with whole_file(folder / WEIGHTS) as file:
-        torch.save(state, file)
-    write_whole(folder / DESCRIPTION, f"{text}\n")
+    write_model_files(folder, content.getvalue(), {**(extra or {}), **frozen.info})
     return folder / WEIGHTS
 
 
@@ -166,10 +165,10 @@ def load_prompt_model(
         ValueError: the checkpoint is for other classes, or its two files do not belong together.
     """
     folder = Path(folder)
-    missing = [name for name in (WEIGHTS, DESCRIPTION) if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"no stage-1 checkpoint in {folder} ({missing[0]} is missing): train stage 1 first")
-    info = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    info = model_settings(folder) if (folder / WEIGHTS).is_file() else None
+    if info is None:
+        missing = SETTINGS if (folder / WEIGHTS).is_file() else WEIGHTS
+        raise FileNotFoundError(f"no stage-1 checkpoint in {folder} ({missing} is missing): train stage 1 first")
     if class_names is not None and list(class_names) != info["class_names"]:
         raise ValueError(
             f"the stage-1 checkpoint in {folder} names other classes ({', '.join(info['class_names'])}) than asked for "
@@ -181,7 +180,7 @@ def load_prompt_model(
         model.load_state_dict(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises errors of several kinds for a damaged file
         raise ValueError(
-            f"{folder / WEIGHTS} does not fit its {DESCRIPTION} (written with transformers "
+            f"{folder / WEIGHTS} does not fit its {SETTINGS} (written with transformers "
             f"{info['transformers']}, here {_transformers_version()}), or is damaged: train stage 1 again"
         ) from error
     return model

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..labels import ClassTable
-from .drawing import INK, LINES, MUTED, new_figure, save
+from .figure_style import INK, LINES, MUTED, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..labels import ClassTable
-from .drawing import INK, LARGEST, MUTED, colours, grey, new_figure, painted, save, show, window_around, write_names
+from .figure_style import (
+    INK,
+    LARGEST,
+    MUTED,
+    colours,
+    grey,
+    new_figure,
+    painted,
+    save,
+    show,
+    window_around,
+    write_names,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,7 +34,7 @@ PANEL_WIDTH = 2.4
 STRIP_WIDTH = 8.6
 """Inches of a picture that fills the width of a page, where its smallest letters are then still 8 points."""
 GREYS = 31
-"""Steps between black and white in a picture of many panels: half the bytes of 255, and nobody sees it."""
+"""Steps between black and white in a picture of many panels: half the bytes of 255, without a visible difference."""
 SMALLEST = 1e-12
 """Divisor in the place of the maximum or the sum of a map that is zero everywhere."""
 

@@ -1,9 +1,10 @@
-"""A JSON file of figures that several benchmarks write, each its own."""
+"""Read and write the JSON file of figures that several benchmarks share."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,26 @@ RELIABILITY = BUNDLE_ROOT / "docs" / "results" / "reliability.json"
 
 
 def read_figures(path: Path) -> dict[str, Any]:
-    """The figures that a file holds; none without a file."""
+    """Read the figures; none without a file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def add_figures(path: Path, figures: Mapping[str, Any]) -> None:
-    """Put figures into a file beside those that others have written there, each row of a list on a line of its own."""
+    """Add figures to a file, or replace those of the same names; each row of a list gets its own line."""
     content = {**read_figures(path), **figures}
     entries = [f"{json.dumps(name)}: {_text(value)}" for name, value in content.items()]
     write_whole(path, "{\n" + ",\n".join(entries) + "\n}\n")
+
+
+def replace_rows(rows: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    """Put new rows in the place of those with the same values of some keys, or at the end."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for source in (rows, new):
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in source:
+            found[json.dumps([row[key] for key in keys])].append(row)
+        groups |= found
+    return [row for group in groups.values() for row in group]
 
 
 def _text(value: Any) -> str:

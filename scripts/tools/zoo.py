@@ -16,7 +16,8 @@ from urllib.parse import urlparse
 import yaml
 
 from ..bundle.launch import BUNDLE_ROOT
-from ..bundle.model_file import SETTINGS, WEIGHTS, load_weights, trained_settings
+from ..bundle.model_file import load_weights, trained_settings
+from ..files import SETTINGS, WEIGHTS
 from .needed_files import needed_files, say_where
 
 NAME = "spine_mri_cps4_segmentation"
@@ -26,7 +27,7 @@ DOCUMENTS = (".md", ".yaml", ".json", ".txt")
 NOT_SAID = "Its maker did not say which data they were trained on."
 UNPUBLISHED = {
     "docs/README.md": (
-        "**Weights are not published.** `models/` is empty in a fresh copy; the commands below fill it.",
+        "**Weights are not published.** The commands below make them.",
         f"**Weights** are fetched from the address in `{LARGE_FILES}`. {{trained_on}}\n\n"
         'This folder holds what runs. Pages and commands "of the project" are in the repository that it was made from.',
     ),

@@ -16,7 +16,7 @@ from monai.data.utils import affine_to_spacing
 from monai.transforms import LoadImage, Orientation
 from torch import Tensor
 
-from ..data.prompt_maps import PromptMaps
+from ..data.attention_map_cache import PromptMaps
 from ..data.transforms import result_name
 from ..labels import ClassTable
 from ..ops.batch_norm import batch_norm_statistics

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ..bundle.record import has_datalist
+from ..bundle.run_record import has_datalist
 from ..data.cache import MAPS, SliceDataset, VolumeDataset, open_array
 from ..data.datalist import DataError
 from ..evaluation.metrics import mean_dice

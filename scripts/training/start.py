@@ -25,11 +25,12 @@ from ..bundle.command_line import (
     show_data_errors_without_traceback,
 )
 from ..bundle.launch import config_paths
-from ..bundle.record import datalist_entries, hide_secret, record_run
+from ..bundle.run_record import datalist_entries, hide_secret, record_run
 from ..bundle.settings import check_folders
 from ..data.check.command import check_datalist, check_entries
 from ..data.datalist import DataError, raise_problems
-from ..files import FileError, is_unfinished, lock_folder, write_whole
+from ..files import FileError, is_unfinished, lock_folder, restore_model_files, write_whole
+from .earlier_run import forget_checkpoints, refuse_earlier_results
 from .resuming import check_resumed
 
 EFFECTIVE_CONFIG = "config.yaml"
@@ -46,9 +47,13 @@ def start(
     data: Mapping[str, str],
     cache_dir: str | Path | None = None,
     class_table: str | Path | None = None,
+    models: str | Path = "",
+    models_key: str = "",
+    resume: bool = False,
+    overwrite: bool = False,
     pretrained: Callable[[list[str]], Any] | None = None,
 ) -> None:
-    """Refuse faulty overrides and faulty data, take the run's folder, write the effective config and `run.json` to it.
+    """Refuse faulty overrides, faulty data and a folder that is taken; write the effective config and `run.json`.
 
     Of several processes the first looks at the data and writes, while the others wait.
 
@@ -60,11 +65,16 @@ def start(
             these are read after errors are shown as sentences.
         cache_dir: where the check remembers files that it has already opened.
         class_table: JSON file of the class table; None is the bundle's own.
+        models: folder of the network that is kept; "" for none.
+        models_key: of the config, that names `models`.
+        resume: the run goes on from its checkpoint.
+        overwrite: replace what another run left, see :func:`.earlier_run.refuse_earlier_results`.
         pretrained: called first, with the names of pretrained encoders; refuses those that cannot be had.
 
     Raises:
         DataError: an override that does nothing, a setting that cannot be or that makes a resumed run another, encoders
-            that cannot be had, no data at all, problems in the data, or tracking without MLflow.
+            that cannot be had, no data at all, problems in the data, tracking without MLflow, or results of an earlier
+            run that would be replaced.
         FolderInUseError: another run writes into the folder.
         StorageError: the folder cannot be written.
     """
@@ -75,6 +85,7 @@ def start(
         check_folders(workflow.parser, WRITTEN["ckpt_dir" in workflow.parser.config])
         if pretrained is not None:
             pretrained(_pretrained_names(workflow.parser))
+    refuse_earlier_results(output_dir, models, models_key, resume, overwrite)
     for name in data.values():
         refuse_expressions(name)
     if datalist:
@@ -98,11 +109,16 @@ def start(
         return
     folder = Path(output_dir)
     config = _plain(workflow.parser.config) if workflow is not None else {}
-    if workflow is not None and "resume" in config and workflow.parser.get_parsed_content("resume"):
+    if resume:
         check_resumed(folder, config, EFFECTIVE_CONFIG)
     lock_folder(folder, owner=workflow)
+    if overwrite and not resume:
+        forget_checkpoints(folder)
+    if models:
+        restore_model_files(models)
     read = [entry for found in entries.values() for entry in found]
-    record_run(folder, datalist, datalist_entries(datalist, tuple(data), class_table) if datalist else read, cache_dir)
+    recorded = datalist_entries(datalist, tuple(data), class_table) if datalist else read
+    record_run(folder, datalist, recorded, cache_dir, models)
     if workflow is not None:
         write_whole(folder / EFFECTIVE_CONFIG, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
@@ -117,11 +133,11 @@ def prepare_prompt_maps(
     """See to it that the attention maps of the unlabelled slices are there before training starts.
 
     Args:
-        prompt_maps: `scripts.data.prompt_maps.PromptMaps`; None for methods that need none.
+        prompt_maps: `scripts.data.attention_map_cache.PromptMaps`; None for methods that need none.
         dataset: the unlabelled slices.
         when_missing: without a stage-1 checkpoint "error" refuses, "pretrain" runs stage 1 first, "supervised" goes on
             with the labelled slices alone.
-        pretraining: `bundle_root` and overrides for stage 1, for "pretrain".
+        pretraining: `bundle_root` and overrides for stage 1, which "pretrain" needs.
         grid: `image_size` and `pixel_mm` of this run, which stage 1 must have had.
 
     Raises:

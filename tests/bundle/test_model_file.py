@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from scripts.bundle.model_file import check_weights, load_weights, save_atomically, trained_settings, write_model
+from scripts.files import FileError
 from scripts.labels import ClassTable
 from tests.tiny import network
 
@@ -60,6 +61,15 @@ class TestWriteModel:
     def test_what_is_known_late(self, tmp_path: Path) -> None:
         write_model(network(), tmp_path, {"training_ranges": lambda: {"scans": 2}})
         assert trained_settings(tmp_path) == {"training_ranges": {"scans": 2}}
+
+    def test_no_pair_is_refused(self, tmp_path: Path) -> None:
+        write_model(network(), tmp_path / "a", {"pixel_mm": 1.2})
+        write_model(network(seed=1), tmp_path / "b", {"pixel_mm": 2.4})
+        (tmp_path / "b/model.pt").replace(tmp_path / "a/model.pt")
+        with pytest.raises(FileError, match=r"a/model.pt does not fit its model.json"):
+            trained_settings(tmp_path / "a")
+        with pytest.raises(FileError, match=r"a/model.pt does not fit its model.json"):
+            load_weights(tmp_path / "a/model.pt", [network()])
 
 
 class TestCheckWeights:

@@ -200,3 +200,25 @@ class TestHeader:
         assert broken_references(parser) == ["a: @b"]
         assert broken_targets(parser) == ["c#_target_: scripts.nowhere.X"]
         assert broken_expressions(parser) == ["d: $f("]
+
+
+class TestFolders:
+    """Where a training writes unless it is told: to folders named after its method."""
+
+    @pytest.mark.parametrize("path", sorted((CONFIGS / "methods").glob("*.yaml")), ids=lambda path: path.stem)
+    def test_of_a_method(self, path: Path) -> None:
+        base = CONFIGS / f"{header(path, 'overlay on')[0]}.yaml"
+        parser = merged(base, path)
+        parser["bundle_root"] = "/b"
+        assert parser.get_parsed_content("output_dir") == f"/b/runs/{path.stem}"
+
+    def test_of_the_network(self) -> None:
+        """The result lies in the run's folder; stage 1 lies where stage 2 looks for it, wherever that writes."""
+        train, pretrain = merged(CONFIGS / "train.yaml"), merged(CONFIGS / "pretrain.yaml")
+        train["output_dir"] = "/r"
+        for parser in (train, pretrain):
+            parser["bundle_root"] = "/b"
+        assert train.get_parsed_content("ckpt_dir") == "/r/models"
+        train["ckpt_dir"] = "/elsewhere"
+        found = {parser.get_parsed_content("prompt_model_dir") for parser in (train, pretrain)}
+        assert found == {"/b/models/prompt"}

@@ -10,6 +10,7 @@ from scripts.data import loaders as shares
 from scripts.data.cache import SliceDataset
 from scripts.data.datalist import DataError
 from scripts.data.loaders import EndlessBatches, TwoStreamLoader, VolumeShare, own_share_first, scans_to_label
+from scripts.data.output_folder import OutputFolder
 from tests.tiny import CLASSES, cache, volumes
 
 
@@ -147,10 +148,10 @@ class TestScansToLabel:
         for name in "abcde":
             (scans / f"{name}.nii.gz").touch()
         (out / "c_seg.nii.gz").touch()
-        cases = lambda **share: [scan["case"] for scan in scans_to_label(scans, out, **share)]  # noqa: E731
+        cases = lambda **share: [scan["case"] for scan in scans_to_label(scans, OutputFolder(out), **share)]  # noqa: E731
         assert cases() == ["a", "b", "d", "e"]
         # what is finished changes nobody's share of the rest
         assert [cases(rank=rank, ranks=2) for rank in range(2)] == [["a", "e"], ["b", "d"]]
 
     def test_no_folder(self, tmp_path: Path) -> None:
-        assert scans_to_label("", tmp_path) == []
+        assert scans_to_label("", OutputFolder(tmp_path)) == []

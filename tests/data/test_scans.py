@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,9 +29,18 @@ class TestFindScans:
             (tmp_path / name).write_bytes(b"")
         assert find_scans(tmp_path) == [
             {"image": str(tmp_path / "a.mha"), "case": "a"},
-            {"image": str(tmp_path / "b/x.nii.gz"), "case": "x"},
+            {"image": str(tmp_path / "b/x.nii.gz"), "case": "b_x"},
             {"image": str(tmp_path / "c.nrrd"), "case": "c"},
         ]
+
+    def test_what_is_passed_over_is_said(self, tmp_path, caplog):
+        for name in ("Maskell/t2.nii", "labelled/x.nii", "a_seg.nii", "labels/final/a.nii"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(b"")
+        with caplog.at_level(logging.INFO):
+            assert [scan["case"] for scan in find_scans(tmp_path)] == ["t2", "x"]
+        said = "passed over, labels or other outputs by their names: a_seg.nii, labels/final/a.nii"
+        assert caplog.messages == [f"{tmp_path}: {said}"]
 
     def test_one_file(self, tmp_path):
         (tmp_path / "labels").mkdir()
@@ -47,7 +57,7 @@ class TestFindScans:
         write_dicom(tmp_path / "study/T2 sag")
         (tmp_path / "study/x.nii").write_bytes(b"")
         cases = [(scan["case"], scan["image"]) for scan in find_scans(tmp_path)]
-        assert cases == [("T2 sag", str(tmp_path / "study/T2 sag")), ("x", str(tmp_path / "study/x.nii"))]
+        assert cases == [("study_T2 sag", str(tmp_path / "study/T2 sag")), ("study_x", str(tmp_path / "study/x.nii"))]
         assert [scan["case"] for scan in find_scans(tmp_path / "study/T2 sag")] == ["T2 sag"]
 
     def test_bad_ones_are_found_too(self, tmp_path):
@@ -57,13 +67,31 @@ class TestFindScans:
         (tmp_path / "lost.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
         assert [scan["case"] for scan in find_scans(tmp_path)] == ["lost", "study"]
 
-    def test_every_scan_has_a_name_of_its_own(self, tmp_path):
-        (tmp_path / "a").mkdir()
-        for name in ("t2.nii", "t2.nii.gz", "a_b.nii", "a/b.nii", "b.nii"):
+    def test_name_depends_on_nothing_else_in_the_batch(self, tmp_path, write_dicom):
+        for name in ("p1/S03.nii", "p2/S03.nii", "S03.nii", "p1/x/S03.nii.gz"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(b"")
-        cases = [scan["case"] for scan in find_scans(tmp_path)]
-        assert len(set(cases)) == 5
-        assert {"t2.nii", "t2.nii.gz"} < set(cases)
+        write_dicom(tmp_path / "p1/series")
+        together = {scan["image"]: scan["case"] for scan in find_scans(tmp_path)}
+        assert sorted(together.values()) == ["S03", "p1_S03", "p1_series", "p1_x_S03", "p2_S03"]
+        for path in sorted(together):
+            if not path.endswith("series"):
+                Path(path).rename(tmp_path / "away")
+                (tmp_path / "away").rename(Path(path).with_name("alone.nii"))  # all others by turns under another name
+                rest = {scan["image"]: scan["case"] for scan in find_scans(tmp_path)}
+                assert all(rest[other] == name for other, name in together.items() if other != path)
+                Path(path).with_name("alone.nii").rename(path)
+
+    @pytest.mark.parametrize("pair", [("a/b.nii", "a_b.nii"), ("t2.nii", "t2.mha"), ("t2.nii", "t2.nii.gz")])
+    def test_equal_names_are_refused(self, tmp_path, pair):
+        (tmp_path / "a").mkdir()
+        for name in ("other.nii", *pair):
+            (tmp_path / name).write_bytes(b"")
+        first, second = sorted(str(tmp_path / name) for name in pair)
+        with pytest.raises(DataError, match="have the same name") as error:
+            find_scans(tmp_path)
+        assert str(error.value).startswith(f"{first} and {second} have the same name, ")
+        assert str(error.value).endswith("; rename all but one, or label each alone, into an --output_dir of its own")
 
     def test_linked_folders(self, tmp_path):
         (tmp_path / "archive").mkdir()
@@ -131,6 +159,7 @@ class TestSeveralSeries:
             scans = find_scans(study)
         assert "Doe" not in caplog.text + str(scans)
         assert "MRN4711" not in caplog.text + str(scans)
+        assert [scan["case"] for scan in scans] == ["study_4"]
 
     def test_none_that_fits(self, tmp_path, write_dicom):
         write_dicom(tmp_path / "study", number=2, plane="axial", tags=T2)

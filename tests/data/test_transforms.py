@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, SaveImaged
 
+from scripts.data.output_folder import OutputFolder
 from scripts.data.transforms import (
     EnsureVolumed,
     InPlaneSpacingd,
@@ -246,8 +247,8 @@ class TestSaveLabelMapd:
     def test_value(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
         values = torch.arange(20 * (shape[2] if len(shape) == 3 else 1)).reshape(1, *shape)
         data = {"pred": MetaTensor(values.float(), affine=self.AFFINE), "case": "a.b"}
-        assert SaveLabelMapd("pred", tmp_path / "out")(data).keys() == data.keys()
-        assert [f.name for f in (tmp_path / "out").iterdir()] == ["a.b_seg.nii.gz"]
+        assert SaveLabelMapd("pred", OutputFolder(tmp_path / "out"))(data).keys() == data.keys()
+        assert [f.name for f in (tmp_path / "out").iterdir() if f.suffix == ".gz"] == ["a.b_seg.nii.gz"]
         image = nibabel.load(tmp_path / "out/a.b_seg.nii.gz")
         assert image.get_data_dtype() == np.uint8
         np.testing.assert_array_equal(np.asarray(image.dataobj), values[0].numpy())

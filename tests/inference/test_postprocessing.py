@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from scripts.bundle.launch import BUNDLE_ROOT
+from scripts.data.output_folder import OutputFolder
 from scripts.inference.postprocessing import (
     ChooseLevelsd,
     DetectDomainShiftd,
@@ -141,10 +142,10 @@ class TestCompareWithTraining:
 class TestLevelReport:
     def test_value(self, pair: tuple[Tensor, Tensor], tmp_path: Path) -> None:
         data = {"pred": prediction(*pair)}
-        out = SaveLevelReportd("pred", tmp_path / "new")(LevelReportd("pred", TABLE, CHAIN)(data))
+        out = SaveLevelReportd("pred", OutputFolder(tmp_path / "new"))(LevelReportd("pred", TABLE, CHAIN)(data))
         assert out["pred"] is data["pred"]
         report = json.loads((tmp_path / "new/anna_levels.json").read_text(encoding="utf-8"))
-        assert report == out["result"]
+        assert report == {"source": str(Path("scans/anna.nii.gz").absolute()), **out["result"]}
         assert [(s["name"], s["own_name"]) for s in report["structures"]] == [("L4/L5", "L4/L5"), ("L4", "L3")]
         assert report["structures"][0]["confidence"] > 0.9 > 0.1 > report["structures"][1]["confidence"]
         assert report["warnings"] == []

@@ -30,7 +30,8 @@ class TestStartInference:
 
         def call(scans: list[str]) -> None:
             path = tmp_path / "inference.yaml"
-            component = {"_target_": "scripts.inference.start.start_inference", "output_dir": str(tmp_path / "out")}
+            outputs = {"_target_": "scripts.data.output_folder.OutputFolder", "folder": str(tmp_path / "out")}
+            component = {"_target_": "scripts.inference.start.start_inference", "outputs": outputs}
             component |= {"ckpt_path": str(tmp_path / "model.pt"), "data": "scans"}
             content = {"scans": [{"image": scan} for scan in scans], "run": [component]}
             path.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -168,7 +168,8 @@ class TestStage1:
         folder.mkdir()
         (folder / "model.pt").write_bytes(b"PK")
         (folder / "model.json").write_bytes((stage1.models / "prompt/model.json").read_bytes())
-        assert "or is damaged: train stage 1 again" in refused(prompt_model_dir=folder)
+        message = refused(prompt_model_dir=folder)
+        assert "does not fit its model.json (its SHA-256 is another), or is damaged: " in message
 
     def test_other_classes(self, refused, trained, other_table) -> None:
         # the maps of the same scans lie in the cache already: `trained` has made them
@@ -182,7 +183,7 @@ class TestStage1:
             "evaluating",
             ["inference.yaml", "evaluate.yaml", "evaluate_prompt_maps.yaml"],
             datalist=stage1.datalist,
-            ckpt_dir=stage1.models,
+            prompt_model_dir=stage1.models / "prompt",
             output_dir=tmp_path / "out",
             class_table=other_table,
         )
@@ -247,8 +248,9 @@ class TestInference:
         (tmp_path / "models/model.json").write_bytes((trained.models / "model.json").read_bytes())
         (tmp_path / "models/model.pt").write_bytes((trained.models / "model.pt").read_bytes()[:-500])
         message = refused_inference(ckpt_dir=tmp_path / "models")
-        assert message.startswith(
-            f"{tmp_path / 'models/model.pt'} cannot be read, it is damaged or holds more than weights"
+        assert message == (
+            f"{tmp_path / 'models/model.pt'} does not fit its model.json (its SHA-256 is another), or is damaged: copy "
+            "both again, or train again"
         )
 
     def test_scan_unlike_training(self, run_bundle, trained, tmp_path, caplog) -> None:

@@ -128,7 +128,7 @@ class TestFormats:
         save(*scan, scans / "T2.sag.nii")
         (scans / "visit1").mkdir()
         save(*scan, scans / "visit1/other.nii.gz")
-        assert set(label_folder(scans)) == {"T2.sag", "other"}
+        assert set(label_folder(scans)) == {"T2.sag", "visit1_other"}
 
     def test_same_name_in_two_folders(self, scan, scans, label_folder) -> None:
         for visit in ("visit1", "visit2"):

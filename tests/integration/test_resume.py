@@ -12,8 +12,8 @@ import pytest
 import torch
 from ignite.engine import Engine
 
-from scripts.tools.reliability.kills import differences
 from scripts.training.step import OptimizationStep
+from tests.reliability.kill_chain import differences
 
 
 class KilledError(RuntimeError):

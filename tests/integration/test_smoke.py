@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 import subprocess
@@ -209,7 +210,9 @@ class TestTraining:
         seen = settings.pop("training_ranges")
         assert (seen["scans"], seen["planes"]) == (4, ["any"])  # pixels of 7 mm, slices every 4
         assert seen["ranges"]["height_mm"] == [280.0, 280.0]
+        digest = hashlib.sha256((trained.models / "model.pt").read_bytes()).hexdigest()
         assert settings == {
+            "sha256": digest,
             "classes": list(TABLE.names),
             "network": "student",
             "image_size": [32, 16],
@@ -319,9 +322,12 @@ class TestInference:
         assert {path.name for path in tmp_path.iterdir()} - {path.name for path in written} == {
             "labels.json",
             "colours.ctbl",
+            "manifest.json",
+            ".manifest.lock",
             *(f"phantom_{n:04d}_levels.json" for n in range(1, 7)),
         }
         assert set(json_of(tmp_path / "phantom_0001_levels.json")) == {
+            "source",
             "structures",
             "warnings",
             "level_disagreement",

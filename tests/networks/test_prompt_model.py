@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,6 +113,20 @@ class TestSaveAndLoad:
             load_prompt_model(tmp_path, ["background", "S", "L4"])
         with pytest.raises(ValueError, match="statistics must be one of running, volume, got 'batch'"):
             load_prompt_model(tmp_path, statistics="batch")
+
+    def test_pair_of_a_killed_writer(self, trunk_model, tmp_path, monkeypatch):
+        save_prompt_model(trunk_model, tmp_path, NAMES, [0])
+        replace = os.replace
+
+        def dies(source, target):
+            replace(source, target)
+            if Path(target).name == "model.pt":
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            save_prompt_model(trunk_model, tmp_path, NAMES, [0, 2])
+        assert load_prompt_model(tmp_path).trained_classes == (0, 2)  # the settings that go with the new weights
 
     @pytest.mark.parametrize("damage", ["cut", "other"])
     def test_damaged_file(self, trunk_model, tmp_path, damage):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scripts.labels import IGNORE, ClassTable
-from scripts.report.drawing import (
+from scripts.report.figure_style import (
     LARGEST,
     colours,
     grey,

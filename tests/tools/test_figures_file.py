@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from scripts.tools.figures_file import add_figures, read_figures
+from scripts.tools.figures_file import add_figures, read_figures, replace_rows
 
 
 def test_others_figures_stay(tmp_path: Path) -> None:
@@ -24,3 +24,8 @@ def test_a_row_is_a_line(tmp_path: Path) -> None:
     assert (tmp_path / "r.json").read_text(encoding="utf-8").splitlines() == [
         "{", '"kills": [', ' {"phase": "a", "n": 1},', ' {"phase": "b", "n": 2}', "],", '"n": 2', "}",
     ]  # fmt: skip
+
+
+def test_new_rows_replace_those_of_equal_keys() -> None:
+    rows = [{"a": 1, "b": [0], "c": 1}, {"a": 1, "b": [0], "c": 2}, {"a": 2, "b": [0], "c": 3}]
+    assert replace_rows(rows, [{"a": 1, "b": [0], "c": 4}], "a", "b") == [{"a": 1, "b": [0], "c": 4}, rows[2]]

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage
 from torch import Tensor, nn
 
-from scripts.data.prompt_maps import PromptMaps
+from scripts.data.attention_map_cache import PromptMaps
 from scripts.inference.inferers import VolumeInferer
 from scripts.labels import ClassTable
 from scripts.ops.batch_norm import batch_norm_statistics

@@ -96,7 +96,7 @@ class TestStart:
         Path(config).write_text(yaml.safe_dump(content), encoding="utf-8")
         assert "cannot go on with these: channels#0 4 (before: not given)" in refused(config, resume=True)
         assert (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8") == before
-        run(config)  # a new run may
+        run(config, output_dir=str(tmp_path / "new"))  # a new run may
 
     def test_folders_are_named_by_their_keys(self, config: str, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("", encoding="utf-8")
@@ -223,12 +223,13 @@ class TestRunIds:
     def test_value(self, bundle_root: Path, run_id: str, default: str, given: str) -> None:
         parser = ConfigParser(ConfigParser.load_config_files([str(bundle_root / "configs" / "train.yaml")]))
         parser["when_no_prompt_model"] = given
+        parser["prepare_prompts"] = "$lambda when_missing: when_missing"
         parser.parse()
         items = parser[run_id]
         assert items[0]["_target_"] == "scripts.training.start.start"
-        numbers = [i for i, item in enumerate(items) if isinstance(item, dict) and "prepare_prompt" in item["_target_"]]
+        numbers = [i for i, item in enumerate(items) if isinstance(item, str) and "@prepare_prompts" in item]
         assert len(numbers) == 1
-        assert parser.get_parsed_content(f"{run_id}#{numbers[0]}#when_missing") == (given or default)
+        assert parser.get_parsed_content(f"{run_id}#{numbers[0]}") == (given or default)
 
 
 class TestPretrain:

@@ -32,8 +32,8 @@ FEWEST_PIXELS = 2
 """Rows and columns of a sagittal slice."""
 FEW_VALUES = 32
 """A volume of fewer different values is hardly a scan."""
-MANY_VALUES, IN_ONE_PIECE = 256, 0.6
-"""A label map has fewer values than this; and this share of its labelled voxels has neighbours of the same value."""
+MANY_VALUES, IN_ONE_PIECE = 256, 0.5
+"""A label map has fewer values, and along every axis more than that share of its labelled voxels has equal ones."""
 PERCENTILES = (1.0, 99.0)
 """Grey values between which the configs scale an image."""
 _ITK = threading.Lock()
@@ -216,8 +216,10 @@ def holds_labels(array: np.ndarray) -> bool:
         return False
     if (count := len(np.unique(sample))) < FEW_VALUES:
         return True
-    inside = array[:-1] != 0
-    return count < MANY_VALUES and bool((array[:-1] == array[1:])[inside].mean() > IN_ONE_PIECE)
+    axes = [np.moveaxis(array, axis, 0) for axis in range(array.ndim) if array.shape[axis] > 1]
+    # along every axis, since slices that were repeated are equal along one
+    same = (((a[:-1] == a[1:]) & (a[:-1] != 0)).sum() > IN_ONE_PIECE * (a[:-1] != 0).sum() for a in axes)
+    return count < MANY_VALUES and all(same)
 
 
 def label_mistakes(array: np.ndarray, label_map: LabelMap) -> list[str]:
@@ -235,7 +237,7 @@ def label_mistakes(array: np.ndarray, label_map: LabelMap) -> list[str]:
             example = array[wrong].flat[0]
             return [f"holds {int(wrong.sum())} values that are no whole numbers ({example:g}); resample labels nearest"]
         array = whole.astype(np.int64)
-    values = _values(array)
+    values = label_values(array)
     unknown = [v for v in values if v not in label_map.mapping]
     if unknown:
         listed = ", ".join(map(str, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
@@ -247,7 +249,7 @@ def label_mistakes(array: np.ndarray, label_map: LabelMap) -> list[str]:
     return []
 
 
-def _values(array: np.ndarray) -> list[int]:
+def label_values(array: np.ndarray) -> list[int]:
     """The different values, ascending; counting is several times faster than the sort of `np.unique`."""
     low, high = int(array.min()), int(array.max())
     if high - low > 65535:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -15,10 +16,11 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 
-from ...files import StorageError, whole_file
+from ...files import StorageError
 from ...labels import ClassTable
 from ..datalist import DataError
-from ..transforms import result_name
+from ..output_folder import OutputFolder
+from ..transforms import result_name, source_of
 from .series import files_of
 
 ANATOMICAL_STRUCTURE = ("91723000", "SCT", "Anatomical Structure")
@@ -36,7 +38,7 @@ SERIES_NUMBERS = 1000
 
 
 class SaveDicomSegd(SaveImaged):
-    """Write label maps of DICOM series as `<output_dir>/<case>_seg.dcm`; leaves the data unchanged.
+    """Write label maps of DICOM series as `<case>_seg.dcm` to the folder of results; leaves the data unchanged.
 
     A file has one binary segment per class found, with name, code and colour, in the study and frame of reference of
     the series. Patient attributes are copied as the standard requires, and are not logged. Scans of other formats are
@@ -46,7 +48,7 @@ class SaveDicomSegd(SaveImaged):
 
     Args:
         keys: label maps (1, X, Y[, Z]) in the scan's own grid, class ids.
-        output_dir: folder of the label maps.
+        outputs: folder of the label maps.
         table: the classes.
         metadata: the bundle's metadata.json, for name and version of the algorithm.
 
@@ -54,10 +56,10 @@ class SaveDicomSegd(SaveImaged):
         DataError: highdicom is not installed.
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str | Path, table: ClassTable, metadata: str | Path) -> None:
-        super().__init__(keys, output_dir=output_dir, print_log=False)
+    def __init__(self, keys: KeysCollection, outputs: OutputFolder, table: ClassTable, metadata: str | Path) -> None:
+        super().__init__(keys, output_dir=outputs.folder, print_log=False)
         import_highdicom()
-        self.output_dir, self.table = Path(output_dir), table
+        self.outputs, self.table = outputs, table
         self.about = json.loads(Path(metadata).read_text(encoding="utf-8"))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -75,7 +77,8 @@ class SaveDicomSegd(SaveImaged):
                 log.warning("%s: no structure was found, so no DICOM SEG is written", name)
                 continue
             try:
-                self._write(label, affine, files, name)
+                content = self._content(label, affine, files)
+                self.outputs.write(f"{name}_seg.dcm", content, source_of(label_map))
             except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
                 # messages of other libraries may quote the header with a patient's name
                 ours = isinstance(error, DataError | StorageError)
@@ -83,11 +86,11 @@ class SaveDicomSegd(SaveImaged):
                 log.error("%s: no DICOM SEG can be written (%s); the label map is", name, reason)
         return dict(data)
 
-    def _write(self, label: np.ndarray, affine: np.ndarray, files: Sequence[str], name: str) -> None:
+    def _content(self, label: np.ndarray, affine: np.ndarray, files: Sequence[str]) -> bytes:
+        content = io.BytesIO()
         with _silence():
-            segmentation = dicom_seg(label, affine, files, self.table, self.about)
-            with whole_file(self.output_dir / f"{name}_seg.dcm") as file:
-                segmentation.save_as(file)
+            dicom_seg(label, affine, files, self.table, self.about).save_as(content)
+        return content.getvalue()
 
 
 @contextmanager
@@ -236,6 +239,6 @@ def import_highdicom() -> ModuleType:
     try:
         import highdicom
     except ModuleNotFoundError as error:
-        mend = "run `pip install -r requirements-dicom.txt`, or leave out --dicom_seg"
-        raise DataError(f"DICOM SEG files are written with highdicom; {mend}") from error
+        advice = "run `pip install -r requirements-dicom.txt`, or leave out --dicom_seg"
+        raise DataError(f"DICOM SEG files are written with highdicom; {advice}") from error
     return highdicom

@@ -56,7 +56,7 @@ class Series:
         number: the series' number, "" if the header has none.
         modality: "MR", "SEG", ...; "" if the header does not say.
         sequence: contrast, see `scripts.data.dicom.contrast.sequence_of`.
-        evidence: what told the contrast.
+        evidence: evidence for the contrast.
         first_instance: identifier of the first file's image, to tell copies.
     """
 

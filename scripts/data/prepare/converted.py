@@ -9,8 +9,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..dicom import series as dicom
-from ..dicom.choice import choose_series
 from ..dicom.series import Series
+from ..dicom.series_selection import choose_series
 from .layouts import Found, Volume
 from .patients import tell_patients
 

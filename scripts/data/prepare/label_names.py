@@ -11,7 +11,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,44 +90,60 @@ READERS: tuple[tuple[str, Callable[[Path], Names]], ...] = (
 """Pattern of files -> their reader, which gives nothing for a file of another kind."""
 
 
-def names_beside(label: Path, root: Path) -> tuple[Path, Names] | None:
-    """The names of a label's values, and the file that tells them.
+class NameFiles:
+    """The lists of names in a data set, each folder read once.
 
-    The label's own header comes first, then a file of the label's name, then the files in its folder and in those
-    above it, up to `root`.
-
-    Raises:
-        DataError: two files of one folder that disagree.
+    Args:
+        root: the data set's folder, above which none is looked for.
     """
-    if label.name.lower().endswith((".nrrd", ".nhdr")) and (own := _telling(segments(label))):
-        return label, own
-    for folder in (label.parent, *(f for f in label.parents[1:] if f.is_relative_to(root))):
-        tables, of_files = _tables(folder), {case_name(p) for p in folder.iterdir() if is_image(p)}
-        for found in (
-            [file for file in tables if case_name(label) in _stems(file)],
-            [file for file in tables if not _stems(file) & of_files],
-        ):
-            for other in found[1:]:
-                if tables[other] | {0: ""} != tables[found[0]] | {0: ""}:
-                    raise DataError(f"{found[0]}: {other.name} names the same values otherwise; move one of them away")
-            if found:
-                return found[0], tables[found[0]]
-    return None
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tables: dict[Path, dict[Path, Names]] = {}
+        self.images: dict[Path, set[str]] = {}
+
+    def of(self, label: Path) -> tuple[Path, Names] | None:
+        """The names of a label's values, and the file that tells them.
+
+        The label's own header comes first, then a file of the label's name, then the files in its folder and in those
+        above it.
+
+        Raises:
+            DataError: two files of one folder that disagree.
+        """
+        if label.name.lower().endswith((".nrrd", ".nhdr")) and (own := _telling(segments(label))):
+            return label, own
+        for folder in (f for f in label.parents if f.is_relative_to(self.root)):
+            self._read(folder)
+            tables, images = self.tables[folder], self.images[folder]
+            for found in (
+                [file for file in tables if case_name(label) in _stems(file)],
+                [file for file in tables if not _stems(file) & images],
+            ):
+                for other in found[1:]:
+                    if tables[other] | {0: ""} != tables[found[0]] | {0: ""}:
+                        why = f"{other.name} names the same values otherwise"
+                        raise DataError(f"{found[0]}: {why}; move one of them away")
+                if found:
+                    return found[0], tables[found[0]]
+        return None
+
+    def _read(self, folder: Path) -> None:
+        if folder in self.tables:
+            return
+        files = [
+            (file, reader) for pattern, reader in READERS for file in sorted(folder.glob(pattern)) if file.is_file()
+        ]
+        self.tables[folder] = {file: names for file, reader in files if (names := _in(file, reader))}
+        self.images[folder] = {case_name(path) for path in folder.iterdir() if is_image(path)}
 
 
 def _stems(file: Path) -> set[str]:
     return {file.stem, case_name(file.stem)}
 
 
-@cache
-def _tables(folder: Path) -> dict[Path, Names]:
-    """The lists of names directly in a folder."""
-    found = {}
-    for pattern, reader in READERS:
-        for file in sorted(folder.glob(pattern)):
-            if file.is_file() and (names := _telling(reader(file))):
-                found[file] = names
-    return found
+def _in(file: Path, reader: Callable[[Path], Names]) -> Names:
+    return _telling(reader(file)) if file.is_file() else {}
 
 
 def _telling(names: Names) -> Names:
@@ -166,9 +181,10 @@ def take_label_maps(
         Label -> what a datalist calls its `label_map`, None for class ids; and lines that say so.
 
     Raises:
-        DataError: without names, values that do not fit the class table; or as `names_beside` and `by_names`.
+        DataError: without names, values that do not fit the class table; or as `NameFiles` and `by_names`.
     """
-    told = {label: names_beside(label, root) for label in labels}
+    files = NameFiles(root)
+    told = {label: files.of(label) for label in labels}
     named = {label: by_names(*found, table) for label, found in told.items() if found}
     used = {c for label_map in named.values() for c in label_map.mapping.values()}
     hidden = [table.names[c.id] for c in table.foreground if c.id not in used]
@@ -192,7 +208,8 @@ def take_label_maps(
             *mapping_table([LabelMap.load(source, table)], [], table),
         ]
     if None in maps.values():
-        lines.append("label values are taken for class ids, which they fit; name a --label-map if they are others")
+        lines.append("label values are taken for class ids, which they fit; name a --label-map if they are others:")
+        lines += mapping_table([LabelMap.load(None, table)], [], table)
     return maps, lines
 
 
@@ -208,25 +225,30 @@ def _refuse_values(labels: Sequence[Path], table: ClassTable) -> None:
     if not labels:
         return
     from ..check.levels import direction_mistakes
-    from ..check.volumes import UnusableError, label_mistakes, read_volume
+    from ..check.volumes import UnusableError, label_mistakes, label_values, read_volume
 
-    class_ids = LabelMap.load(None, table)
+    def mistakes(source: str | None) -> list[str]:
+        label_map = LabelMap.load(source, table)
+        return label_mistakes(array, label_map) or direction_mistakes(array, affine, label_map, table)
+
+    def names_most(source: str) -> bool:
+        classes = [LabelMap.load(source, table).mapping.get(value, IGNORE) for value in label_values(array)]
+        return classes.count(IGNORE) < sum(c not in (0, IGNORE) for c in classes)
+
     for label in labels:
         try:
             array, affine = read_volume(label)
         except UnusableError:
             continue
-        if wrong := label_mistakes(array, class_ids) or direction_mistakes(array, affine, class_ids, table):
-            fitting = [name for name in _known_maps() if not label_mistakes(array, LabelMap.load(name, table))]
-            known = f"; its values are among those of {' and of '.join(fitting)}" if fitting else ""
+        if wrong := mistakes(None):
+            maps = sorted(path.stem for path in LABEL_MAP_DIR.glob("*.json"))
+            fitting = [name for name in maps if not mistakes(name) and names_most(name)]
+            known = f" ({' or '.join(fitting)} would fit)" if fitting else ""
             raise DataError(
-                f"{label}: no names say what its values mean, and as class ids they do not fit: it {wrong[0]}; name a "
-                f"--label-map{known}, or put a list of names beside the labels (dataset.json, .ctbl, dseg.tsv, ...)"
+                f"{label}: no names say what its values mean, and as class ids they do not fit: it "
+                f"{wrong[0].split(';')[0]}; name a --label-map{known}, or put a list of names beside the labels "
+                "(dataset.json, .ctbl, dseg.tsv, ...)"
             )
-
-
-def _known_maps() -> list[str]:
-    return sorted(path.stem for path in LABEL_MAP_DIR.glob("*.json"))
 
 
 def mapping_table(maps: Iterable[LabelMap], names: Sequence[Names], table: ClassTable) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..datalist import DataError
 from ..dicom import series as dicom
-from ..file_names import case_name, folder_role, image_files, is_image, natural, role
+from ..file_names import CHANNEL, case_name, folder_role, image_files, is_image, name_parts, natural, of_label, role
 from .pairing import Pairs, matching, pair, pair_by_patterns
 from .patients import tell_patients
 
@@ -74,6 +74,11 @@ def _images(folder: Path) -> list[Path]:
     """Image files directly in a folder, in natural order; none without the folder."""
     files = filter(is_image, folder.iterdir()) if folder.is_dir() else ()
     return sorted(files, key=lambda p: natural(p.name))
+
+
+def _files(folder: Path, wanted: Wanted) -> list[Path]:
+    """All image files below a folder but those that an earlier call converted."""
+    return [p for p in image_files(folder) if wanted.without is None or not p.is_relative_to(wanted.without)]
 
 
 def _paired(found: Found, scans: Sequence[Path], labels: Sequence[Path], root: Path) -> Mapping[Path, Path]:
@@ -142,7 +147,7 @@ def pairs(folder: Path, wanted: Wanted) -> Found | None:
     For example `images*/` with `labels*/` or `masks*/`, labels beside scans (`x_seg`, `x.seg.nrrd`), a folder for each
     patient, BIDS with `derivatives/`, nnU-Net, TotalSpineSeg's `step2_output`, SPINEPS's `_seg-vert_msk`.
     """
-    files = [p for p in image_files(folder) if wanted.without is None or not p.is_relative_to(wanted.without)]
+    files = _files(folder, wanted)
     found = Found([])
     if wanted.images and wanted.labels:
         scans, matched = pair_by_patterns(wanted.images, wanted.labels, folder, files)
@@ -173,27 +178,42 @@ def _told_apart(
 
     if not of("label"):
         roles |= dict.fromkeys(_labels_by_content(of("scan")), "label")
-    scans = _by_case(of("scan"), wanted.series)
+    scans = _by_case(of("scan"), of("label"), wanted.series)
     taken = set(scans.values())
     roles |= {path: "a channel of nnU-Net beside the one that is taken" for path in of("scan") if path not in taken}
     found.passed = {path: what for path, what in roles.items() if what not in ("scan", "label")}
     return scans, of("label")
 
 
-def _by_case(scans: Sequence[Path], series: str) -> dict[Path, Path]:
-    """Path without nnU-Net's channel -> scan; of several channels the one of the wanted series, or the first."""
-    channels: dict[Path, dict[str, Path]] = defaultdict(dict)
+def _by_case(scans: Sequence[Path], labels: Sequence[Path], series: str) -> dict[Path, Path]:
+    """Path without nnU-Net's channel -> scan; of several channels the one of the wanted series, or the first.
+
+    Numbers count as channels where labels are named without them; without labels in `imagesTr` and the like, or where
+    several cases have the same.
+    """
+    groups: dict[Path, dict[str, Path]] = defaultdict(dict)
     for scan in scans:
         if channel := re.fullmatch(r"(.+)_(\d{4})", case_name(scan)):
             ending = scan.name.removeprefix(case_name(scan))
-            channels[scan.with_name(channel[1] + ending)][channel[2]] = scan
-    known = set(scans)
-    channels = {case: of for case, of in channels.items() if "0000" in of and case not in known}
-    by_case = {scan: scan for scan in scans if scan not in {path for of in channels.values() for path in of.values()}}
-    for case, of in channels.items():
-        names = _channel_names(case.parent.parent / "dataset.json")
-        by_case[case] = of[next((n for n in of if names.get(int(n), "").lower() == series.lower()), min(of))]
+            groups[scan.with_name(channel[1] + ending)][channel[2]] = scan
+    marked, known = {_bare(label) for label in labels}, set(scans)
+    alike = Counter(tuple(of) for of in groups.values())
+    by_case = {scan: scan for scan in scans}
+    for case, of in groups.items():
+        numbered = case in known or any(_bare(scan) in marked for scan in of.values())
+        several = _bare(case) in marked or folder_role(case.parent.name)[1] or len(of) == 1 or alike[tuple(of)] > 1
+        if CHANNEL in of and several and not numbered:
+            names = _channel_names(case.parent.parent / "dataset.json")
+            taken = next((n for n in of if names.get(int(n), "").lower() == series.lower()), min(of))
+            for scan in of.values():
+                del by_case[scan]
+            by_case[case] = of[taken]
     return by_case
+
+
+def _bare(path: Path) -> str:
+    """A name without the words for a label."""
+    return "_".join(part for part in name_parts(case_name(path)) if not of_label(part))
 
 
 def _channel_names(file: Path) -> dict[int, str]:
@@ -261,7 +281,9 @@ def _map_of_program(label: Path | None) -> str | None:
 
 def dicom_series(folder: Path, wanted: Wanted) -> Found | None:
     """DICOM series, sorted or mixed; `prepare` converts the sagittal ones, so there are no volumes yet."""
-    return Found([]) if dicom.dicom_folders(folder) else None
+    if not dicom.dicom_folders(folder):
+        return None
+    return Found([], passed=dict.fromkeys(_files(folder, wanted), "no DICOM, which the layout asks for"))
 
 
 LAYOUTS: dict[str, Callable[[Path, Wanted], Found | None]] = {
@@ -297,19 +319,19 @@ def read_layout(folder: Path, layout: str, wanted: Wanted) -> tuple[str, Found]:
         found = LAYOUTS[name](folder, wanted)
         if found is not None:
             if name not in ("pairs", "dicom"):
-                _of_fixed_layout(found, name, folder, wanted.patient)
+                _of_fixed_layout(found, name, folder, wanted)
             found.notes += _passed_over(found.passed, folder)
             return name, found
     layouts = "any layout" if layout == "auto" else f"the layout {layout}"
     raise DataError(f"{folder}: does not follow {layouts}; docs/data.md shows the folders that are understood")
 
 
-def _of_fixed_layout(found: Found, name: str, folder: Path, pattern: str | None) -> None:
+def _of_fixed_layout(found: Found, name: str, folder: Path, wanted: Wanted) -> None:
     """Note who is a patient, and which files are no part of a layout that says where every file is."""
     used = {path for v in found.volumes for path in (v.image, v.label)} | {*found.alone, *found.passed}
-    found.passed |= {path: f"no part of the layout {name}" for path in image_files(folder) if path not in used}
-    if pattern is not None:
-        patients, told = tell_patients([v.image for v in found.volumes], folder, pattern)
+    found.passed |= {path: f"no part of the layout {name}" for path in _files(folder, wanted) if path not in used}
+    if wanted.patient is not None:
+        patients, told = tell_patients([v.image for v in found.volumes], folder, wanted.patient)
         found.volumes = [replace(v, patient=patients[v.image]) for v in found.volumes]
     else:
         first = found.volumes[0]

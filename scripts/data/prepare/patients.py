@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..datalist import DataError
-from ..file_names import IMAGE_WORDS, SEQUENCE, case_name, folder_role
+from ..file_names import CHANNEL, IMAGE_WORDS, SEQUENCE, case_name, folder_role
 
 BIDS = re.compile(r"(?:^|[/_])(sub-[A-Za-z0-9]+)")
 PERSON = re.compile(
@@ -44,7 +44,7 @@ def tell_patients(scans: Sequence[Path], root: Path, pattern: str | None = None)
     """The patient of every scan below a folder.
 
     Args:
-        scans: files, or folders of DICOM series.
+        scans: files, their names without nnU-Net's channel, or folders of DICOM series.
         root: the data set's folder.
         pattern: regular expression, searched in the path relative to `root`; its first group is the patient. None
             tells patients from the names.
@@ -106,7 +106,7 @@ def _by_names(scans: Sequence[Path], root: Path) -> dict[Path, Rule]:
         elif site:
             told[scan] = (f"{site}_{name or case_name(scan)}", "the site's folder and the file's name")
         else:
-            told[scan] = (name or case_name(scan), "the file's name, without sequence, visit and channel")
+            told[scan] = (name or case_name(scan), "the file's name, without sequence and visit")
     return told
 
 
@@ -138,7 +138,7 @@ def _join(name: str, keep: Callable[[str], bool], stop: int | None = None) -> st
 def _of_scan(word: str) -> bool:
     """True for a word that tells of the scan, not of the patient."""
     plain = word.casefold()
-    return bool(SEQUENCE.fullmatch(plain) or VISIT.fullmatch(plain) or plain in IMAGE_WORDS)
+    return bool(SEQUENCE.fullmatch(plain) or VISIT.fullmatch(plain) or plain in IMAGE_WORDS - {CHANNEL})
 
 
 def _is_person(name: str) -> bool:

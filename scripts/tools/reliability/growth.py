@@ -1,4 +1,4 @@
-"""Time and memory of every step of the work, from a folder of scans to label maps, against the number of volumes."""
+"""Time and peak memory of each phase, from a folder of scans to label maps, against the number of volumes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy
+import pandas
+
 from ...bundle.launch import runs_here
+from ...files import write_whole
 from ...phantom.write import write_phantoms
-from ...report.tables import format_table
 from ..accuracy.grid import device_name
 from ..figures_file import RELIABILITY, add_figures
 from ..speed.memory import OVERLAYS, STAGE1, in_new_process
 
 SMALL = {"shape_hw": (40, 32), "pixel_mm": 7.0}
-"""Phantoms that are quick to draw: their number is what matters."""
+"""Small phantoms."""
 SIZES = {"unlabelled_batch_size": 8, "image_size": [32, 16], "pixel_mm": 8.0}
 LABELLED = 2
 PHASES = {
     "prepare": "`prepare`: a datalist of a folder",
-    "check": "`check`: every file opened",
-    "cache": "slices and attention maps of all volumes, and one step",
-    "epoch": "pseudo-labels of all volumes, then as many steps of 8 unlabelled slices, a volume's worth, on that cache",
+    "check": "`check`: every file is read",
+    "cache": "slices and attention maps of all volumes, and one training step",
+    "epoch": "pseudo-labels of all volumes, then one training step of 8 unlabelled slices for each volume",
     "labelling": "`inference`: label maps of all volumes",
 }
 
@@ -43,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and write `volumes`, `memory_ratio` and `growth` into the file, and `growth.md`."""
+    """Measure; write `volumes`, `memory_ratio` and `growth` into the file, and the table growth.md."""
     numbers = sorted(set(args.volumes))
     if len(numbers) < 2 or numbers[0] <= LABELLED:
         raise ValueError(f"--volumes takes two or more numbers above {LABELLED}, got {args.volumes}")
@@ -52,16 +55,13 @@ def run(args: argparse.Namespace) -> int:
     figures = {"volumes": numbers[-1], "memory_ratio": memory_ratio(rows), "growth": rows}
     add_figures(args.out, figures)
     table = args.out.with_name("growth.md")
-    table.write_text(markdown(rows, args.seed), encoding="utf-8")
+    write_whole(table, markdown(rows, args.seed))
     print(table.read_text(encoding="utf-8"), args.out, table, sep="\n")
     return 0
 
 
 def growth_rows(work: Path, numbers: Sequence[int], seed: int = 0) -> list[dict[str, Any]]:
-    """One row for each phase and number of volumes: `phase`, `volumes`, `seconds`, `peak_mb`.
-
-    Every phase runs in a process of its own; seconds are without its start, memory is that of this process alone.
-    """
+    """A row for each phase and number of volumes: `phase`, `volumes`, `seconds` and `peak_mb` of its own process."""
     rows = []
     for number in numbers:
         datalist = write_phantoms(
@@ -75,7 +75,7 @@ def growth_rows(work: Path, numbers: Sequence[int], seed: int = 0) -> list[dict[
 
 
 def _jobs(folder: Path, datalist: Path, number: int, seed: int) -> dict[str, tuple[Any, ...]]:
-    """Phase -> a function of this module and what it is called with."""
+    """Phase -> a function and its arguments."""
     for name in ("images", "labels"):
         _link(datalist.parent / name, folder / name, number)
     paths = {
@@ -85,6 +85,7 @@ def _jobs(folder: Path, datalist: Path, number: int, seed: int) -> dict[str, tup
     stage1 = {**paths, "output_dir": folder / "stage1"}
     stage2 = {
         **paths, "output_dir": folder / "stage2", "ckpt_dir": folder / "models", "ramp#start": 0.0, "ramp#length": 0.0,
+        "overwrite": True,  # the phases train into one folder, one after the other
     }  # fmt: skip
     inference = {
         "input_dir": folder / "images", "output_dir": folder / "out", "ckpt_dir": folder / "models",
@@ -102,7 +103,7 @@ def _jobs(folder: Path, datalist: Path, number: int, seed: int) -> dict[str, tup
 
 
 def _link(source: Path, target: Path, number: int) -> None:
-    """The first files of a folder in another one."""
+    """Link the first files of a folder into another."""
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.glob("*.nii.gz"))[:number]:
         with contextlib.suppress(FileExistsError):
@@ -117,49 +118,47 @@ def _command(words: Sequence[Any]) -> None:
 
 
 def memory_ratio(rows: Sequence[dict[str, Any]]) -> float:
-    """Peak memory at the largest number of volumes over that at the second smallest, of the phase that grows most.
+    """Largest ratio, over the phases, of peak memory at the largest number of volumes to that at the second smallest.
 
-    At the smallest, of a few volumes, some of what a process needs once may not have been needed yet.
+    With only a few volumes a process has not loaded all that it needs, so the smallest number is left out of three.
     """
     numbers = sorted({row["volumes"] for row in rows})
-    few, many = numbers[:2][-1] if len(numbers) > 2 else numbers[0], numbers[-1]
+    few, many = numbers[1 if len(numbers) > 2 else 0], numbers[-1]
     peaks = {(row["phase"], row["volumes"]): row["peak_mb"] for row in rows}
     return round(max(peaks[phase, many] / peaks[phase, few] for phase in {row["phase"] for row in rows}), 4)
 
 
 def markdown(rows: Sequence[dict[str, Any]], seed: int) -> str:
-    """The page: seconds and peak memory of each phase, and what each further volume costs."""
-    numbers = sorted({row["volumes"] for row in rows})
-    by = {(row["phase"], row["volumes"]): row for row in rows}
-    phases = [phase for phase in PHASES if (phase, numbers[0]) in by]
-    steps = list(itertools.pairwise(numbers))
-    seconds = [[phase, *(f"{by[phase, n]['seconds']:.1f}" for n in numbers)] for phase in phases]
-    further = [
-        [phase, *(f"{(by[phase, b]['seconds'] - by[phase, a]['seconds']) / (b - a) * 1000:.0f}" for a, b in steps)]
-        for phase in phases
-    ]
-    memory = [[phase, *(f"{by[phase, n]['peak_mb']:.0f}" for n in numbers)] for phase in phases]
-    of = [f"{n} volumes" for n in numbers]
-    further_heads = [f"from {a} to {b}" for a, b in steps]
+    """The page: seconds and peak memory of each phase, and the time of each further volume."""
+    phases = [phase for phase in PHASES if phase in {row["phase"] for row in rows}]
+    wide = pandas.DataFrame(rows).pivot(index="phase", columns="volumes").loc[phases]
+    seconds, memory = wide["seconds"], wide["peak_mb"]
+    further = 1000 * seconds.diff(axis=1).iloc[:, 1:] / numpy.diff(seconds.columns)
+    further.columns = [f"from {a} to {b}" for a, b in itertools.pairwise(seconds.columns)]
     machine = f"{device_name()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+    def table(of: pandas.DataFrame, digits: int) -> str:
+        of = of.rename(columns=lambda head: head if isinstance(head, str) else f"{head} volumes")
+        return of.to_markdown(floatfmt=f".{digits}f")
+
     return f"""# Growth with the number of volumes
 
-Written by `python -m scripts benchmark growth`: every phase in a process of its own, without the start of Python; small
-phantoms and networks, so that what grows with the number shows.
+Written by `python -m scripts benchmark growth`: each phase in its own process, without the start of Python, on small
+phantoms with small networks, so that growth with the number of volumes shows.
 
 {chr(10).join(f"- **{phase}**: {PHASES[phase]}" for phase in phases)}
 
 Seconds:
 
-{format_table(["phase", *of], seconds, markdown=True)}
+{table(seconds, 1)}
 
-Milliseconds that each further volume costs:
+Milliseconds of each further volume:
 
-{format_table(["phase", *further_heads], further, markdown=True)}
+{table(further, 0)}
 
 Peak memory in MB; the largest ratio, of the largest number to the second smallest, is {memory_ratio(rows):.3f}:
 
-{format_table(["phase", *of], memory, markdown=True)}
+{table(memory, 0)}
 
 {machine}; seed {seed}; {datetime.date.today()}.
 """

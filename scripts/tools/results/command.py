@@ -5,24 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from ...files import write_whole
 from ...labels import ClassTable
-from ...report.tables import spider_rows
-from .document import Chapter, Picture, write_html, write_latex, write_markdown
-from .layout import Table, as_markdown
+from .benchmark_folder import READOUTS, TEST, Benchmark, read_benchmark, write_cases
+from .document import Chapter, Picture, Table, markdown, settings_table, write_html, write_latex, write_markdown
 from .method_charts import ablation_bars, class_chart, curve_over_labelled
 from .method_tables import (
-    comparison_grid,
+    all_columns_table,
+    comparison_table,
     other_ablations_table,
     outside_table,
     overview_table,
     score_table,
     steps_table,
 )
-from .runs import READOUTS, TEST, Results, read_results, write_cases
 
 START, END = "<!-- results -->", "<!-- /results -->"
 READING = (
@@ -55,80 +55,78 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write `<name>.md`, `.html`, `.tex`, `.csv`, `_per_case.csv.gz` and the charts and pictures as PNG."""
-    results = read_results(args.folder)
+    benchmark = read_benchmark(args.folder)
     to = args.to or args.folder
     to.mkdir(parents=True, exist_ok=True)
-    start = to / args.name
-    if (args.folder / "results.csv") != start.with_name(f"{args.name}.csv"):
-        start.with_name(f"{args.name}.csv").write_bytes((args.folder / "results.csv").read_bytes())
-    write_cases(results, f"{start}_per_case.csv.gz")
-    scores = [
-        table for readout in READOUTS if (table := score_table(results, readout, paper=args.paper and readout == TEST))
-    ]
-    overview = overview_table(results)
-    chapters = [
-        Chapter("Overview", [overview] if overview else []),
-        Chapter("Scores", [*scores, *_curve(results, start)]),
-        Chapter("Ablation", _ablation(results, start)),
-        Chapter("CPS4 against the others", [table for table in [comparison_grid(results)] if table]),
-        Chapter("Outside", [table for table in [outside_table(results)] if table]),
-        Chapter("Structures", _classes(results, args, start)),
-        Chapter("Pictures", [] if args.no_pictures else _pictures(results, args, start)),
-        Chapter("All columns", [_all_columns(args.folder)]),
-        Chapter("Settings", [_settings(args.folder)]),
-    ]
+    start = str(to / args.name)
+    if args.folder / "results.csv" != Path(f"{start}.csv"):
+        shutil.copyfile(args.folder / "results.csv", f"{start}.csv")
+    write_cases(benchmark.cases, f"{start}_per_case.csv.gz")
+    scores = [score_table(benchmark, readout, paper=args.paper and readout == TEST) for readout in READOUTS]
+    overview = overview_table(benchmark)
+    steps, others = steps_table(benchmark), other_ablations_table(benchmark)
+    parts: dict[str, list[str | Table | Picture | None]] = {
+        "Overview": [overview],
+        "Scores": [*scores, _curve(benchmark, start)],
+        "Ablation": [steps, _ablation(benchmark, start), others],
+        "CPS4 against the others": [comparison_table(benchmark)],
+        "Outside": [outside_table(benchmark)],
+        "Structures": [_classes(benchmark, args, start)],
+        "Pictures": [] if args.no_pictures else [*_pictures(benchmark, args, start)],
+        "All columns": [all_columns_table(benchmark)],
+        "Settings": [_settings(args.folder)],
+    }
+    chapters = [Chapter(head, [part for part in found if part]) for head, found in parts.items()]
     lead = [args.note, *READING] if args.note else list(READING)
     latex = write_latex(Path(f"{start}.tex"), chapters[:4])
-    markdown = write_markdown(Path(f"{start}.md"), args.title, lead, chapters)
-    page = write_html(Path(f"{start}.html"), args.title, lead, chapters)
-    print(markdown, page, latex, sep="\n")
+    page = write_markdown(Path(f"{start}.md"), args.title, lead, chapters)
+    html = write_html(Path(f"{start}.html"), args.title, lead, chapters)
+    print(page, html, latex, sep="\n")
     if args.into:
         text = args.into.read_text(encoding="utf-8")
         before, _, rest = text.partition(START)
         _, _, after = rest.partition(END)
-        block = as_markdown(overview) if overview else ""
+        block = markdown(overview) if overview else ""
         write_whole(args.into, f"{before}{START}\n{block}\n{END}{after}")
     return 0
 
 
-def _curve(results: Results, start: Path) -> list[Picture]:
-    path = curve_over_labelled(results, f"{start}_curve.png")
+def _curve(benchmark: Benchmark, start: str) -> Picture | None:
+    path = curve_over_labelled(benchmark, f"{start}_curve.png")
     caption = (
         "Mean Dice over the number of labelled patients: mean and, as a band, one standard deviation over n seeds; "
         "dashed the upper bound."
     )
-    return [Picture(path, caption)] if path else []
+    return Picture(path, caption) if path else None
 
 
-def _ablation(results: Results, start: Path) -> list[Table | Picture]:
-    tables = [t for t in (steps_table(results), other_ablations_table(results)) if t]
-    path = ablation_bars(results, f"{start}_ablation.png")
-    caption = "The same as bars: means over n seeds, a dot for each seed."
-    return [*tables[:1], *([Picture(path, caption)] if path else []), *tables[1:]]
+def _ablation(benchmark: Benchmark, start: str) -> Picture | None:
+    path = ablation_bars(benchmark, f"{start}_ablation.png")
+    return Picture(path, "The same as bars: means over n seeds, a dot for each seed.") if path else None
 
 
-def _classes(results: Results, args: argparse.Namespace, start: Path) -> list[Picture]:
-    labelled = args.labelled or results.labelled[0]
-    path = class_chart(results, labelled, ClassTable.load(), f"{start}_classes.png")
-    cases = results.n_cases(labelled, TEST)
+def _classes(benchmark: Benchmark, args: argparse.Namespace, start: str) -> Picture | None:
+    labelled = args.labelled or benchmark.labelled[0]
+    path = class_chart(benchmark, labelled, ClassTable.load(), f"{start}_classes.png")
+    cases = benchmark.n_cases(labelled, TEST)
     caption = (
         f"Dice (%) of every structure with {labelled} labelled, over those of the {cases} test patients that show it, "
         "mean over seeds."
     )
-    return [Picture(path, caption)] if path else []
+    return Picture(path, caption) if path else None
 
 
-def _pictures(results: Results, args: argparse.Namespace, start: Path) -> list[Picture]:
+def _pictures(benchmark: Benchmark, args: argparse.Namespace, start: str) -> list[Picture]:
     """The strip of methods and the attention maps; one whose files are missing is left out, and the log says why."""
-    from .showcase import PictureError, attention_of_models, strip_of_methods
+    from .method_pictures import PictureError, attention_of_models, strip_of_methods
 
-    table, labelled = ClassTable.load(), args.labelled or results.labelled[0]
+    table, labelled = ClassTable.load(), args.labelled or benchmark.labelled[0]
     draw: list[Callable[[], tuple[Path, str]]] = [
         lambda: strip_of_methods(
-            results, labelled, table, f"{start}_strip.png", seed=args.seed, case=args.case, slice_number=args.slice
+            benchmark, labelled, table, f"{start}_strip.png", seed=args.seed, case=args.case, slice_number=args.slice
         ),
         lambda: attention_of_models(
-            results, labelled, table, f"{start}_attention.png", seed=args.seed, beside=args.beside,
+            benchmark, labelled, table, f"{start}_attention.png", seed=args.seed, beside=args.beside,
             classes=args.classes, case=args.attention_case,
         ),
     ]  # fmt: skip
@@ -141,19 +139,8 @@ def _pictures(results: Results, args: argparse.Namespace, start: Path) -> list[P
     return found
 
 
-def _all_columns(folder: Path) -> Table:
-    head, rows = spider_rows(folder / "results.csv")
-    return Table("all", "Every row with its steps, over n seeds.", head, [("", rows)])
-
-
 def _settings(folder: Path) -> Table | str:
     file = folder / "settings.json"
     if not file.is_file():
         return "The benchmark left no settings.json."
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    rows = [[name.replace("_", " "), _plain(value)] for name, value in settings.items()]
-    return Table("settings", "What all runs share.", ["setting", "value"], [("", rows)])
-
-
-def _plain(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return settings_table(json.loads(file.read_text(encoding="utf-8")), "What all runs share.")

@@ -14,9 +14,9 @@ import numpy as np
 
 from ...labels import ClassTable
 from ...report.charts import per_class_bars, plain_axes
-from ...report.drawing import INK, LARGEST, LINES, MUTED, new_figure, save
-from .names import ALL_LABELLED, FULL, REFERENCE, STEPS
-from .runs import TEST, UNLABELLED, Readout, Results
+from ...report.figure_style import INK, LARGEST, LINES, MUTED, new_figure, save
+from .benchmark_folder import TEST, UNLABELLED, Benchmark, Readout
+from .row_names import ALL_LABELLED, FULL, REFERENCE, STEPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ ACCENT, PLAIN = LINES[1], "#8a9099"
 """Colours of CPS4, and of the supervised row and the upper bound: the same in every panel."""
 
 
-def curve_over_labelled(results: Results, path: str | Path) -> Path | None:
+def curve_over_labelled(benchmark: Benchmark, path: str | Path) -> Path | None:
     """Mean Dice over the number of labelled patients, a band of one deviation over seeds, the upper bound dashed.
 
     A row of panels for the test patients, one for the unlabelled ones. Many methods are spread over panels by their
@@ -37,59 +37,59 @@ def curve_over_labelled(results: Results, path: str | Path) -> Path | None:
     Returns:
         The PNG, or None where there is one number of labelled patients only, or no score.
     """
-    readouts = [r for r in (TEST, UNLABELLED) if results.has(r)]
-    if len(results.labelled) < 2 or not readouts:
+    readouts = [r for r in (TEST, UNLABELLED) if benchmark.has(r)]
+    if len(benchmark.labelled) < 2 or not readouts:
         return None
-    panels = _panels(results)
+    panels = _panels(benchmark)
     figure, axes = new_figure(len(readouts), len(panels), (8.6 / len(panels), 3.3), sharey="row", sharex=True)
     for line, readout in zip(axes, readouts, strict=True):
         for panel, (title, methods) in zip(line, panels.items(), strict=True):
-            head = f"{readout.title}, mDice %, n = {_seeds(results)} seeds" if panel is line[0] else ""
-            _draw_methods(panel, results, methods, readout)
+            head = f"{readout.title}, mDice %, n = {_seeds(benchmark)} seeds" if panel is line[0] else ""
+            _draw_methods(panel, benchmark, methods, readout)
             plain_axes(panel, f"{head}\n{title}".strip() if len(panels) > 1 else head)
     for panel in axes[-1]:
         panel.set_xlabel("labelled patients", fontsize=9, color=MUTED)
     return save(figure, path, largest=LARGEST)
 
 
-def class_chart(results: Results, labelled: int, table: ClassTable, path: str | Path) -> Path | None:
+def class_chart(benchmark: Benchmark, labelled: int, table: ClassTable, path: str | Path) -> Path | None:
     """Dice of every structure on the test patients: bars of a few methods, of many a table in colours.
 
     Returns:
         The PNG, or None if no run left scores of cases.
     """
-    shown = [m for m, name in results.names.items() if name.group != "Ablations"]
-    found = {m: scores for m in shown if (scores := results.class_means(m, labelled, TEST))}
+    shown = [m for m, name in benchmark.names.items() if name.group != "Ablations"]
+    found = {m: scores for m in shown if (scores := benchmark.class_means(m, labelled, TEST))}
     if not found:
         return None
     if len(found) > BARS_AT_MOST:
-        return _class_map(results, found, table, path)
+        return _class_map(benchmark, found, table, path)
     summaries = {}
     for method, scores in found.items():
         per_class = {name: {"dice": statistics.fmean(dice), "n": len(dice)} for name, dice in scores.items()}
-        mean = statistics.fmean(results.scores(method, labelled, TEST))
-        summaries[results.names[method].title] = {
-            "per_class": per_class, "mdice": mean, "n_cases": results.n_cases(labelled, TEST),
+        mean = statistics.fmean(benchmark.scores(method, labelled, TEST))
+        summaries[benchmark.names[method].title] = {
+            "per_class": per_class, "mdice": mean, "n_cases": benchmark.n_cases(labelled, TEST),
         }  # fmt: skip
     return per_class_bars(summaries, table, path)
 
 
-def ablation_bars(results: Results, path: str | Path) -> Path | None:
+def ablation_bars(benchmark: Benchmark, path: str | Path) -> Path | None:
     """What each loss of stage 1 adds, as the paper's Fig. 4: bars of the means, a dot for each seed.
 
     Returns:
         The PNG, or None if neither loss was run alone.
     """
-    steps = {method: title for method, title in STEPS.items() if method in results.names}
+    steps = {method: title for method, title in STEPS.items() if method in benchmark.names}
     if REFERENCE not in steps or not {"token", "pixel"} & steps.keys():
         return None
-    readouts = [r for r in (TEST, UNLABELLED) if results.has(r)]
+    readouts = [r for r in (TEST, UNLABELLED) if benchmark.has(r)]
     figure, axes = new_figure(1, len(readouts), (8.6 / 2, 2.9), sharey=True)
-    width = 0.8 / len(results.labelled)
+    width = 0.8 / len(benchmark.labelled)
     for panel, readout in zip(axes[0], readouts, strict=True):
-        for place, labelled in enumerate(results.labelled):
-            at = np.arange(len(steps)) + (place - (len(results.labelled) - 1) / 2) * width
-            scores = [[100 * s for s in results.scores(m, labelled, readout)] for m in steps]
+        for place, labelled in enumerate(benchmark.labelled):
+            at = np.arange(len(steps)) + (place - (len(benchmark.labelled) - 1) / 2) * width
+            scores = [[100 * s for s in benchmark.scores(m, labelled, readout)] for m in steps]
             n = max(map(len, scores))
             heights = [statistics.fmean(s) if s else 0.0 for s in scores]
             colour = LINES[place % len(LINES)]
@@ -125,28 +125,28 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
-def _panels(results: Results) -> dict[str, list[str]]:
+def _panels(benchmark: Benchmark) -> dict[str, list[str]]:
     """Title -> rows of a panel: all in one, or by group with CPS4 and the supervised row beside them."""
-    rows = [m for m, name in results.names.items() if name.group != "Ablations" and m not in ALL_LABELLED]
+    rows = [m for m, name in benchmark.names.items() if name.group != "Ablations" and m not in ALL_LABELLED]
     if len(rows) <= IN_ONE_PANEL:
         return {"all": rows}
     groups: dict[str, list[str]] = {}
     for method in rows:
         if method not in ("supervised", REFERENCE):
-            group = results.names[method].group
+            group = benchmark.names[method].group
             groups.setdefault("Text-guided" if group == "CPS4" else group, []).append(method)
     beside = [m for m in ("supervised", REFERENCE) if m in rows]
     return {title: beside[:1] + methods + beside[1:] for title, methods in groups.items()}
 
 
-def _draw_methods(panel: Axes, results: Results, methods: Sequence[str], readout: Readout) -> None:
+def _draw_methods(panel: Axes, benchmark: Benchmark, methods: Sequence[str], readout: Readout) -> None:
     """Lines of one panel, with names at their right ends."""
-    places = list(range(len(results.labelled)))  # numbers such as 1, 2, 16 would crowd the left on their own scale
+    places = list(range(len(benchmark.labelled)))  # numbers such as 1, 2, 16 would crowd the left on their own scale
     ends: dict[str, float] = {}
     looks: dict[str, str] = {}
     others = [m for m in methods if m not in ("supervised", REFERENCE)]
     for method in methods:
-        scores = {x: results.scores(method, n, readout) for x, n in zip(places, results.labelled, strict=True)}
+        scores = {x: benchmark.scores(method, n, readout) for x, n in zip(places, benchmark.labelled, strict=True)}
         drawn = {x: [100 * s for s in values] for x, values in scores.items() if values}
         if not drawn:
             continue
@@ -167,26 +167,26 @@ def _draw_methods(panel: Axes, results: Results, methods: Sequence[str], readout
             markeredgewidth=0.5,
         )  # fmt: skip
         if max(drawn) == places[-1]:
-            name = results.names[method].title + _other_n(results, max(map(len, drawn.values())))
+            name = benchmark.names[method].title + _other_n(benchmark, max(map(len, drawn.values())))
             ends[name], looks[name] = means[-1], colour
-    best = results.scores(FULL, results.labelled[-1], readout)
+    best = benchmark.scores(FULL, benchmark.labelled[-1], readout)
     if best:
         top = 100 * statistics.fmean(best)
         panel.axhline(top, color=INK, linestyle="--", linewidth=1)
-        name = "all patients labelled" + _other_n(results, len(best))
+        name = "all patients labelled" + _other_n(benchmark, len(best))
         ends[name], looks[name] = top, INK
-    panel.set_xticks(places, [str(n) for n in results.labelled])
+    panel.set_xticks(places, [str(n) for n in benchmark.labelled])
     panel.set_xlim(-0.08, (len(places) - 1) * 1.06)
     _write_ends(panel, ends, looks, places[-1])
 
 
-def _seeds(results: Results) -> int:
+def _seeds(benchmark: Benchmark) -> int:
     """Runs of a row at one number of labelled patients, of the row that has most."""
-    return max(len(results.of(m, n)) for m in results.names if m not in ALL_LABELLED for n in results.labelled)
+    return max(len(benchmark.of(m, n)) for m in benchmark.names if m not in ALL_LABELLED for n in benchmark.labelled)
 
 
-def _other_n(results: Results, n: int) -> str:
-    return "" if n == _seeds(results) else f", n = {n}"
+def _other_n(benchmark: Benchmark, n: int) -> str:
+    return "" if n == _seeds(benchmark) else f", n = {n}"
 
 
 def _write_ends(panel: Axes, ends: Mapping[str, float], looks: Mapping[str, str], right: float) -> None:
@@ -207,7 +207,7 @@ def _write_ends(panel: Axes, ends: Mapping[str, float], looks: Mapping[str, str]
 
 
 def _class_map(
-    results: Results, found: Mapping[str, Mapping[str, Sequence[float]]], table: ClassTable, path: str | Path
+    benchmark: Benchmark, found: Mapping[str, Mapping[str, Sequence[float]]], table: ClassTable, path: str | Path
 ) -> Path:
     """Methods by structures, the mean over seeds written in every cell, the best in bold, all labels aside."""
     scored = {name for scores in found.values() for name in scores}
@@ -226,7 +226,7 @@ def _class_map(
         )  # fmt: skip
     panel.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     seeds = [max(map(len, f.values())) for f in found.values()]
-    titles = [f"{results.names[m].title}, n = {n}" for m, n in zip(found, seeds, strict=True)]
+    titles = [f"{benchmark.names[m].title}, n = {n}" for m, n in zip(found, seeds, strict=True)]
     panel.set_yticks(range(len(found)), titles)
     panel.tick_params(labelsize=8, colors=INK, length=0)
     for side in panel.spines.values():

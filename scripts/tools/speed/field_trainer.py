@@ -1,4 +1,4 @@
-"""Training with the slices' cache and augmented batches against a trainer as the field writes it."""
+"""Training with loading: slice cache and batch augmentation against a trainer in the style of the field's code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ...data.loaders import TwoStreamLoader
 from ...phantom.write import write_phantoms
 from .pairs import Goal, in_turns, missing, now
-from .steps import WARM_UP, Sizes, bare_step, described
+from .training import WARM_UP, Sizes, bare_step, described
 
 METHOD = "methods/mean_teacher.yaml"
 FIELD = Goal(
@@ -29,12 +29,12 @@ WAIT = Goal("waiting for data after the first epoch", 0.02, "the whole step")
 
 
 class FileSlices(Dataset[dict[str, Any]]):
-    """Slices of volume files, read anew for each, as a trainer without a cache has them.
+    """Dataset of 2D slices without a cache: the volume's file is read and transformed for every slice.
 
     Args:
-        data: entries with `image` and maybe `label`.
-        transform: of a whole volume, to `image` and `label` (1, H, W, S).
-        augment: of one slice.
+        data: datalist entries with `image`, and `label` where there is one.
+        transform: of a volume, to `image` and `label` (1, H, W, S).
+        augment: of a slice.
         num_classes: N.
     """
 
@@ -64,14 +64,14 @@ class FileSlices(Dataset[dict[str, Any]]):
 def field_rows(
     sizes: Sizes, work: Path, pairs: int, shape: tuple[int, int], pixel_mm: float
 ) -> Iterator[dict[str, Any]]:
-    """Rows: a step with its loading against that of the field's trainer, on phantoms; and the wait for the loader.
+    """Rows: a Mean Teacher step with its loading against the reference trainer's; the wait for the data loader.
 
-    Both load in the process that trains. In float32 on one core a step costs both the same, but for the layout.
+    Both load data in the training process.
 
     Args:
-        sizes: of the steps.
-        work: folder for phantoms and cache.
-        pairs: of steps that are timed.
+        sizes: config of the steps.
+        work: folder of phantoms and cache.
+        pairs: timed steps of each.
         shape: (H, W) of the scans.
         pixel_mm: of the scans.
     """
@@ -111,7 +111,7 @@ def field_rows(
 
 
 def field_loader(parser: ConfigParser) -> TwoStreamLoader:
-    """The two streams of a config from the volume files, in batches of its sizes."""
+    """Labelled and unlabelled batches of a config, read from the volume files by :class:`FileSlices`."""
     get = parser.get_parsed_content
     keys = {"keys": ["image", "label"], "allow_missing_keys": True}
     augment = Compose([

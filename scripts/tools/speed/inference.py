@@ -1,4 +1,4 @@
-"""Labelling of a whole volume against MONAI's own parts, slice by slice; level decoding against the network."""
+"""Inference of a whole volume against MONAI's components slice by slice; level decoding against the network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...phantom.write import write_phantoms
 from .onnx import Labelling
 from .pairs import Goal, in_turns, missing, seconds
-from .steps import Sizes, bare_step
+from .training import Sizes, bare_step
 
 METHOD = "methods/supervised.yaml"
 WHOLE = Goal(
@@ -35,14 +35,14 @@ TIMES = 3
 
 @dataclass(frozen=True)
 class Setting:
-    """Scans and network of the rows on inference.
+    """Scan and network.
 
     Attributes:
-        shape: (H, W) of the scans' slices.
-        pixel_mm: edge of their pixels.
-        model: folder `models` of a run; None trains one for a few steps, so that its labels are those of a network.
+        shape: (H, W) of the scan's slices.
+        pixel_mm: size of a pixel.
+        model: folder `models` of a run; None trains a network briefly, since random weights label noise.
         steps: of this training.
-        overrides: of its config, for a smaller network.
+        overrides: of its config.
     """
 
     shape: tuple[int, int]
@@ -52,7 +52,7 @@ class Setting:
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def network(self, sizes: Sizes, datalist: Path, work: Path) -> Path:
-        """Folder with `model.pt` and its settings: those given, or the default's after its training on one volume."""
+        """Folder with `model.pt` and its settings: the given one, or that of a short training on one volume."""
         if self.model:
             return self.model
         parser = Sizes((), self.overrides, work, sizes.seed, sizes.device).graph(
@@ -66,16 +66,16 @@ class Setting:
 
 
 def inference_rows(sizes: Sizes, setting: Setting, work: Path, pairs: int) -> Iterator[dict[str, Any]]:
-    """Rows: a volume raw and decoded, with equal raw labels, and the decoding alone.
+    """Rows: inference without and with level decoding, and the decoding alone.
 
     Args:
         sizes: device and seed.
         setting: scan and network.
-        work: folder for them.
-        pairs: of measurements.
+        work: folder of phantom and network.
+        pairs: measurements of each.
 
     Raises:
-        RuntimeError: the labels of the two differ in more than a pixel of 10,000.
+        RuntimeError: more than one voxel of 10,000 has another label.
     """
     whole = replace(WHOLE, name=WHOLE.name.format(shape="x".join(map(str, setting.shape))))
     goals = [goal.on(sizes.device) for goal in (whole, DECODED, DECODING)]
@@ -108,10 +108,10 @@ def inference_rows(sizes: Sizes, setting: Setting, work: Path, pairs: int) -> It
 
 
 class PlainLabelling:
-    """A volume from its file to a label map in its own grid, with MONAI's parts as their documentation shows them.
+    """Reference inference: a volume's file to a label map in its grid, by MONAI's components as documented.
 
     Args:
-        labelling: what it takes the network, the preprocessing and the size of the window from.
+        labelling: gives the network, the preprocessing and the size of the window.
     """
 
     def __init__(self, labelling: Labelling) -> None:
@@ -125,7 +125,7 @@ class PlainLabelling:
         self.top = AsDiscreted("pred", argmax=True)
 
     def read(self) -> dict[str, Any]:
-        """The volume as the network takes it."""
+        """Read and preprocess the volume."""
         return self.preprocessing(self.scan)
 
     @torch.no_grad()
@@ -139,13 +139,13 @@ class PlainLabelling:
         return Compose([self.softmax, self.invert, self.top])(data)["pred"].as_tensor()
 
     def label(self) -> Tensor:
-        """From the file to the label map."""
+        """Label map (1, X, Y, Z) of the file."""
         data = self.read()
         return self.back(data, self.network(data["image"]))
 
 
 def profile(ours: Labelling, plain: PlainLabelling, device: str) -> dict[str, float]:
-    """Milliseconds of the parts of both, and how fast the network's own operations run beside a matrix product."""
+    """Milliseconds of the parts of both, and the network's throughput beside that of a matrix product."""
     data = plain.read()
     logits = plain.network(data["image"])
 
@@ -166,8 +166,8 @@ def profile(ours: Labelling, plain: PlainLabelling, device: str) -> dict[str, fl
     }
 
 
-def matrix_product(device: str, side: int = 2048, dtype: torch.dtype = torch.float32) -> float:
-    """Operations a second of a product of two square matrices: what a device reaches at best."""
-    a = torch.randn(side, side, device=device).to(dtype)
+def matrix_product(device: str, side: int = 2048) -> float:
+    """Floating-point operations a second of a product of square float32 matrices: the device's practical peak."""
+    a = torch.randn(side, side, device=device)
     torch.mm(a, a)
     return 2 * side**3 / min(seconds(lambda: torch.mm(a, a), device) for _ in range(TIMES))

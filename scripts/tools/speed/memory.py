@@ -1,4 +1,4 @@
-"""Peak memory of a whole run, both stages, on few and on many volumes."""
+"""Peak memory (resident set size) of a run of both stages, on few and on many volumes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from ...phantom.write import write_phantoms
 from .pairs import Goal
 
 OVERLAYS = ("smoke.yaml", "datasets/phantom.yaml")
-"""Small networks and batches, so that volumes that stayed in memory would show beside them."""
+"""Small networks and batches: volumes kept in memory would show beside them."""
 STAGE1 = ("pretrain.yaml", "offline_encoders.yaml", *OVERLAYS)
 
 
 def memory_row(
     work: Path, volumes: tuple[int, int], pairs: int, steps: int, seed: int, **drawing: Any
 ) -> dict[str, Any]:
-    """Row: peak resident memory of a run on many phantoms against one on few, with the same steps.
+    """Row: peak memory of a run on many phantoms against one on few, with the same number of steps.
 
     Args:
-        work: folder for the phantoms and the runs.
+        work: folder of phantoms and runs.
         volumes: few and many, at least 2.
-        pairs: runs of each, every one in a process of its own with an empty cache.
+        pairs: runs of each, each in a new process with an empty cache.
         steps: optimiser steps of each stage.
         seed: of phantoms and runs.
         **drawing: see `write_phantoms`.
@@ -53,7 +53,7 @@ def memory_row(
 
 
 def peak_of_run(datalist: Path, folder: Path, steps: int, seed: int) -> float:
-    """Peak resident memory in MB of one run in a fresh process; its folder is emptied before."""
+    """Peak memory in MB of one run in a new process, in an emptied folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return in_new_process(folder / "log.txt", _run, datalist, folder, steps, seed)[1]
@@ -67,13 +67,14 @@ def _run(datalist: Path, folder: Path, steps: int, seed: int) -> None:
     write_whole(overlay, json.dumps({"+pretraining_settings": stage1}))
     overrides = {
         "datalist": datalist, "seed": seed, "output_dir": folder / "stage2", "ckpt_dir": folder / "models",
-        "cache_dir": folder / "cache", **one_epoch, "ramp#start": 0.0, "ramp#length": 0.0,
+        "prompt_model_dir": folder / "prompt", "cache_dir": folder / "cache", **one_epoch,
+        "ramp#start": 0.0, "ramp#length": 0.0,
     }  # fmt: skip
     runs_here(("run", ("train.yaml", *OVERLAYS, overlay), overrides))
 
 
 def in_new_process(log: Path, do: Callable[..., None], *given: Any) -> tuple[float, float]:
-    """Call a function of a module in a process of its own; what it prints goes to a file.
+    """Call a function in a new process; its output goes to a file.
 
     Returns:
         Seconds of the call, and the process's peak memory in MB.
@@ -90,7 +91,7 @@ def _measured(log: Path, do: Callable[..., None], *given: Any) -> tuple[float, f
 
 
 def peak_mb() -> float:
-    """Peak resident memory of this process in MB, without its children."""
+    """Peak memory of this process in MB, without its children."""
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage also counts what the parent held when it started this process
         line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))

@@ -1,8 +1,7 @@
-"""Time and score a trained network in ONNX Runtime against PyTorch, on whole volumes and on the path that users run.
+"""Time and score a trained network in ONNX Runtime against PyTorch, on whole volumes, by the inference config.
 
-Both kinds of statistics are exported and scored: those of the volume at hand and the running averages of training.
-On one thread the time is the processor's, which other work on the machine does not lengthen; on several it is the
-wall clock's. Called again, it times anew; exports and scores of the same weights stay.
+Both kinds of batch-norm statistics are exported and scored: those of the volume and the running averages of training.
+One thread is timed in CPU time, several in wall time. A second call reuses exports and scores of the same weights.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ from typing import Any
 import torch
 
 from ...bundle.launch import BUNDLE_ROOT, bundle_runs
-from ...bundle.model_file import SETTINGS, WEIGHTS, load_weights, trained_settings
+from ...bundle.model_file import load_weights, trained_settings
 from ...data.datalist import select_for_scoring
+from ...files import SETTINGS, WEIGHTS, write_whole
 from ...report.tables import format_table
 from ..accuracy.grid import EVALUATION, read, write_json
 from .pairs import in_turns, median_interval
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             row[f"{key}_difference"] = row[key] - (rows or [row])[0][key]
         rows.append(row)
     write_json(out / "onnx.json", {"rows": rows, "threads": args.threads, "torch": torch.__version__})
-    (out / "onnx.md").write_text(table(rows, markdown=True) + "\n", encoding="utf-8")
+    write_whole(out / "onnx.md", table(rows, markdown=True) + "\n")
     print(table(rows))
     return 0
 
@@ -88,7 +88,7 @@ def configs(network: str, behind: list[str] | None = None) -> list[str]:
 
 
 def place(model: Path, out: Path, network: str, statistics: str, settings: Mapping[str, Any]) -> Path:
-    """A folder with the weights or their export, as inference expects one."""
+    """Make the folder `ckpt_dir` of a variant, with weights or their export."""
     folder = out / statistics
     kept = folder / WEIGHTS
     if kept.is_file() and kept.read_bytes() != (model / WEIGHTS).read_bytes():
@@ -102,7 +102,7 @@ def place(model: Path, out: Path, network: str, statistics: str, settings: Mappi
 
 
 def export(folder: Path, image_size: list[int], statistics: str) -> None:
-    """`model.onnx` beside `model.pt` in a folder, by MONAI's own command.
+    """Write `model.onnx` beside `model.pt` with MONAI's `onnx_export`.
 
     Raises:
         ValueError: the packages for it are not installed.
@@ -111,7 +111,7 @@ def export(folder: Path, image_size: list[int], statistics: str) -> None:
     from monai.utils import OptionalImportError
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # PyTorch's exporter tells its steps
+        with contextlib.redirect_stdout(io.StringIO()):  # PyTorch's exporter prints its steps
             onnx_export(
                 net_id="network_def",
                 filepath=str(folder / "model.onnx"),
@@ -132,14 +132,12 @@ def export(folder: Path, image_size: list[int], statistics: str) -> None:
 
 
 def measure(variants: list[Variant], scan: str, pairs: int, clock: Callable[[], float]) -> Iterator[dict[str, Any]]:
-    """Milliseconds of every variant, and the ratio to the first, measured in turns with it.
-
-    Every logit of an ONNX file is compared with PyTorch's of the same statistics.
+    """Milliseconds of each variant, the ratio to the first, and the largest difference of its logits from PyTorch's.
 
     Args:
         variants: the first is the reference; of each statistics PyTorch comes first.
-        scan: a volume.
-        pairs: of runs of the network on all its slices; whole labellings are timed a quarter as often.
+        scan: file of a volume.
+        pairs: timed runs of the network on all slices; inference of the whole volume runs a quarter as often.
         clock: in seconds.
     """
     reference = Labelling(*variants[0], scan)
@@ -161,13 +159,13 @@ def measure(variants: list[Variant], scan: str, pairs: int, clock: Callable[[], 
 
 
 class Labelling:
-    """One scan on the path of an inference config, nothing written: the network alone, or all from file to label map.
+    """Inference of one scan by the config, nothing saved: the network alone, or file to label map.
 
     Args:
         network: "PyTorch" or "ONNX Runtime".
         statistics: of batch normalisation.
-        folder: its files.
-        scan: a volume.
+        folder: `ckpt_dir`.
+        scan: file of a volume.
         more: overrides of the config.
     """
 
@@ -189,14 +187,14 @@ class Labelling:
 
     @torch.no_grad()
     def network(self) -> torch.Tensor:
-        """Logits (1, N, H, W, S) of all slices of the scan, names not decoded."""
+        """Logits (1, N, H, W, S) of the scan, without level decoding."""
         order, self.inferer.order = self.inferer.order, None
         logits = self.inferer(self.slices, self.net)
         self.inferer.order = order
         return logits
 
     def label(self) -> None:
-        """The scan from its file to the label map in its own grid."""
+        """Run the evaluator: file to label map in the scan's grid."""
         self.evaluator.run()
 
 

@@ -1,8 +1,7 @@
-"""Two things timed in turns: the median of their ratios, with an interval that presumes nothing about the noise."""
+"""Paired timings: median ratio with its distribution-free confidence interval, beside the goal of a row."""
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from scipy.stats import binom
 
 Pairs = list[tuple[float, float]]
 """(ours, reference) of neighbouring measurements, in seconds or bytes."""
@@ -17,13 +17,13 @@ Pairs = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Goal:
-    """What a ratio is held against.
+    """A row of the table before its measurement.
 
     Attributes:
         name: what is measured.
-        goal: largest ratio that meets the goal; None for what is only reported.
+        goal: largest ratio that meets the goal; None where the ratio is only reported.
         reference: what ours is compared with.
-        unit: of the pairs, "ms" or "MB".
+        unit: "ms" or "MB".
     """
 
     name: str
@@ -32,7 +32,7 @@ class Goal:
     unit: str = "ms"
 
     def on(self, device: str, goal: float | None = None) -> Goal:
-        """The same on another device: a GPU is named, and may have a goal of its own."""
+        """The same on a device: on a GPU the name says so, and the goal may be another."""
         return replace(self, name=f"{self.name}, GPU", goal=goal or self.goal) if device == "cuda" else self
 
     def row(self, pairs: Pairs, **more: Any) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Goal:
         }  # fmt: skip
 
     def not_measured(self, reason: str) -> dict[str, Any]:
-        """The row where this machine cannot tell."""
+        """The row on a machine that cannot measure it."""
         empty = {"ratio": None, "low": None, "high": None, "goal": self.goal, "met": None}
         return {"name": self.name, **empty, "reference": self.reference, "pairs": 0, "reason": reason}
 
@@ -72,15 +72,15 @@ def in_turns(
     device: str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
 ) -> Pairs:
-    """Time two things in turns, so that whatever else the machine does slows both alike.
+    """Time two functions alternately, so that other load on the machine slows both alike.
 
     Args:
-        ours: called without arguments.
-        reference: alike; odd pairs begin with it, since the second of a pair finds a warmer cache.
+        ours: measured function.
+        reference: measured function; first in every other pair, since the second finds a warmer cache.
         pairs: measurements of each.
         warm_up: calls of each before the first measurement.
-        device: a GPU is waited for before the clock is read.
-        clock: in seconds; `time.process_time` leaves out the time in which the machine did other work.
+        device: a GPU is synchronised before the clock is read.
+        clock: in seconds; `time.process_time` leaves out other processes' time.
 
     Returns:
         Seconds, (ours, reference) for every pair.
@@ -99,25 +99,24 @@ def in_turns(
 
 
 def seconds(action: Callable[[], Any], device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds of one call, of the wall clock unless another is given."""
+    """Seconds of one call."""
     begin = now(device, clock)
     action()
     return now(device, clock) - begin
 
 
 def now(device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
-    """The clock, in seconds, once a GPU has done what it was told."""
+    """Time in seconds, after a GPU's pending work."""
     if device != "cpu":
         torch.cuda.synchronize()
     return clock()
 
 
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the median: two values of the sorted sample, the k-th from either end.
+    """Distribution-free confidence interval of the median by order statistics (the inverted sign test).
 
-    The true median lies below the k-th of n with the probability that fewer than k of n fair coins show heads; k is
-    the largest with which both sides together stay within 1 - confidence. Fewer than six values cannot reach 95 %:
-    then it is their whole range.
+    The bounds are the k-th smallest and the k-th largest value, k from the binomial distribution of n and 1/2. Fewer
+    than six values cannot reach 95 %: then the interval is their range.
 
     Raises:
         ValueError: no values.
@@ -125,8 +124,5 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     if not values:
         raise ValueError("an interval needs values, got none")
     ordered, n = sorted(values), len(values)
-    k, outside = 0, 2 * 0.5**n
-    while outside <= 1 - confidence:
-        k += 1
-        outside += 2 * math.comb(n, k) * 0.5**n
-    return ordered[max(k - 1, 0)], ordered[n - max(k, 1)]
+    k = max(1, int(binom.ppf((1 - confidence) / 2, n, 0.5)))
+    return ordered[k - 1], ordered[n - k]

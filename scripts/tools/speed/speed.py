@@ -1,7 +1,7 @@
-"""Time training, inference and starts against stated references, as ratios of pairs measured in turns.
+"""Time training and inference against stated references, as median ratios of alternating measurements.
 
-Every row of the table is a median ratio ours / reference with its 95 % interval, beside the goal that was set for it.
-Rows of parts that were measured earlier stay in the report.
+Each row of the table is a median ratio ours / reference with its 95 % confidence interval, beside a goal. Parts that
+are not measured anew keep their rows.
 """
 
 from __future__ import annotations
@@ -27,31 +27,23 @@ from ...bundle.launch import BUNDLE_ROOT
 from ...files import write_whole
 from ...report.tables import format_table
 from ..figures_file import read_figures
-from .ceilings import ceiling_rows
 from .field_trainer import field_rows
-from .folders import folder_row
 from .inference import Setting, inference_rows
+from .maps import guided_row, otsu_rows
 from .memory import memory_row
-from .prompt_guides import prompt_guide_rows
-from .stage1 import stage1_row
-from .starts import start_rows
-from .steps import Sizes, engine_row, method_rows
-from .thresholds import otsu_rows
+from .training import Sizes, engine_row, method_rows, stage1_row
 
 PARTS = {
     "engine": "a stage-2 step through the engine",
     "method": "a CPS4 step beside Mean Teacher's",
-    "field": "training beside a trainer of the field's style, and the wait for data",
+    "field": "training beside a trainer in the style of the field's code, and the wait for data",
     "stage1": "a stage-1 step",
-    "ceiling": "a stage-2 step beside what the device can do",
-    "otsu": "thresholds of many maps",
+    "otsu": "OTSU thresholds of many maps",
     "guides": "attention maps to prompt-guided maps",
     "inference": "a whole volume, and its level decoding",
-    "folder": "a folder of volumes in two processes",
-    "start": "start of a training and of the command line",
     "memory": "peak memory on few and on many volumes",
 }
-"""Kinds of rows, in the order of the table."""
+"""Groups of rows, in the order of the table."""
 HEAD = ("measured", "ratio", "95 % interval", "goal", "met", "ours", "reference", "pairs", "against")
 SIZES = ["channels=[16,32,64,128,256]", "batch_size=6", "unlabelled_batch_size=6"]
 DEVICES = ("cpu", "cuda")
@@ -62,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, default=BUNDLE_ROOT / "docs/results/speed.json", help="a table .md is written beside it")
     kinds = "; ".join(f"{name}: {words}" for name, words in PARTS.items())
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"what to measure ({kinds})")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"rows to measure ({kinds})")
     add("--pairs", type=int, default=40, help="pairs of measurements of a row; what takes long has its own number")
     add("--threads", type=int, default=1, help="CPU threads of the steps; thresholds always have one")
     add("--seed", type=int, default=0)
@@ -80,9 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", type=Path, help="folder `models` of a run, for inference; without it a network is trained briefly")
     add("--model-steps", type=int, default=40, help="steps of this training")
     add("--inference-pairs", type=int, default=20, help="labellings of a volume")
-    add("--folder-volumes", type=int, default=100, help="scans in the folder")
-    add("--folder-pairs", type=int, default=1, help="labellings of the folder")
-    add("--start-pairs", type=int, default=7, help="starts of a training; of the command line three times as many")
     add("--work", type=Path, help="folder for phantoms and runs; a temporary one if not given")
 
 
@@ -99,9 +88,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write(out: Path, measured: dict[str, list[dict[str, Any]]], conditions: dict[str, Any]) -> None:
-    """Put rows in the place of those that a part had before, as JSON and as a page."""
+    """Replace the rows of the measured parts in the JSON report and in its page."""
     before = read_figures(out)
-    parts = {part: [row for row in before.get("rows", []) if row.get("part") == part] for part in PARTS}
+    parts = {part: [row for row in before.get("rows", []) if row["part"] == part] for part in PARTS}
     parts |= {part: [{"part": part, **row} for row in rows] for part, rows in measured.items()}
     made = {**before.get("conditions", {}), **{part: conditions for part in measured}}
     report = {
@@ -114,7 +103,7 @@ def write(out: Path, measured: dict[str, list[dict[str, Any]]], conditions: dict
 
 
 def measure(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of the parts that were asked for, one after another, each with the name of its part."""
+    """Yield (part, row) of the chosen parts."""
     with ExitStack() as stack:
         work = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for part, rows in kinds(args, work).items():
@@ -123,7 +112,7 @@ def measure(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def kinds(args: argparse.Namespace, work: Path) -> dict[str, Callable[[], Iterable[dict[str, Any]]]]:
-    """What measures each part."""
+    """Part -> function that measures its rows."""
     overrides = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in args.set)}
     sizes = Sizes(args.overlays, overrides, work / "steps", args.seed)
     shape = tuple(args.scan_shape)
@@ -144,18 +133,15 @@ def kinds(args: argparse.Namespace, work: Path) -> dict[str, Callable[[], Iterab
         "method": partial(on_devices, method_rows, args.pairs),
         "field": partial(on_devices, field_rows, work / "field", args.pairs, shape, args.scan_pixel_mm),
         "stage1": partial(on_devices, stage1_row, args.pairs),
-        "ceiling": partial(on_devices, ceiling_rows, args.pairs),
         "otsu": partial(otsu_rows, args.maps, args.map_sides, args.pairs, args.seed),
-        "guides": partial(on_devices, prompt_guide_rows, args.guides_slices, shape[0], args.pairs),
+        "guides": lambda: (guided_row(d, args.guides_slices, shape[0], args.pairs, args.seed) for d in DEVICES),
         "inference": partial(on_devices, inference_rows, setting, work / "inference", args.inference_pairs),
-        "folder": lambda: [folder_row(sizes, setting, work / "folder", args.folder_volumes, args.folder_pairs)],
-        "start": partial(start_rows, work / "start", args.start_pairs, 3 * args.start_pairs, args.seed),
         "memory": memory,
     }
 
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Machine, versions and settings that the numbers depend on."""
     names = [line for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
     processor = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -195,7 +181,7 @@ def page(report: dict[str, Any]) -> str:
 
 
 def _place(made: dict[str, Any]) -> str:
-    """What the numbers of a part depend on, in a sentence."""
+    """The conditions of a part, in a sentence."""
     machine = made["machine"]
     gpu = machine["gpu"] or "no GPU"
     return (

@@ -534,10 +534,10 @@ class TestValues:
     @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, bool])
     def test_twin(self, dtype):
         array = np.random.default_rng(0).integers(-5 if dtype == np.int16 else 0, 40, SHAPE).astype(dtype)
-        assert volumes._values(array) == np.unique(array).astype(int).tolist()
+        assert volumes.label_values(array) == np.unique(array).astype(int).tolist()
 
     def test_far_apart(self):
-        assert volumes._values(np.array([[[0, 10**9, 5]]])) == [0, 5, 10**9]
+        assert volumes.label_values(np.array([[[0, 10**9, 5]]])) == [0, 5, 10**9]
 
 
 class TestRun:

@@ -17,6 +17,7 @@ from scripts.data.datalist import DataError
 from scripts.data.dicom import seg as dicom_seg
 from scripts.data.dicom import series as dicom
 from scripts.data.dicom.reader import LoadScand
+from scripts.data.output_folder import OutputFolder
 from scripts.labels import ClassTable
 
 METADATA = Path(__file__).resolve().parents[3] / "configs/metadata.json"
@@ -65,7 +66,7 @@ def save(path: str | Path, out: Path, label: np.ndarray | None = None) -> tuple[
     label = labels(tuple(scan.shape[1:])) if label is None else label
     pred = MetaTensor(label[None], meta=scan.meta)
     np.testing.assert_allclose(pred.affine, affine)
-    dicom_seg.SaveDicomSegd("pred", out, TABLE, METADATA)({"pred": pred, "case": "scan"})
+    dicom_seg.SaveDicomSegd("pred", OutputFolder(out), TABLE, METADATA)({"pred": pred, "case": "scan"})
     return label, affine
 
 
@@ -179,7 +180,7 @@ class TestSaveDicomSegd:
     def test_without_highdicom(self, tmp_path, monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, "highdicom", None)
         with pytest.raises(DataError, match=r"pip install -r requirements-dicom\.txt"):
-            dicom_seg.SaveDicomSegd("pred", tmp_path, TABLE, METADATA)
+            dicom_seg.SaveDicomSegd("pred", OutputFolder(tmp_path), TABLE, METADATA)
 
 
 class TestCodes:

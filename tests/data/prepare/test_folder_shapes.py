@@ -162,10 +162,15 @@ class TestNnunet:
 
     def test_a_number_of_four_digits_is_no_channel(self, draw, tmp_path):
         for n in range(4):
-            folder = draw(f"images/case_000{n + 1}.nii.gz", f"labels/case_000{n + 1}.nii.gz", seed=n)
+            folder = draw(f"images/case_000{n}.nii.gz", f"labels/case_000{n}.nii.gz", seed=n)
         path = prepare(folder, tmp_path / "d.json")
-        assert patients_of(path) == {f"case_000{n + 1}" for n in range(4)}
+        assert patients_of(path) == {f"case_000{n}" for n in range(4)}
         assert len(pairs_of(path)) == 4
+
+    def test_scans_alone_are_no_channels(self, draw, tmp_path):
+        for n in range(4):
+            folder = draw(f"images/case_000{n}.nii.gz", seed=n)
+        assert patients_of(prepare(folder, tmp_path / "d.json")) == {f"case_000{n}" for n in range(4)}
 
     def test_the_channel_that_is_asked_for(self, draw, tmp_path):
         for n in range(3):
@@ -265,6 +270,13 @@ class TestDicomBeside:
         (trained,) = sections["training"]
         assert [row["patient"] for row in sections["unlabelled"]] == [trained["patient"]]
         assert capsys.readouterr().out.count("left out, no label, and its patient is in") == 2
+
+    def test_dicom_alone_is_asked_for(self, draw, tmp_path, write_dicom, capsys):
+        folder = draw("images/a.nii.gz", "labels/a.nii.gz", seed=1)
+        write_dicom(folder / "dicom/one", number=3)
+        prepare(folder, tmp_path / "d.json", layout="dicom")
+        said = "passed over, no DICOM, which the layout asks for: images/a.nii.gz, labels/a.nii.gz"
+        assert said in capsys.readouterr().out
 
     def test_a_second_call(self, draw, tmp_path, write_dicom):
         folder = draw("images/a.nii.gz", "labels/a.nii.gz", seed=1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from scripts.methods.pretraining.masked_images import MaskedImages
 from scripts.networks.encoders import UNetTransformerEncoder
-from scripts.networks.image_painter import MaskedImageModel
+from scripts.networks.masked_image_model import MaskedImageModel
 from tests.tiny import batch, stream, train
 
 

@@ -40,6 +40,7 @@ OVERLAY = """# overlay on: train
 # adds: loss_weights#sureness
 # equal weights: loss_weights#sureness=1.0
 # A toy. Run:    python -m monai.bundle run training --config_file "['configs/train.yaml','configs/methods/toy.yaml']"
+output_dir: $@bundle_root + '/runs/toy'
 prompt_maps: null
 loss_weights#sureness: 0.1
 method:

@@ -4,8 +4,7 @@ import pytest
 
 from scripts.__main__ import main
 from tests.tools.results.synthetic import MANY, write_benchmark
-from tests.tools.results.test_layout import check_latex
-from tests.tools.results.test_page import read
+from tests.tools.results.test_document import check_latex, read
 
 FEW = {m: MANY[m] for m in ("supervised", "mean_teacher", "token", "cps4")}
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from scripts.labels import ClassTable
-from scripts.report.drawing import LARGEST
+from scripts.report.figure_style import LARGEST
 from scripts.tools.results import method_charts
 from scripts.tools.results.method_charts import ablation_bars, class_chart, curve_over_labelled, spread
 
@@ -27,10 +27,10 @@ class TestCharts:
     def test_bars_of_fewer_seeds_say_so(self, many, tmp_path, monkeypatch):
         figures = []
         monkeypatch.setattr(method_charts, "save", lambda figure, path: figures.append(figure) or path)
-        last = max(run.seed for run in many.runs)
-        fewer = replace(many, runs=tuple(r for r in many.runs if (r.method, r.seed) != ("token", last)))
-        for results in (many, fewer):
-            ablation_bars(results, tmp_path / "ablation.png")
+        last = many.runs["seed"].max()
+        fewer = replace(many, runs=many.runs[(many.runs["method"] != "token") | (many.runs["seed"] != last)])
+        for benchmark in (many, fewer):
+            ablation_bars(benchmark, tmp_path / "ablation.png")
         texts = [[text.get_text() for panel in figure.axes for text in panel.texts] for figure in figures]
         assert not any("n = " in text for text in texts[0])
         assert {text.split("\n")[0] for text in texts[1] if "n = " in text} == {f"n = {last}"}

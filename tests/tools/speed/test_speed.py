@@ -13,22 +13,10 @@ import torch
 from torch import Tensor
 
 from scripts.data.cache import MAPS
-from scripts.tools.speed import (
-    ceilings,
-    field_trainer,
-    folders,
-    inference,
-    memory,
-    prompt_guides,
-    speed,
-    stage1,
-    starts,
-    steps,
-    thresholds,
-)
+from scripts.tools.speed import field_trainer, inference, maps, memory, speed, training
 from scripts.tools.speed.inference import Setting
 from scripts.tools.speed.pairs import Goal
-from scripts.tools.speed.steps import WARM_UP, Sizes, TakingTurns
+from scripts.tools.speed.training import WARM_UP, Sizes, TakingTurns
 
 TINY = {"image_size": [32, 16], "channels": [4, 8], "batch_size": 2, "unlabelled_batch_size": 3}
 ROW = {"name", "ratio", "low", "high", "goal", "met", "reference", "pairs"}
@@ -85,7 +73,7 @@ class TestSizes:
 
 class TestDrawnBatch:
     def test_shape(self, sizes: Sizes) -> None:
-        batch = steps.drawn_batch(sizes.graph())
+        batch = training.drawn_batch(sizes.graph())
         assert batch["labelled"]["image"].shape == batch["labelled"]["label"].shape == (2, 1, 32, 16)
         maps = batch["unlabelled"]["attention_maps"]
         assert maps.shape == (3, 20, 8, 4)
@@ -117,27 +105,27 @@ class TestTakingTurns:
 
 class TestEngineRow:
     def test_smoke(self, sizes: Sizes) -> None:
-        row = steps.engine_row(sizes, pairs=4)
+        row = training.engine_row(sizes, pairs=4)
         assert row.keys() >= ROW
         assert row["pairs"] == 4
         assert 0 < row["low"] <= row["ratio"] <= row["high"]
         assert row["image_size"] == [32, 16]
 
     def test_both_compute_the_same(self, sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> None:
-        bare = steps.bare_step
+        bare = training.bare_step
 
         def other_losses(parser: Any) -> Callable[[Any], Tensor]:
             step = bare(parser)
             return lambda batch: step(batch) + 1
 
-        monkeypatch.setattr(steps, "bare_step", other_losses)
+        monkeypatch.setattr(training, "bare_step", other_losses)
         with pytest.raises(RuntimeError, match="the engine's second loss must be that of the loop"):
-            steps.engine_row(sizes, pairs=1)
+            training.engine_row(sizes, pairs=1)
 
 
 class TestMethodRows:
     def test_smoke(self, sizes: Sizes) -> None:
-        rows = list(steps.method_rows(sizes, pairs=3))
+        rows = list(training.method_rows(sizes, pairs=3))
         assert all(row.keys() >= ROW and row["ratio"] > 0 for row in rows)
         assert [row["goal"] for row in rows] == [1.05, 1.05, None]
 
@@ -147,8 +135,8 @@ class TestMethodRows:
         def recording(parser: Any) -> Callable[[Any], None]:
             return lambda batch: seen.append(set(batch["unlabelled"]))
 
-        monkeypatch.setattr(steps, "bare_step", recording)
-        kept, fused, _ = steps.method_rows(sizes, pairs=1)
+        monkeypatch.setattr(training, "bare_step", recording)
+        kept, fused, _ = training.method_rows(sizes, pairs=1)
         assert kept["pairs"] == fused["pairs"] == 1
         plain, each = {"image", "is_unlabelled"}, 2 * (WARM_UP + 1)
         assert seen[:each] == [plain | {"pseudo_label"}, plain] * (WARM_UP + 1)
@@ -157,29 +145,21 @@ class TestMethodRows:
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
     def test_without_gpu(self, sizes: Sizes) -> None:
         rows = [
-            *steps.method_rows(replace(sizes, device="cuda"), pairs=3),
-            steps.engine_row(replace(sizes, device="cuda"), pairs=3),
-            stage1.stage1_row(replace(sizes, device="cuda"), pairs=3),
-            *ceilings.ceiling_rows(replace(sizes, device="cuda"), pairs=3),
-            *prompt_guides.prompt_guide_rows(replace(sizes, device="cuda"), slices=1, side=64, pairs=3),
+            *training.method_rows(replace(sizes, device="cuda"), pairs=3),
+            training.engine_row(replace(sizes, device="cuda"), pairs=3),
+            training.stage1_row(replace(sizes, device="cuda"), pairs=3),
+            maps.guided_row("cuda", slices=1, side=64, pairs=3, seed=0),
         ]
         assert all(row["met"] is None and "GPU" in row["name"] and "CUDA" in row["reason"] for row in rows)
-        assert rows[4]["goal"] == pytest.approx(1 / 1.5)
+        assert [rows[n]["goal"] for n in (4, 5)] == [pytest.approx(1 / 1.5), 1 / 20]
 
 
 class TestStage1Row:
     def test_smoke(self, sizes: Sizes) -> None:
         """The bare loop computes what the objective does, which `through_engine` checks."""
-        row = stage1.stage1_row(sizes, pairs=2)
+        row = training.stage1_row(sizes, pairs=2)
         assert row["pairs"] == 2
         assert "unlabelled_batch_size" not in row
-
-
-class TestCeilingRows:
-    def test_smoke(self, sizes: Sizes) -> None:
-        (row,) = ceilings.ceiling_rows(sizes, pairs=2)
-        assert 0 < row["ratio"] < 1
-        assert row["gflop_of_a_step"] > 0
 
 
 class TestFieldRows:
@@ -190,21 +170,21 @@ class TestFieldRows:
         assert waited["reference_ms"] == trained["ours_ms"]
 
 
-class TestPromptGuideRows:
+class TestGuidedRow:
     def test_twin(self) -> None:
-        maps = (3 * torch.randn(2, 20, 6, 6, generator=torch.Generator().manual_seed(0))).softmax(1)
-        ours, theirs = prompt_guides.at_once(maps, 48), prompt_guides.class_by_class(maps.numpy(), 48)
+        attention = (3 * torch.randn(2, 20, 6, 6, generator=torch.Generator().manual_seed(0))).softmax(1)
+        ours, theirs = maps.at_once(attention, 48), maps.class_by_class(attention.numpy(), 48)
         assert (ours.numpy() == theirs).mean() > 0.999
         assert ours.unique().numel() > 10
 
-    def test_smoke(self, sizes: Sizes) -> None:
-        rows = list(prompt_guides.prompt_guide_rows(sizes, slices=1, side=64, pairs=2))
-        assert [row["goal"] for row in rows] == [0.5, None]
+    def test_smoke(self) -> None:
+        row = maps.guided_row("cpu", slices=1, side=64, pairs=2, seed=0)
+        assert (row["goal"], row["pairs"], row["maps"]) == (0.5, 2, [20, 8, 8])
 
-    def test_different_maps_are_refused(self, sizes: Sizes, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(prompt_guides, "class_by_class", lambda maps, side: 0 * maps[:, 0, :1, :1])
+    def test_different_maps_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(maps, "class_by_class", lambda attention, side: 0 * attention[:, 0, :1, :1])
         with pytest.raises(RuntimeError, match="the two must give the same maps"):
-            next(prompt_guides.prompt_guide_rows(sizes, slices=1, side=64, pairs=1))
+            maps.guided_row("cpu", slices=1, side=64, pairs=1, seed=0)
 
 
 class TestInferenceRows:
@@ -224,33 +204,18 @@ class TestInferenceRows:
             next(inference.inference_rows(sizes, setting, tmp_path, pairs=1))
 
 
-class TestFolderRow:
-    @pytest.mark.slow
-    def test_smoke(self, sizes: Sizes, setting: Setting, tmp_path: Path) -> None:
-        row = folders.folder_row(sizes, setting, tmp_path, volumes=3, pairs=1)
-        assert (row["volumes"], row["pairs"]) == (3, 1)
-
-
-class TestStartRows:
-    @pytest.mark.slow
-    def test_smoke(self, tmp_path: Path) -> None:
-        training, words = starts.start_rows(tmp_path, pairs=1, help_pairs=2, seed=0)
-        assert training["ratio"] > 0.5
-        assert words["ours_ms"] > words["reference_ms"]
-
-
 class TestOtsuRows:
     def test_smoke(self) -> None:
         threads = torch.get_num_threads()
-        cpu, gpu = thresholds.otsu_rows(4, [24], pairs=2, seed=0)
+        cpu, gpu = maps.otsu_rows(4, [24], pairs=2, seed=0)
         assert cpu["ratio"] > 0
         assert (gpu["met"] is None) != torch.cuda.is_available()
         assert torch.get_num_threads() == threads
 
     def test_wrong_thresholds_are_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(thresholds, "otsu_thresholds", lambda maps: maps.mean((1, 2)))
+        monkeypatch.setattr(maps, "otsu_thresholds", lambda smooth: smooth.mean((1, 2)))
         with pytest.raises(RuntimeError, match="the thresholds must be those of scikit-image"):
-            next(thresholds.otsu_rows(2, [24], pairs=1, seed=0))
+            next(maps.otsu_rows(2, [24], pairs=1, seed=0))
 
 
 class TestMemoryRow:
@@ -300,7 +265,7 @@ class TestRun:
 
     def test_rows_of_other_parts_stay(self, tmp_path: Path) -> None:
         out, row, conditions = tmp_path / "speed.json", Goal("a", 1.0, "b").row([(1.0, 2.0)]), speed.conditions(parse())
-        speed.write(out, {"memory": [row], "otsu": [row]}, {**conditions, "seed": 3})
+        speed.write(out, {"memory": [row], "otsu": [row], "no part any more": [row]}, {**conditions, "seed": 3})
         speed.write(out, {"engine": [row], "otsu": [{**row, "name": "c"}, row]}, conditions)
         report = json.loads(out.read_text(encoding="utf-8"))
         parts = [(row["part"], row["name"]) for row in report["rows"]]

@@ -1,0 +1,189 @@
+"""The folder that `benchmark accuracy` left, read into pandas tables: a line a run, a line a case and class.
+
+Needs neither torch nor monai.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from .row_names import ALL_LABELLED, MethodName, in_order, method_name
+
+MEASURES = {"mdice": "dice", "miou": "iou"}
+"""Mean over cases -> the column of per_case.csv behind it."""
+CASE_FIELDS = [
+    "method", "labelled", "seed", "section", "variant", "case", "class_id", "class", "dice", "iou",
+    "hd95_mm", "assd_mm",
+]  # fmt: skip
+
+
+class Readout(NamedTuple):
+    """Which patients were scored, and which form of the prediction."""
+
+    section: str
+    variant: str
+
+    @property
+    def title(self) -> str:
+        """In words, such as "test patients" or "test patients, decoded levels"."""
+        return f"{self.section} patients" + ("" if self.variant == "raw" else f", {self.variant} levels")
+
+    @property
+    def file(self) -> str:
+        """Scores of every case and class, below the folder of a run."""
+        name = "per_case.csv" if self.variant == "raw" else f"per_case_{self.variant}.csv"
+        return f"network_{self.section}/{name}"
+
+    def column(self, measure: str) -> str:
+        """Column of results.csv that holds the mean over the cases."""
+        before = "" if self.section == "test" else f"{self.section}_"
+        return f"{before}{measure}" + ("" if self.variant == "raw" else f"_{self.variant}")
+
+
+TEST, UNLABELLED = Readout("test", "raw"), Readout("unlabelled", "raw")
+READOUTS = (TEST, Readout("test", "decoded"), UNLABELLED, Readout("unlabelled", "decoded"))
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """All runs of a benchmark.
+
+    Attributes:
+        folder: the benchmark's.
+        lines: results.csv as it stands.
+        runs: the same, of a seed that was run twice the last run; the scores are those of the run's summary.json where
+            there is one, to all digits, and `folder` is the run's, which need not be there.
+        cases: scores of every run, case and class, with the columns `CASE_FIELDS`; what was not scored has no line.
+    """
+
+    folder: Path
+    lines: pd.DataFrame
+    runs: pd.DataFrame
+    cases: pd.DataFrame
+
+    @cached_property
+    def names(self) -> dict[str, MethodName]:
+        """Row -> title and group, in the order of the tables."""
+        steps = self.runs.groupby("method")["stage1_steps"].max().fillna(0)
+        found = {method: method_name(method, uses_prompts=n > 0) for method, n in steps.items()}
+        return {method: found[method] for method in in_order(found)}
+
+    @cached_property
+    def labelled(self) -> list[int]:
+        """Numbers of labelled patients; that of all patients is not among them unless there is nothing else."""
+        fewer = self.runs[~self.runs["method"].isin(ALL_LABELLED)]
+        return sorted((self.runs if fewer.empty else fewer)["labelled"].unique().tolist())
+
+    @cached_property
+    def _runs_of(self) -> dict[str, pd.DataFrame]:
+        return dict(iter(self.runs.groupby("method")))
+
+    @cached_property
+    def patients(self) -> pd.DataFrame:
+        """Means over the classes of every patient: the columns of `cases` up to `case`, `dice` and `iou`."""
+        return self.cases.groupby(CASE_FIELDS[:6], as_index=False)[list(MEASURES.values())].mean()
+
+    def of(self, method: str, labelled: int) -> pd.DataFrame:
+        """Runs of a row at a number of labelled patients; runs on all labels belong to every number."""
+        mine = self._runs_of.get(method, self.runs[:0])
+        return mine if method in ALL_LABELLED else mine[mine["labelled"] == labelled]
+
+    def scores(self, method: str, labelled: int, readout: Readout, measure: str = "mdice") -> list[float]:
+        """One mean over cases for every seed that has it."""
+        return self.of(method, labelled)[readout.column(measure)].dropna().tolist()
+
+    def has(self, readout: Readout, measure: str = "mdice") -> bool:
+        """Whether any run was scored so."""
+        return bool(self.runs[readout.column(measure)].notna().any())
+
+    def patient_means(self, method: str, labelled: int, readout: Readout, measure: str = "dice") -> pd.DataFrame:
+        """Means over the classes of each patient: a line for each seed, a column for each patient."""
+        found = self._scored(self.patients, method, labelled, readout)
+        return found.pivot(index="seed", columns="case", values=measure)
+
+    def class_means(self, method: str, labelled: int, readout: Readout) -> dict[str, list[float]]:
+        """Class -> mean Dice over the cases that show it, one number a seed."""
+        scored = self._scored(self.cases, method, labelled, readout)
+        means = scored.groupby(["class", "seed"])["dice"].mean()
+        return means.groupby("class").agg(list).to_dict()
+
+    def n_cases(self, labelled: int, readout: Readout) -> int:
+        """Patients that were scored in at least one run."""
+        at = self.patients[self.patients["labelled"] == labelled]
+        return int(at["case"][(at["section"] == readout.section) & (at["variant"] == readout.variant)].nunique())
+
+    def _scored(self, scores: pd.DataFrame, method: str, labelled: int, readout: Readout) -> pd.DataFrame:
+        """Lines of `cases` or `patients` that belong to one row and read-out."""
+        mine = scores[scores["method"] == method]
+        if method not in ALL_LABELLED:
+            mine = mine[mine["labelled"] == labelled]
+        return mine[(mine["section"] == readout.section) & (mine["variant"] == readout.variant)]
+
+
+def read_benchmark(folder: str | Path) -> Benchmark:
+    """Read the folder that `benchmark accuracy` left.
+
+    Raises:
+        FileNotFoundError: there is no results.csv.
+        ValueError: it holds no run.
+    """
+    folder = Path(folder)
+    table = folder / "results.csv"
+    if not table.is_file():
+        raise FileNotFoundError(f"there is no {table}; run python -m scripts benchmark accuracy --out {folder}")
+    lines = pd.read_csv(table, dtype={"steps": "Int64", "stage1_steps": "Int64"})
+    if lines.empty:
+        raise ValueError(f"{table} holds no run yet")
+    last = lines.drop_duplicates(CASE_FIELDS[:3], keep="last")
+    names = last[CASE_FIELDS[:3]].astype(str).agg("_".join, axis=1)
+    runs = last.assign(folder=[folder / name for name in names])
+    columns = {readout.column(measure): math.nan for readout in READOUTS for measure in MEASURES}
+    runs = pd.DataFrame([{**columns, **run, **_summaries(run["folder"])} for run in runs.to_dict("records")])
+    return Benchmark(folder, lines, runs, _read_cases(runs))
+
+
+def write_cases(cases: pd.DataFrame, path: str | Path, largest: int = 5_000_000) -> Path:
+    """Write the scores of every run, case and class as one CSV file.
+
+    Args:
+        cases: of a benchmark.
+        path: CSV file to write, compressed if its name ends with .gz; the same scores give the same bytes.
+        largest: bytes of text beyond which the distances are left out.
+    """
+    form = {"index": False, "float_format": "%.4g", "lineterminator": "\n"}
+    content = cases.to_csv(**form).encode()
+    if len(content) > largest:
+        content = cases[CASE_FIELDS[:-2]].to_csv(**form).encode()
+    target = Path(path)
+    target.write_bytes(gzip.compress(content, mtime=0) if target.suffix == ".gz" else content)
+    return target
+
+
+def _summaries(folder: Path) -> dict[str, float]:
+    """Scores that a run's summary.json files hold, by their columns in results.csv."""
+    found = {}
+    for readout in READOUTS:
+        file = folder / f"network_{readout.section}" / "summary.json"
+        summary = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        part = summary if readout.variant == "raw" else summary.get(readout.variant) or {}
+        found.update({readout.column(m): part[m] for m in MEASURES if part.get(m) is not None})
+    return found
+
+
+def _read_cases(runs: pd.DataFrame) -> pd.DataFrame:
+    parts = [
+        pd.read_csv(file, dtype={"case": str}).assign(**run[CASE_FIELDS[:3]], **readout._asdict())
+        for _, run in runs.iterrows()
+        for readout in READOUTS
+        if (file := run["folder"] / readout.file).is_file()
+    ]
+    cases = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=CASE_FIELDS)
+    return cases.dropna(subset="dice")[CASE_FIELDS]

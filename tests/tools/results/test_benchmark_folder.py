@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+
+import pytest
+
+from scripts.tools.results.benchmark_folder import READOUTS, TEST, UNLABELLED, Readout, read_benchmark, write_cases
+from tests.tools.results.synthetic import HEAD
+
+DECODED = Readout("test", "decoded")
+
+
+class TestReadBenchmark:
+    def test_the_last_run_of_a_seed_counts(self, small):
+        assert small.runs[["method", "seed", "mdice"]].values.tolist() == [
+            ["bcp", 0, 0.25],
+            ["bcp", 1, 0.7],
+            ["cps4", 0, 0.8],
+        ]
+
+    def test_scores_of_the_summary_win_over_the_line(self, small):
+        assert small.scores("bcp", 1, TEST) == [0.25, 0.7]
+        assert small.scores("bcp", 1, TEST, "miou") == [0.4]
+        assert small.scores("bcp", 1, DECODED) == [0.75]
+        assert small.scores("bcp", 1, UNLABELLED) == []
+        assert small.has(DECODED)
+        assert not small.has(UNLABELLED)
+
+    def test_classes(self, small):
+        assert small.class_means("cps4", 1, TEST) == {"L5": [pytest.approx(0.4)]}
+        assert small.n_cases(1, TEST) == 2
+
+    def test_upper_bound_belongs_to_every_number(self, many):
+        assert many.labelled == [1, 2]
+        assert many.of("full", 1)["labelled"].tolist() == [22]
+
+    def test_exception(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="benchmark accuracy"):
+            read_benchmark(tmp_path)
+        (tmp_path / "results.csv").write_text(HEAD + "\n")
+        with pytest.raises(ValueError, match="holds no run"):
+            read_benchmark(tmp_path)
+
+
+class TestReadout:
+    def test_names(self):
+        assert [r.column("mdice") for r in READOUTS] == [
+            "mdice",
+            "mdice_decoded",
+            "unlabelled_mdice",
+            "unlabelled_mdice_decoded",
+        ]
+        assert READOUTS[3].file == "network_unlabelled/per_case_decoded.csv"
+        assert READOUTS[3].title == "unlabelled patients, decoded levels"
+
+
+class TestWriteCases:
+    def test_value(self, small, tmp_path):
+        with write_cases(small.cases, tmp_path / "cases.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == 4  # what was not scored has no line
+        assert rows[0] == {
+            "method": "bcp", "labelled": "1", "seed": "0", "section": "test", "variant": "raw", "case": "a, b",
+            "class_id": "2", "class": "L5", "dice": "0.2", "iou": "0.1", "hd95_mm": "3", "assd_mm": "1",
+        }  # fmt: skip
+        assert rows[1]["hd95_mm"] == ""
+
+    def test_compressed_the_same_bytes_each_time(self, small, tmp_path):
+        plain = write_cases(small.cases, tmp_path / "cases.csv").read_bytes()
+        one, two = (write_cases(small.cases, tmp_path / name).read_bytes() for name in ("one.csv.gz", "two.csv.gz"))
+        assert gzip.decompress(one) == plain
+        assert one == two
+
+    def test_distances_are_left_out_of_a_large_file(self, small, tmp_path):
+        text = write_cases(small.cases, tmp_path / "cases.csv", largest=100).read_text()
+        assert text.splitlines()[0].endswith("class,dice,iou")
+        assert not math.isnan(float(text.splitlines()[1].rsplit(",", 1)[-1]))
