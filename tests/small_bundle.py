@@ -24,6 +24,7 @@ CONFIG: dict[str, Any] = {
         {
             "_target_": "scripts.training.start.start",
             "output_dir": "@output_dir",
+            "resume": "@resume",
             "datalist": "@datalist",
             "data": {"training": "train#data"},
             "cache_dir": "@output_dir",

@@ -71,7 +71,8 @@ class RunOutputs:
 
     def _attach_tensorboard(self, engine: Engine) -> None:
         writer = SummaryWriter(str(self.folder / "tensorboard"))
-        TensorBoardStatsHandler(writer, epoch_log=False, output_transform=named_losses).attach(engine)
+        self.losses = StepLosses(writer)
+        self.losses.attach(engine)
         if self.evaluator is not None:
             TensorBoardStatsHandler(writer, iteration_log=False).attach(self.evaluator)
 
@@ -82,10 +83,40 @@ class RunOutputs:
         logging.getLogger(__name__).info("%s, epoch %d of %d: %s", self.title, state.epoch, state.max_epochs, told)
 
     def fail(self, engine: Engine, error: BaseException) -> None:
-        """Close the bar, below which the error is then shown, and let the error go on."""
+        """Close the bar, below which the error is then shown, write the losses so far, and let the error go on."""
         if self.bar.pbar is not None:
             self.bar.pbar.close()
+        self.losses.write()
         raise error
+
+
+class StepLosses:
+    """Losses of each step as TensorBoard events, written after an epoch: to read one earlier would wait for a GPU.
+
+    Args:
+        writer: of TensorBoard.
+    """
+
+    def __init__(self, writer: SummaryWriter) -> None:
+        self.writer = writer
+        self._kept: list[tuple[int, Mapping[str, Any]]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+
+    def collect(self, engine: Engine) -> None:
+        """Remember the losses of a step; they stay on their device."""
+        self._kept.append((engine.state.iteration, engine.state.output))
+
+    def write(self) -> None:
+        """Write what was collected."""
+        for step, losses in self._kept:
+            for name, value in named_losses(losses).items():
+                self.writer.add_scalar(name, value, step)
+        self._kept.clear()
+        self.writer.flush()
 
 
 class MetricsLog:

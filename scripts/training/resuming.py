@@ -22,7 +22,7 @@ OF_NO_ACCOUNT = {
     *("resume", "device", "num_workers", "rank", "ranks", "bundle_root", "dataset_dir", "datalist", "unlabelled_dir"),
     *("output_dir", "ckpt_dir", "prompt_model_dir", "cache_dir", "max_epochs", "when_no_prompt_model", "overwrite"),
     *("imports", "initialize", "training", "pretraining", "run", "finalize", "backend", "timeout_hours", "start"),
-    *("pretraining_settings", "start_from", "warm_start"),
+    *("pretraining_settings", "prepare_prompts", "start_from", "finish", "warm_start"),
 }
 """First parts of the keys in which a run may be gone on with differently: places, machines, a longer training."""
 SHOWN, MOST = 60, 8

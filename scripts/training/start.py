@@ -109,7 +109,7 @@ def start(
         return
     folder = Path(output_dir)
     config = _plain(workflow.parser.config) if workflow is not None else {}
-    if workflow is not None and "resume" in config and workflow.parser.get_parsed_content("resume"):
+    if resume:
         check_resumed(folder, config, EFFECTIVE_CONFIG)
     lock_folder(folder, owner=workflow)
     if overwrite and not resume:

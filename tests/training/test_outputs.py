@@ -56,6 +56,31 @@ class TestRunOutputs:
         }
         assert not (tmp_path / "pictures").exists()  # no volume was given
 
+    def test_no_loss_is_read_before_the_epoch_ends(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each would wait for the device."""
+        read: list[int] = []
+        outputs, trainer = RunOutputs(tmp_path, "training"), Engine(lambda e, b: {"loss": torch.tensor(1.0)})
+        trainer.state.device = torch.device("cpu")
+        outputs.attach(trainer)
+        for look in ("__float__", "item", "tolist"):
+            monkeypatch.setattr(torch.Tensor, look, lambda self: read.append(trainer.state.iteration) or 1.0)
+        trainer.run([0] * 5, max_epochs=2)
+        assert set(read) == {5, 10}
+
+    def test_losses_up_to_an_error_are_written(self, tmp_path: Path) -> None:
+        def step(engine: Engine, batch: Any) -> dict[str, torch.Tensor]:
+            if engine.state.iteration == 3:
+                raise ValueError("bad slice")
+            return {"loss": torch.tensor(float(engine.state.iteration))}
+
+        engine = Engine(step)
+        engine.logger.setLevel(logging.CRITICAL)
+        RunOutputs(tmp_path, "training").attach(engine)
+        with pytest.raises(ValueError, match="bad slice"):
+            engine.run([0] * 4)
+        events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+        assert [(e.step, e.value) for e in events.Scalars("train_loss")] == [(1, 1.0), (2, 2.0)]
+
     def test_pictures(self, tmp_path: Path) -> None:
         volume = {"image": torch.zeros(2, 1, 4, 3), "label": torch.zeros(2, 1, 4, 3)}
         drawn: list[Any] = []
