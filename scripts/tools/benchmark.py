@@ -1,4 +1,4 @@
-"""`python -m scripts benchmark accuracy|nnunet|prompts|transfer|bad_input|kills|growth|versions|speed|onnx`."""
+"""`python -m scripts benchmark accuracy|nnunet|prompts|transfer|bad_input|kills|mutants|growth|versions|speed|onnx`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ KINDS = {
     "onnx": ("speed.onnx", "time and score a trained network in ONNX Runtime against PyTorch"),
     "growth": ("reliability.growth", "time and memory of every step of the work against the number of volumes"),
     "versions": ("reliability.versions", "run the project's tests with the oldest and the newest versions"),
+    "mutants": ("reliability.mutants", "change single expressions, and count the changes that the tests notice"),
     "kills": ("reliability.kills", "kill both stages at random moments, go on, and compare the ends bit for bit"),
 }
 

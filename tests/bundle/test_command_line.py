@@ -49,6 +49,12 @@ class TestCheckOverrides:
         )
         assert not (tmp_path / "run").exists()
 
+    def test_poorly_spelt(self, config: str) -> None:
+        """Half of the letters are enough to be told the key, less are not."""
+        message = "--max_iter is not a key of this configuration; did you mean --max_epochs?"
+        assert refused(config, max_iter=5) == message
+        assert refused(config, maxit=5).endswith("; see docs/configs.md for the keys")
+
     def test_nothing_near(self, config: str) -> None:
         message = refused(config, qqqqqqqqqqq=5)
         assert message == "--qqqqqqqqqqq is not a key of this configuration; see docs/configs.md for the keys"
@@ -99,6 +105,13 @@ class TestCheckOverrides:
         message = "--max_epochs None would be passed over: MONAI drops an override that is None; write '$None'"
         assert refused(config, max_epochs=None) == message
         assert not (tmp_path / "run").exists()
+
+    def test_none_where_the_file_has_none(self, tmp_path: Path) -> None:
+        file = tmp_path / "some.yaml"
+        file.write_text("weights: null\nsteps: 3\n", encoding="utf-8")
+        refuse_overrides({"weights": None}, [file])
+        with pytest.raises(DataError, match="--steps None would be passed over"):
+            refuse_overrides({"steps": None}, [file])
 
     def test_none_as_an_expression(self, config: str, capsys: pytest.CaptureFixture[str]) -> None:
         run(config, note="$None")

@@ -173,6 +173,13 @@ class TestInPlaneSpacingd:
         torch.testing.assert_close(made.pixdim, torch.tensor([0.7, 0.7, 7.3], dtype=made.pixdim.dtype))
         torch.testing.assert_close(made[0, 0, 0].as_tensor().float(), torch.arange(3.0))
 
+    @pytest.mark.parametrize("pixel_mm", [0.7, 1.3])
+    def test_the_border_is_no_darker(self, pixel_mm: float) -> None:
+        """Points beyond the outermost pixels' centres take their value, not air's."""
+        image = MetaTensor(torch.full((1, 9, 7, 2), 5.0), affine=torch.diag(torch.tensor([0.9, 0.9, 4.0, 1])))
+        made = InPlaneSpacingd("image", pixel_mm)({"image": image})["image"].as_tensor()
+        torch.testing.assert_close(made, torch.full_like(made, 5.0))
+
 
 LABEL_MAP = {"map": {"0": 0, "101": "L5", "7": "ignore", "102": 3}}
 
@@ -190,6 +197,10 @@ class TestMapLabelValuesd:
     def test_identity(self) -> None:
         values = [float(v) for v in (*range(20), IGNORE)]
         assert MapLabelValuesd("label")({"label": self.label(*values)})["label"].flatten().tolist() == values
+
+    def test_nearly_whole_numbers(self) -> None:
+        made = MapLabelValuesd("label")({"label": self.label(2.9996, 3.0004, 0.0)})["label"]
+        assert made.flatten().tolist() == [3, 3, 0]
 
     def test_entry_wins(self) -> None:
         data = {"label": self.label(0.0, 101.0), "label_map": LABEL_MAP}

@@ -49,6 +49,13 @@ class TestCaseScores:
         assert summary["level_agnostic_dice"]["vertebra"] == 1.0
         assert math.isnan(summary["level_agnostic_dice"]["disc"])
 
+    def test_iou_is_no_dice_and_n_counts_cases_that_show_the_class(self, scores):
+        scores.add("c", spine(L5, L5, 0), spine(L5, 0, 0), (1, 1, 3))  # Dice 2 · 8 / (16 + 8), IoU 8 / 16
+        summary = scores.summary()
+        assert summary["mdice"] == pytest.approx((1 / 3 + 1 + 2 / 3) / 3)
+        assert summary["miou"] == pytest.approx((1 / 3 + 1 + 1 / 2) / 3)
+        assert [summary["per_class"][name]["n"] for name in ("L5", "L4", "L3", "L2")] == [3, 1, 1, 0]
+
     def test_files(self, scores, tmp_path):
         path = scores.write(tmp_path / "new")
         summary = json.loads(path.read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ import torch
 from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 
-from scripts.inference.inferers import PromptMapInferer, SlicewiseInferer, VolumeInferer
+from scripts.inference.inferers import PromptMapInferer, ShiftTTAInferer, SlicewiseInferer, VolumeInferer
 from scripts.ops.otsu import otsu_thresholds
 from scripts.ops.prompt_map import prompt_guided_map, upsample
 from scripts.training.step import OptimizationStep, to_device
@@ -144,6 +144,22 @@ class TestVolumeInferer:
         torch.testing.assert_close(found["running"][1], 5 * volume + 3, atol=1e-3, rtol=0)
         assert not layer.training
         torch.testing.assert_close(layer.state_dict(), before)
+
+
+class TestShiftTTAInferer:
+    @pytest.mark.parametrize(
+        ("max_shift", "a_side", "expected"),
+        [(0.2, 2, [-0.2, -0.1, 0.0, 0.1, 0.2]), (0.2, 1, [-0.2, 0, 0.2]), (0, 3, [0])],
+    )
+    def test_as_many_places_on_either_side(self, max_shift: float, a_side: int, expected: list[float]) -> None:
+        seen: list[int] = []
+        inferer = ShiftTTAInferer([1], max_shift, a_side, shift_std=0.1, entropy_weight=1.0, statistics="running")
+        network = nn.Conv2d(1, 2, 1).requires_grad_(False)
+        network.register_forward_pre_hook(lambda _, args: seen.append(int(args[0][0, 0, :, 0].argmax())))
+        volume = torch.zeros(1, 1, 20, 4)
+        volume[:, :, 10] = 1.0
+        inferer(volume, network)
+        assert seen == [10 + round(20 * shift) for shift in expected]
 
 
 class TestOrder:

@@ -99,6 +99,20 @@ class TestCPS4:
         total = 0.7 * supervised + 0.4 * 0.25 * parts["prompt"] + 1.3 * 0.5 * parts["enhanced"]
         torch.testing.assert_close(losses["loss"], total)
 
+    def test_pasted_slices_keep_what_their_labelled_slice_does_not_label(self) -> None:
+        """Two labelled slices for four unlabelled ones; only the second one's data set leaves class 1 unlabelled."""
+        method, data = objective(box=0.5, loss_weights={**WEIGHTS, "prompt": 0.0}), batch()
+        unlabelled, labelled = data["unlabelled"], data["labelled"]
+        data["unlabelled"] = {name: torch.cat([value, value]) for name, value in unlabelled.items()}
+        labelled["is_unlabelled"][1, 1] = True
+        state = torch.get_rng_state()
+        found = method(data, 1.0)["supervised"]
+        torch.set_rng_state(state)
+        image = data["unlabelled"]["image"]
+        mixed = copy_paste(labelled["image"], image, random_box(image, 0.5))
+        label, unknown = mixed.label(labelled["label"][:, 0]), labelled["is_unlabelled"][[0, 1, 0, 1]]
+        torch.testing.assert_close(found, method.supervised_loss(method.student(mixed.image), label, unknown))
+
     def test_pasted_slices_cost_one_pass(self) -> None:
         calls: list[int] = []
         method = objective(box=0.5)

@@ -82,6 +82,19 @@ class TestPromptGuidedMap:
         result = prompt_guided_map(maps, torch.tensor([[0.5, 9, 9]]), gate=0.0, integration="foreground_by_background")
         assert result.flatten().tolist() == [0, 1, 2]
 
+    def test_value_constant_maps_have_an_empty_mask(self) -> None:
+        """OTSU's threshold of a constant map is its value, which no pixel exceeds."""
+        background, foreground = [0.5, 0.5, 0.5], [0.8, 0.2, 0.9]
+        result = [
+            prompt_guided_map(column(*maps), torch.tensor([[0.5, 0.5]]), gate=0.0, integration=name).flatten().tolist()
+            for maps, name in (
+                ((background, foreground), "foreground_by_background"),
+                ((background, foreground), "otsu_per_class"),
+                (([0.1, 0.1, 0.1], background), "otsu_per_class"),
+            )
+        ]
+        assert result == [[1, 1, 1], [1, 0, 1], [0, 0, 0]]
+
     @pytest.mark.parametrize("integration", ["otsu_per_class", "foreground_by_background", "argmax"])
     def test_value_is_background_if_no_class_is_allowed(self, integration: str) -> None:
         result = prompt_guided_map(

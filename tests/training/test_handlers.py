@@ -109,6 +109,15 @@ class TestEMATeacher:
         torch.testing.assert_close(teacher.weight.detach(), expected)
         torch.testing.assert_close(student.weight.detach(), own)
 
+    def test_first_step(self) -> None:
+        """A teacher of trained weights begins with the decay of its fourth step, 1 - 1 / 5."""
+        student, teacher = nn.Linear(1, 1), nn.Linear(1, 1)
+        nn.init.zeros_(student.weight), nn.init.ones_(teacher.weight)
+        engine = Engine(lambda e, b: None)
+        EMATeacher(student, teacher, decay=0.9, first_step=3).attach(engine)
+        engine.run([0])
+        assert teacher.weight.item() == pytest.approx(0.8)
+
     @pytest.mark.parametrize("buffers", ["batch", "copy"])
     def test_buffers(self, buffers: str) -> None:
         student, teacher = nn.BatchNorm1d(2), nn.BatchNorm1d(2)

@@ -220,6 +220,7 @@ class TestRoundEpochs:
             (6, 0.0, 1, [4]),
             (6, 0.0, 2, [3, 5]),
             (60, 0.5, 2, [41, 51]),
+            (5, 0.5, 1, [4]),  # the ramp rises within the third epoch: active are 3, 4 and 5
             (4, 0.5, 3, [3, 4]),
             (5, 0.0, 0, []),
             (3, 1.0, 2, []),

@@ -331,10 +331,11 @@ class TestWarnings:
         [
             (lambda a: (a > 450).astype(np.int16), "has fewer than 32 grey values, as a label map has"),
             (lambda a: a[:20, :10], "has the shape (20, 10, 9), next to nothing; training resamples it and fills up"),
+            (lambda a: a[:, :10], "10, 9), next to nothing; training resamples it and fills up"),
             (lambda a: a[:, :, :1], "has one sagittal slice; training takes it as a volume of its own"),
             (lambda a: np.tile(a, (1, 1, 50)), "has 450 sagittal slices; training takes them all"),
         ],
-        ids=["label map", "tiny", "one slice", "many slices"],
+        ids=["label map", "tiny", "narrow", "one slice", "many slices"],
     )
     def test_array(self, spine, tmp_path, change, words):
         said = self.said(tmp_path, spine("a", change, lambda a: change(a) if words[4:8] != "fewe" else a))
@@ -353,6 +354,16 @@ class TestWarnings:
             volume.set_qform(np.diag([1, 1, 1, 1]) @ np.diag([4.0, 4, 4, 1]), 1)
 
         assert "has two affines" in self.said(tmp_path, spine("a", header=differ))[0]
+
+    def test_two_affines_that_are_shifted(self, spine, tmp_path):
+        def shift(volume):
+            moved = volume.affine.copy()
+            moved[:3, 3] += (12.0, 0.0, 16.0)
+            volume.set_sform(volume.affine, 1)
+            volume.set_qform(moved, 1)
+
+        (said,) = self.said(tmp_path, spine("a", header=shift))
+        assert said == "has two affines, 20 mm apart (sform and qform); training believes the sform"
 
     def test_they_do_not_stop(self, spine, tmp_path, caplog):
         raise_problems(problems_of(tmp_path, [spine("a", lambda a: a[:, :, :1], lambda a: a[:, :, :1])]))
@@ -482,6 +493,11 @@ class TestImageMistakes:
         assert volumes.image_mistakes(array, PIR) == [
             "holds 0 in nearly every voxel and shows next to nothing; take it out of the datalist"
         ]
+
+    def test_exactly_two_columns(self):
+        for columns, mistakes in ((2, 0), (1, 1)):
+            found = volumes.image_mistakes(np.arange(columns * 120).reshape(columns, 30, 4), PIR)
+            assert len([m for m in found if m.startswith(f"has sagittal slices of 30 x {columns} pixels")]) == mistakes
 
     def test_beyond_float32(self):
         array = np.arange(960, dtype=np.float64).reshape(SHAPE)

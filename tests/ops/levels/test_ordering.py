@@ -231,6 +231,73 @@ class TestDecodeOrder:
         assert torch.equal(GROUPS[blind], GROUPS[torch.full((1, 30, 8), TABLE.id_of("L3"))])
         assert not (blind == TABLE.id_of("L3")).any()
 
+    def test_value_uncertain_pixels_count_less(self) -> None:
+        """In every row three pixels that may be background say L4, two that are no background say L5."""
+        probs = torch.zeros(1, TABLE.num_classes, 12, 5)
+        l5, l4 = TABLE.id_of("L5"), TABLE.id_of("L4")
+        probs[:, 0, :, :3], probs[:, l4, :, :3], probs[:, l5, :, :3] = 0.48, 0.5, 0.02
+        probs[:, l4, :, 3:], probs[:, l5, :, 3:] = 0.04, 0.96
+        assert (decode_order(probs, (probs + 1e-9).log(), groups=GROUPS, chain=CHAIN) == l5).all()
+
+    @pytest.mark.parametrize(("each", "winner"), [(1.1, "L4"), (1.3, "L4"), (1.4, "L5"), (1.6, "L5")])
+    def test_value_a_single_pixel_counts_four_at_most(self, each: float, winner: str) -> None:
+        """In every row three pixels prefer L5 by `each`; however sure one is of L4, it outweighs 4 in all."""
+        probs, score = torch.zeros(1, TABLE.num_classes, 12, 4), torch.full((1, TABLE.num_classes, 12, 4), -50.0)
+        l5, l4 = TABLE.id_of("L5"), TABLE.id_of("L4")
+        probs[:, l5] = 1.0
+        score[:, l5, :, :3], score[:, l4, :, :3], score[:, l4, :, 3] = 0.0, -each, 40.0
+        decoded = decode_order(probs, score, groups=GROUPS, chain=CHAIN)
+        assert (decoded == TABLE.id_of(winner)).all()
+
+    def test_value_a_pixel_gets_its_row_s_level_where_neighbours_have_its_type(self) -> None:
+        """In a chain of vertebrae alone: one pixel is sure of a neighbour, its row is not."""
+        vertebrae = torch.tensor([c.id for c in TABLE.chain if "/" not in c.name and c.name != "S"])
+        label = torch.full((1, 12, 9), TABLE.id_of("L3"))
+        label[0, 6, 4] = TABLE.id_of("L2")
+        assert (decode(logits_of(label, 30.0), vertebrae) == TABLE.id_of("L3")).all()
+
+    @staticmethod
+    def below_the_lowest_disc() -> Tensor:
+        """Class ids (1, 36, 7) of L4 to L5/S, then of what a network without a sacrum takes for L5."""
+        heights = {"L4": 8, "L4/L5": 4, "L5": 8, "L5/S": 6}
+        rows = [TABLE.id_of(name) for name, height in heights.items() for _ in range(height)]
+        return torch.tensor([*rows, *[TABLE.id_of("L5")] * 10])[None, :, None].repeat(1, 1, 7)
+
+    def test_value_all_below_the_chain_is_background(self) -> None:
+        label = self.below_the_lowest_disc()
+        expected = label.clone()
+        expected[:, 26:] = 0
+        label[0, 31, 3] = TABLE.id_of("L5/S")  # the type of its neighbour in the chain, and named so
+        assert torch.equal(decode(logits_of(label), WITHOUT_SACRUM), expected)
+
+    def test_value_nothing_else_is_below_the_chain(self) -> None:
+        """A vertebra's pixel in the rows of the lowest disc is L5, though it is sure not to be."""
+        label = self.below_the_lowest_disc()
+        label[0, 22, 3] = TABLE.id_of("L1")
+        assert decode(logits_of(label, 30.0), WITHOUT_SACRUM)[0, 22, 3] == TABLE.id_of("L5")
+
+    def test_value_uncertain_vertebrae_without_discs_stay(self) -> None:
+        logits = torch.zeros(1, TABLE.num_classes, 12, 5)
+        logits[:, [c.id for c in TABLE.foreground if "/" not in c.name]] = 9.0
+        logits[:, TABLE.id_of("L3")] = 9.1
+        assert (decode(logits, WITHOUT_SACRUM) == TABLE.id_of("L3")).all()
+
+    @pytest.mark.parametrize(("share", "is_l5"), [(0.25, False), (0.3, False), (0.45, True), (0.6, True)])
+    def test_value_below_the_chain_is_as_likely_as_a_level_of_probability_1_by_e(
+        self, share: float, is_l5: bool
+    ) -> None:
+        """Vertebra, disc, vertebra: is the last L5, or what lies below L5/S? It alone says more than its type."""
+        discs = [c.id for c in TABLE.chain if "/" in c.name]
+        vertebrae = [c.id for c in TABLE.chain[1:] if "/" not in c.name]
+        probs = torch.zeros(1, TABLE.num_classes, 24, 5)
+        probs[:, vertebrae, :8] = 1 / len(vertebrae)
+        probs[:, discs, 8:14] = 1 / len(discs)
+        lowest = probs[:, :, 14:]
+        lowest[:, vertebrae] = (1 - share) / (len(vertebrae) - 1)
+        lowest[:, TABLE.id_of("L5")] = share
+        decoded = decode_order(probs, probs.clamp_min(1e-9).log(), groups=GROUPS, chain=WITHOUT_SACRUM)
+        assert (decoded[:, 14:] == (TABLE.id_of("L5") if is_l5 else 0)).all()
+
     def test_property_every_slice_by_itself(self) -> None:
         logits = noisy()
         together = decode(logits)
