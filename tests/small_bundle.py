@@ -28,7 +28,6 @@ CONFIG: dict[str, Any] = {
             "datalist": "@datalist",
             "data": {"training": "train#data"},
             "cache_dir": "@output_dir",
-            "resume": "@resume",
             "overwrite": "@overwrite",
         },
         "$print('trained for', @max_epochs)",
