@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -31,26 +32,27 @@ MONAI = "torch numpy monai"
 # room of scripts: (rooms it may import beside itself, packages it may import beside the standard library)
 TABLE = {
     "labels": ("", ""),
+    "weights": ("files", ""),
     "files": ("", "filelock"),
     "ops": ("labels", f"{MONAI} scipy"),
-    "networks": ("labels files ops", f"{MONAI} transformers huggingface_hub onnxruntime"),
+    "networks": ("labels files weights ops", f"{MONAI} transformers huggingface_hub onnxruntime"),
     "methods": ("labels ops", TORCH),
     "phantom": ("labels files", "numpy scipy nibabel tqdm"),
     "report": ("labels files", "numpy matplotlib nibabel tabulate"),
-    "data": ("labels files ops", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
-    "evaluation": ("labels files report", f"{MONAI} ignite nibabel scipy tqdm"),
-    "bundle": ("labels files data", f"{TORCH} monai"),
-    "inference": ("labels files ops data bundle", f"{MONAI} ignite"),
-    "training": ("labels files ops data evaluation bundle report", f"{MONAI} ignite matplotlib tqdm yaml"),
+    "data": ("labels files weights ops", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
+    "evaluation": ("labels files weights report", f"{MONAI} ignite nibabel scipy tqdm"),
+    "bundle": ("labels files weights data", f"{TORCH} monai"),
+    "inference": ("labels files weights ops data bundle", f"{MONAI} ignite"),
+    "training": ("labels files weights ops data evaluation bundle report", f"{MONAI} ignite matplotlib tqdm yaml"),
     "label_server": (
         "data phantom",
         "monai yaml numpy nibabel fastapi pydicom monailabel monaibundle_app class_labels",
     ),
     "info": ("labels", ""),
     "tools": (
-        "labels files ops networks phantom data bundle training report __main__",
+        "labels files weights ops networks phantom data bundle training report __main__",
         f"{MONAI} ignite nibabel itk scipy skimage pandas jinja2 markupsafe matplotlib tqdm yaml nbclient nbformat "
-        "filelock",
+        "filelock pytest",
     ),
     "__main__": ("", ""),  # imports the one command that is asked for by its name
 }
@@ -132,6 +134,19 @@ class TestImportTable:
     def test_no_cycles(self) -> None:
         graph = {name: {i.target for i in imports_of(name) if i.target in FILES} for name in FILES}
         assert len(tuple(TopologicalSorter(graph).static_order())) == len(FILES)
+
+
+class TestSizes:
+    """Bounds that keep a room to what one can take in."""
+
+    def test_modules(self) -> None:
+        lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in FILES.items()}
+        assert {name: count for name, count in lines.items() if count > 400} == {}
+
+    def test_folders(self) -> None:
+        folders = Counter(path.parent for path in FILES.values())
+        assert [str(folder) for folder, count in folders.items() if count > 15] == []
+        assert folders[ROOT / "scripts"] <= 8
 
 
 class TestLightImports:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from ..files import SETTINGS, WEIGHTS, FileError, model_settings, whole_file, write_model_files
+from ..files import FileError, whole_file
 from ..labels import ClassTable
+from ..weights import SETTINGS, WEIGHTS, model_settings, write_model_files
 
 
 def save_atomically(state: Any, path: Path) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import SETTINGS, WEIGHTS, model_settings, write_model_files, write_whole
+from ..files import write_whole
 from ..ops.batch_norm import STATISTICS, batch_norm_statistics
+from ..weights import SETTINGS, WEIGHTS, model_settings, write_model_files
 from .encoders import VisionEncoder, build_vision_encoder
 from .vision_language import PromptAttention, VisionLanguageModel
 

@@ -17,7 +17,7 @@ import yaml
 
 from ..bundle.launch import BUNDLE_ROOT
 from ..bundle.model_file import load_weights, trained_settings
-from ..files import SETTINGS, WEIGHTS
+from ..weights import SETTINGS, WEIGHTS
 from .needed_files import needed_files, say_where
 
 NAME = "spine_mri_cps4_segmentation"

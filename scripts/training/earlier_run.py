@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..bundle.run_record import recorded_models
 from ..data.datalist import DataError
-from ..files import SETTINGS, WEIGHTS
+from ..weights import SETTINGS, WEIGHTS
 
 CHECKPOINTS = ("checkpoint.pt", "masked_images/checkpoint.pt")
 """In a run's folder; the latter is of the first part of `masked_images.yaml`."""

@@ -29,7 +29,8 @@ from ..bundle.run_record import datalist_entries, hide_secret, record_run
 from ..bundle.settings import check_folders
 from ..data.check.command import check_datalist, check_entries
 from ..data.datalist import DataError, raise_problems
-from ..files import FileError, is_unfinished, lock_folder, restore_model_files, write_whole
+from ..files import FileError, lock_folder, write_whole
+from ..weights import is_unfinished, restore_model_files
 from .earlier_run import forget_checkpoints, refuse_earlier_results
 from .resuming import check_resumed
 

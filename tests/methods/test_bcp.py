@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from scripts.labels import IGNORE
 from scripts.methods.bcp import BCP
 from scripts.ops.copy_paste import random_box
-from scripts.ops.losses import PartialLabelCrossEntropy
-from scripts.ops.schedules import sigmoid_ramp
+from scripts.ops.losses import PartialLabelCrossEntropy, sigmoid_ramp
 from tests.tiny import CLASSES, SIZE, network, stream, train
 from tests.tiny import batch as pair_of_streams
 

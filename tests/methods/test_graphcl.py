@@ -12,8 +12,7 @@ from torch import nn
 from scripts.methods.bcp import BCP
 from scripts.methods.graphcl import GraphCL
 from scripts.networks.graphcl_head import GraphHead
-from scripts.ops.losses import PartialLabelCrossEntropy, correlation_clustering_loss
-from scripts.ops.schedules import sigmoid_ramp
+from scripts.ops.losses import PartialLabelCrossEntropy, correlation_clustering_loss, sigmoid_ramp
 from tests.tiny import CLASSES, SIZE, network, stream, train
 
 WEIGHTS = {"supervised": 0.7, "pseudo": 1.3, "clustering": 0.4}

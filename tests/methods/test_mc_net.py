@@ -11,8 +11,7 @@ from torch import nn
 from scripts.labels import IGNORE
 from scripts.methods.mc_net import MCNet, sharpen
 from scripts.networks.mc_net_decoder import ExtraDecoder
-from scripts.ops.losses import PartialLabelCrossEntropy
-from scripts.ops.schedules import sigmoid_ramp
+from scripts.ops.losses import PartialLabelCrossEntropy, sigmoid_ramp
 from tests.tiny import CLASSES, SIZE, batch, network, stream, train
 
 WEIGHTS = {"supervised": 0.7, "consistency": 1.3}

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.methods.mean_teacher import MeanTeacher
-from scripts.ops.losses import PartialLabelCrossEntropy
-from scripts.ops.schedules import sigmoid_ramp
+from scripts.ops.losses import PartialLabelCrossEntropy, sigmoid_ramp
 from tests.tiny import SIZE, batch, network, train
 
 WEIGHTS = {"supervised": 0.7, "consistency": 1.3}

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from scripts.labels import IGNORE
 from scripts.methods.ss_net import SSNet, dice_distance, draw_pixels, unit
 from scripts.networks.ss_net_heads import ClassSelectors, SeparationHeads
-from scripts.ops.losses import PartialLabelCrossEntropy
-from scripts.ops.schedules import sigmoid_ramp
+from scripts.ops.losses import PartialLabelCrossEntropy, sigmoid_ramp
 from tests.tiny import CLASSES, SIZE, batch, network, stream, train
 
 WEIGHTS = {"supervised": 0.7, "smoothness": 1.3, "separation": 0.4}

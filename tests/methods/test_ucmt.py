@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from scripts.labels import IGNORE
 from scripts.methods.ucmt import UCMT, cell_entropy, cut, overwrite
-from scripts.ops.losses import PartialLabelCrossEntropy
-from scripts.ops.schedules import sigmoid_ramp
+from scripts.ops.losses import PartialLabelCrossEntropy, sigmoid_ramp
 from tests.tiny import CLASSES, SIZE, batch, network, stream, train
 
 WEIGHTS = {"supervised": 0.7, "cross_pseudo": 1.3, "cross_mean": 0.4}

@@ -8,8 +8,8 @@ import pytest
 
 from scripts.bundle.run_record import record_run
 from scripts.data.datalist import DataError
-from scripts.files import write_model_files
 from scripts.training.earlier_run import forget_checkpoints, refuse_earlier_results, tell_inference_command
+from scripts.weights import write_model_files
 
 
 @pytest.fixture

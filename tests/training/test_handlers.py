@@ -22,13 +22,14 @@ from torch import nn
 from scripts.data.cache import SliceDataset
 from scripts.data.datalist import DataError
 from scripts.data.loaders import TwoStreamLoader
-from scripts.files import FileError, StorageError, is_unfinished, mark_unfinished
+from scripts.files import FileError, StorageError
 from scripts.methods.mean_teacher import MeanTeacher
 from scripts.ops.ema import update_ema_
 from scripts.ops.losses import PartialLabelCrossEntropy
 from scripts.training.handlers import EMATeacher, ModelFile, On, TrainingCheckpoint
 from scripts.training.outputs import MetricsLog
 from scripts.training.step import OptimizationStep
+from scripts.weights import is_unfinished, mark_unfinished
 from tests.tiny import CLASSES, cache, network, volumes
 
 EPOCH = 3

@@ -15,7 +15,7 @@ from scripts.inference.inferers import VolumeInferer
 from scripts.labels import ClassTable
 from scripts.ops.levels.ordering import chain_index, decode_order
 from scripts.ops.levels.tissue import group_index
-from scripts.ops.schedules import sigmoid_ramp
+from scripts.ops.losses import sigmoid_ramp
 from scripts.training.pseudo_labels import MeasuredWeight, PseudoLabelRounds, ordered_label, round_epochs
 
 TABLE = ClassTable.load()

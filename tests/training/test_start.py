@@ -16,9 +16,9 @@ import yaml
 from monai.bundle import ConfigParser
 
 from scripts.data.datalist import DataError
-from scripts.files import mark_unfinished
 from scripts.training import start as runs
 from scripts.training.start import prepare_prompt_maps, start
+from scripts.weights import mark_unfinished
 from tests.small_bundle import refused, run, write_config
 from tests.tiny import write_volume
 

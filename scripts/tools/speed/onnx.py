@@ -20,8 +20,9 @@ import torch
 from ...bundle.launch import BUNDLE_ROOT, bundle_runs
 from ...bundle.model_file import load_weights, trained_settings
 from ...data.datalist import select_for_scoring
-from ...files import SETTINGS, WEIGHTS, write_whole
+from ...files import write_whole
 from ...report.tables import format_table
+from ...weights import SETTINGS, WEIGHTS
 from ..accuracy.grid import EVALUATION, read, write_json
 from .pairs import in_turns, median_interval
 
