@@ -245,10 +245,8 @@ def restore_model_files(folder: str | Path) -> None:
 def model_settings(folder: str | Path) -> dict[str, Any] | None:
     """Settings of the weights in a folder, without the checksum; None if there are none.
 
-    Settings without a checksum, of other programs, are taken as they are, and so are settings alone.
-
-    Raises:
-        FileError: they are damaged, or not of these weights.
+    Settings without a checksum, of other programs, are taken as they are, and so are settings alone. A FileError tells
+    of damaged settings, and of those of other weights.
     """
     folder = Path(folder)
     for _ in range(2):  # again: a training may have been between its two files
