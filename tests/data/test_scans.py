@@ -38,7 +38,7 @@ class TestFindScans:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_bytes(b"")
         with caplog.at_level(logging.INFO):
-            assert [scan["case"] for scan in find_scans(tmp_path)] == ["t2", "x"]
+            assert [scan["case"] for scan in find_scans(tmp_path)] == ["Maskell_t2", "labelled_x"]
         said = "passed over, labels or other outputs by their names: a_seg.nii, labels/final/a.nii"
         assert caplog.messages == [f"{tmp_path}: {said}"]
 
