@@ -38,6 +38,7 @@ SOURCES = (
 )
 """Files and folders whose code is changed."""
 ALSO = {
+    "scripts/data/transforms.py": ("tests/inference/test_postprocessing.py",),
     "scripts/evaluation/score_handlers.py": ("tests/evaluation/test_cases.py",),
     "scripts/ops/losses.py": ("tests/test_numerics.py",),
 }
