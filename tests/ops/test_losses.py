@@ -20,6 +20,7 @@ from scripts.ops.losses import (
     masked_pixel_loss,
     partial_label_cross_entropy,
     pixel_attention_loss,
+    pseudo_label_loss,
     token_attention_loss,
 )
 
@@ -440,3 +441,13 @@ class TestMaskedPixelLoss:
         predicted, image, masked = self.draw()
         with pytest.raises(ValueError, match=r"masked must be \(B, 1, H, W\) with B=3, H=4, W=5, got \(3, 4, 5\)"):
             masked_pixel_loss(predicted, image, masked[:, 0])
+
+
+class TestPseudoLabelLoss:
+    @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+    def test_value(self, share: float) -> None:
+        logits, label = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+        parts = partial_label_cross_entropy(logits, label), masked_dice_loss(logits, label)
+        found = pseudo_label_loss(logits, label, dice=share)
+        torch.testing.assert_close(found, (1 - share) * parts[0] + share * parts[1])
+        assert torch.equal(pseudo_label_loss(logits, label), parts[0])
