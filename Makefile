@@ -15,11 +15,11 @@ SCHEMA := tests/schema/meta_schema_20240725.json
 
 # A key that stands twice in a config is an error; small tensors are slower on several threads than on one.
 export MONAI_FAIL_ON_DUPLICATE_CONFIG := 1
-test test-all test-oldest test-label test-zoo: export OMP_NUM_THREADS := 1
+test test-all test-oldest test-label test-zoo mutants: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup lint format types test test-all test-oldest test-label test-zoo versions demo label-demo notebook metadata zoo clean
+.PHONY: help setup lint format types test test-all test-oldest test-label test-zoo versions mutants demo label-demo notebook metadata zoo clean
 
 help:  ## list these words
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -66,6 +66,9 @@ test-oldest: $(OLDEST_READY)  ## what `make test` runs, with the oldest versions
 
 versions: $(READY) $(OLDEST_READY)  ## the tests with newest and oldest versions, counted in docs/results/reliability.json
 	$(BIN)/python -m scripts benchmark versions
+
+mutants: $(READY)  ## change 200 single expressions and see whether a test notices, counted in docs/results/reliability.json
+	$(BIN)/python -m scripts benchmark mutants
 
 # MONAI Label asks for packages with which it does not start, hence --no-deps: requirements-label.txt has what it needs.
 $(LABEL_READY): requirements-label.txt

@@ -50,6 +50,7 @@ class TestCleanPair:
         pred, truth = clean_pair(np.array([1, 2, 3, 1]), np.array([1, IGNORE, 3, 3]), N, unlabelled_classes=(1,))
         assert pred.tolist() == [0, 0, 3, 0]
         assert truth.tolist() == [0, 0, 3, 3]
+        assert [a.tolist() for a in clean_pair(np.array([2, 2]), np.array([IGNORE, 2]), N)] == [[0, 2], [0, 2]]
 
     def test_inputs_stay_as_they_are(self, labels):
         pred, truth = (torch.from_numpy(a.astype(np.int64)) for a in labels)

@@ -46,6 +46,10 @@ class TestCopyPaste:
         copy_paste(torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2), BOX)
         assert torch.equal(torch.get_rng_state(), state)
 
+    def test_every_second_pair_is_outward(self) -> None:
+        mixed = copy_paste(torch.zeros(2, 1, 2, 2), torch.ones(6, 1, 2, 2), BOX)
+        assert mixed.from_unlabelled[:, 0, 1].tolist() == [True, False] * 3
+
 
 class TestRandomBox:
     def test_size_and_place(self) -> None:

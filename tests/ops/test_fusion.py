@@ -76,6 +76,16 @@ class TestFuse:
         assert result.dtype == torch.int64
         assert torch.equal(result, naive(kind, logits, prompt, gamma, beta))
 
+    def test_values_by_default(self) -> None:
+        logits, prompt = draw()
+        for kind in ("logit", "probability", "level_evidence"):
+            found = fuse(logits, prompt, kind=kind, groups=GROUPS)
+            assert torch.equal(found, naive(kind, logits, prompt, gamma=1.5, beta=1.0)), kind
+        assert torch.equal(logit_fusion(logits, prompt), naive("logit", logits, prompt, 1.5, 1.0))
+        assert torch.equal(probability_fusion(logits, prompt), naive("probability", logits, prompt, 1.5, 0.5))
+        evidence = level_evidence_fusion(logits, prompt, groups=GROUPS)
+        assert torch.equal(evidence, naive("level_evidence", logits, prompt, 1.5, 1.0))
+
     @pytest.mark.parametrize("kind", [*KINDS, "ordered_level_evidence"])
     def test_value_leaves_its_arguments_alone(self, kind: str) -> None:
         logits, prompt = draw()

@@ -516,3 +516,13 @@ class TestSigmoidRamp:
     def test_property_rises_within_0_and_1(self, a: float, b: float, start: float, length: float) -> None:
         low, high = (sigmoid_ramp(p, start, length) for p in sorted((a, b)))
         assert 0.0 <= low <= high <= 1.0
+
+
+class TestPseudoLabelLoss:
+    @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+    def test_value(self, share: float) -> None:
+        logits, label = torch.randn(2, 3, 4, 5), torch.randint(0, 3, (2, 4, 5))
+        parts = partial_label_cross_entropy(logits, label), masked_dice_loss(logits, label)
+        found = pseudo_label_loss(logits, label, dice=share)
+        torch.testing.assert_close(found, (1 - share) * parts[0] + share * parts[1])
+        assert torch.equal(pseudo_label_loss(logits, label), parts[0])

@@ -34,6 +34,9 @@ class TestRandomBlocks:
         assert not torch.equal(first, second)
 
     def test_exception(self) -> None:
+        for share in (-0.1, 1.1):
+            with pytest.raises(ValueError, match=r"share of masked blocks must be in \[0, 1\], got"):
+                random_blocks(1, (8, 8), 4, share)
         with pytest.raises(ValueError, match=r"share of masked blocks must be in \[0, 1\], got 60"):
             random_blocks(1, (8, 8), 4, 60)
         with pytest.raises(ValueError, match="block must be at least 1 pixel, got 0"):

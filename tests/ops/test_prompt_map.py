@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from scripts.ops.prompt_map import prompt_guided_map, upsample
+from scripts.ops.prompt_map import average_slices, prompt_guided_map, upsample
 
 
 def naive(maps: Tensor, thresholds: Tensor, gate: float, integration: str, allowed: Tensor | None) -> Tensor:
@@ -44,6 +44,17 @@ class TestUpsample:
     def test_exception(self) -> None:
         with pytest.raises(ValueError, match=r"maps must be \(B, N, h, w\), got \(4, 5\)"):
             upsample(torch.rand(4, 5), (8, 8))
+
+
+class TestAverageSlices:
+    @pytest.mark.parametrize(
+        ("neighbours", "expected"), [(0, [0.0, 3.0, 6.0, 0.0]), (1, [1.0, 3.0, 3.0, 2.0]), (2, [1.8, 1.8, 1.8, 1.8])]
+    )
+    def test_value(self, neighbours: int, expected: list[float]) -> None:
+        """The end slices are repeated: (0 + 0 + 3) / 3 is the first average of three."""
+        maps = torch.tensor([0.0, 3.0, 6.0, 0.0])[:, None, None, None].repeat(1, 2, 1, 1)
+        averaged = average_slices(maps, neighbours)
+        torch.testing.assert_close(averaged, torch.tensor(expected)[:, None, None, None].repeat(1, 2, 1, 1))
 
 
 class TestPromptGuidedMap:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from scripts.data.datalist import DataError
-from scripts.data.prepare.splits import draw_split, keep_labelled
+from scripts.data.prepare.splits import counts, draw_split, keep_labelled, section_of
 
 
 def sizes(patients: int, validation: float, test: float) -> tuple[int, int, int]:
@@ -69,3 +69,19 @@ class TestKeepLabelled:
         for fraction, cases in ((0.5, None), (None, 1)):
             with pytest.raises(DataError, match="no patient has a label"):
                 keep_labelled([], fraction, cases)
+
+
+def test_section_of() -> None:
+    assert section_of({"training": ["a", "b"], "test": ["c"]}) == {"a": "training", "b": "training", "c": "test"}
+
+
+def test_counts() -> None:
+    rows = {"training": [{"patient": "a"}, {"patient": "a"}, {"patient": "b"}], "unlabelled": []}
+    lines = counts({**rows, "validation": [{"patient": "c"}], "test": []})
+    assert [line.split() for line in lines] == [
+        ["section", "patients", "volumes"],
+        ["training", "2", "3"],
+        ["unlabelled", "0", "0"],
+        ["validation", "1", "1"],
+        ["test", "0", "0"],
+    ]
