@@ -41,6 +41,7 @@ def start(
     data: Mapping[str, str],
     cache_dir: str | Path | None = None,
     class_table: str | Path | None = None,
+    window_mm: Sequence[float] | None = None,
 ) -> None:
     """Refuse faulty overrides and faulty data, take the run's folder, write the effective config and `run.json` to it.
 
@@ -54,6 +55,7 @@ def start(
             these are read after errors are shown as sentences.
         cache_dir: where the check remembers files that it has already opened.
         class_table: JSON file of the class table; None is the bundle's own.
+        window_mm: height and width that are cut out of the scans; labelled voxels outside of it are warned of.
 
     Raises:
         DataError: an override that does nothing, no data at all, problems in the data, or tracking without MLflow.
@@ -67,7 +69,10 @@ def start(
     if datalist:
         if idist.get_rank() == 0:
             sections = tuple(data)
-            raise_problems(check_datalist(datalist, sections=sections, cache_folder=cache_dir, class_table=class_table))
+            found = check_datalist(
+                datalist, sections=sections, cache_folder=cache_dir, class_table=class_table, window_mm=window_mm
+            )
+            raise_problems(found)
         idist.barrier()
     entries = {section: entries_of(name) for section, name in data.items()}
     if not datalist:
@@ -76,7 +81,7 @@ def start(
                 "no datalist was given; add --datalist D.json (python -m scripts prepare FOLDER --out D.json makes "
                 "one). In MONAI Label: save the labels of a few scans first; of one or two, train with val_split 0"
             )
-        raise_problems(check_entries(entries, cache_folder=cache_dir, class_table=class_table))
+        raise_problems(check_entries(entries, cache_folder=cache_dir, class_table=class_table, window_mm=window_mm))
     log = logging.getLogger(__name__)
     log.info("scans: %s", ", ".join(f"{len(found)} {SECTION_WORDS[name]}" for name, found in entries.items()))
     workflow = running_workflow()
