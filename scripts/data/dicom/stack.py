@@ -79,7 +79,13 @@ def frames_of(file: str | Path) -> Stack:
             "is a multi-frame file, and the places of its frames are read with pydicom; "
             "run `pip install -r requirements-dicom.txt`"
         ) from error
-    header = dcmread(file, stop_before_pixels=True)
+    try:
+        return _placed(dcmread(file, stop_before_pixels=True))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise RuntimeError("is a multi-frame file with a damaged header; export it again") from error
+
+
+def _placed(header: Any) -> Stack:
     shared: Any = next(iter(header.get("SharedFunctionalGroupsSequence", [])), {})
 
     def value(frame: Any, group: str, name: str) -> Sequence[float]:
