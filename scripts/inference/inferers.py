@@ -114,27 +114,77 @@ class PromptMapInferer(VolumeInferer):
 
 
 class SlicewiseInferer(SliceInferer):
-    """MONAI's `SliceInferer` with a choice of batch statistics, and with levels decoded in anatomical order.
+    """MONAI's `SliceInferer` that finds the spine in the plane, with a choice of batch statistics and decoded levels.
+
+    The window slides along the height. A volume that is wider than the window is cut to it front to back around the
+    spine: where a coarse pass finds the most foreground, then centred on what the network finds there until that stays.
+    So what lies farther in front or behind does not enter the batch statistics; outside, all is background.
 
     Args:
         statistics: see `scripts.ops.batch_norm`; for "volume", `sw_batch_size` should reach the number of slices.
         order: probabilities (S, N, H, W) of a volume's slices -> the same with levels in anatomical order, see
             `scripts.ops.levels.ordering.order_predictions`; None for no decoding.
-        args: as `SliceInferer`.
+        args: as `SliceInferer`; `spatial_dim` is 2.
         kwargs: as `SliceInferer`.
     """
+
+    COARSE_SLICES, STEPS = 8, 8
+    OUTSIDE = 20.0  # logit of the background outside of the window, where all others are 0
 
     def __init__(
         self, *args: Any, statistics: str = "running", order: Callable[[Tensor], Tensor] | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
         self.statistics, self.order = statistics, order
+        self.width = int(self.roi_size[1])
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Return logits (B, N, H, W, S); with `order` (B, 2N, H, W, S), logits and decoded log-probabilities."""
+        slide = super().__call__
+
+        def run(volume: Tensor) -> Any:
+            return slide(volume, network, *args, **kwargs)
+
         with batch_norm_statistics(network, self.statistics):
-            logits = super().__call__(inputs, network, *args, **kwargs)
+            if inputs.shape[3] <= self.width:
+                return self._decoded(run(inputs))
+            return torch.cat([self._around_spine(volume, run) for volume in inputs.split(1)])
+
+    def _decoded(self, logits: Tensor) -> Tensor:
         return logits if self.order is None else append_decoded(logits, self.order)
+
+    def _around_spine(self, volume: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """Result (1, N or 2N, H, W, S) for a volume (1, 1, H, W, S) that is wider than the window."""
+        last = volume.shape[3] - self.width
+        start, seen = self._coarse_start(volume, run), list[int]()
+        while start not in seen and len(seen) < self.STEPS:
+            seen.append(start)
+            logits = run(volume[:, :, :, start : start + self.width])
+            found = _foreground(logits)
+            centre = float((found * torch.arange(self.width, device=found.device)).sum() / found.sum().clamp_min(1e-9))
+            start = min(max(round(seen[-1] + centre - (self.width - 1) / 2), 0), last)
+        inside = self._decoded(logits)
+        whole = inside.new_zeros(*inside.shape[:3], volume.shape[3], inside.shape[4])
+        whole[:, :: logits.shape[1]] = self.OUTSIDE
+        whole[:, :, :, seen[-1] : seen[-1] + self.width] = inside
+        return whole
+
+    def _coarse_start(self, volume: Tensor, run: Callable[[Tensor], Tensor]) -> int:
+        """First column of the window with the most foreground, the middle weighted more; half windows, a few slices."""
+        few = volume[..., :: -(-volume.shape[-1] // self.COARSE_SLICES)]
+        last = volume.shape[3] - self.width
+        total, count = torch.zeros(2, volume.shape[3], device=volume.device)
+        for start in sorted({*range(0, last, max(self.width // 2, 1)), last}):
+            part = slice(start, start + self.width)
+            total[part] += _foreground(run(few[:, :, :, part]))
+            count[part] += 1
+        weight = torch.hann_window(self.width + 2, periodic=False, device=total.device)[1:-1]
+        return int(F.conv1d((total / count)[None, None], weight[None, None]).argmax())
+
+
+def _foreground(logits: Tensor) -> Tensor:
+    """Amount of foreground in every column: (1, N, H, W, S) -> (W,)."""
+    return (1 - logits[0].float().softmax(0)[0]).sum((0, 2))
 
 
 class SavedProbabilities(Inferer):

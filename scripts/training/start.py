@@ -53,6 +53,7 @@ def start(
     resume: bool = False,
     overwrite: bool = False,
     pretrained: Callable[[list[str]], Any] | None = None,
+    window_mm: Sequence[float] | None = None,
 ) -> None:
     """Refuse faulty overrides, faulty data and a folder that is taken; write the effective config and `run.json`.
 
@@ -71,6 +72,7 @@ def start(
         resume: the run goes on from its checkpoint.
         overwrite: replace what another run left, see :func:`.earlier_run.refuse_earlier_results`.
         pretrained: called first, with the names of pretrained encoders; refuses those that cannot be had.
+        window_mm: height and width that are cut out of the scans; labelled voxels outside of it are warned of.
 
     Raises:
         DataError: an override that does nothing, a setting that cannot be or that makes a resumed run another, encoders
@@ -92,7 +94,10 @@ def start(
     if datalist:
         if idist.get_rank() == 0:
             sections = tuple(data)
-            raise_problems(check_datalist(datalist, sections=sections, cache_folder=cache_dir, class_table=class_table))
+            found = check_datalist(
+                datalist, sections=sections, cache_folder=cache_dir, class_table=class_table, window_mm=window_mm
+            )
+            raise_problems(found)
         idist.barrier()
     entries = {section: entries_of(name) for section, name in data.items()}
     if not datalist:
@@ -101,7 +106,7 @@ def start(
                 "no datalist was given; add --datalist D.json (python -m scripts prepare FOLDER --out D.json makes "
                 "one). In MONAI Label: save the labels of a few scans first; of one or two, train with val_split 0"
             )
-        raise_problems(check_entries(entries, cache_folder=cache_dir, class_table=class_table))
+        raise_problems(check_entries(entries, cache_folder=cache_dir, class_table=class_table, window_mm=window_mm))
     log = logging.getLogger(__name__)
     log.info("scans: %s", ", ".join(f"{len(found)} {SECTION_WORDS[name]}" for name, found in entries.items()))
     if workflow is not None:

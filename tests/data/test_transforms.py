@@ -13,13 +13,15 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, SaveImaged
+from monai.transforms import Compose, Flipd, Invertd, LoadImage, SaveImaged
 
 from scripts.data.output_folder import OutputFolder
 from scripts.data.transforms import (
+    CropEmptyd,
     EnsureVolumed,
     InPlaneSpacingd,
     MapLabelValuesd,
+    MatchGridd,
     SaveLabelMapd,
     VolumeLabelMapsd,
     result_name,
@@ -184,7 +186,111 @@ class TestInPlaneSpacingd:
 LABEL_MAP = {"map": {"0": 0, "101": "L5", "7": "ignore", "102": 3}}
 
 
+class TestCountedFromTheBack:
+    """A volume wider than the window: tissue in front leaves the values of the others what they are."""
+
+    SPACING = InPlaneSpacingd("image", pixel_mm=3.1, window=8)
+
+    @staticmethod
+    def volume(columns: int, front: int = 0) -> MetaTensor:
+        voxels = torch.rand(1, 12, columns + 9, 3, generator=torch.Generator().manual_seed(0))[:, :, 9 - front :]
+        affine = torch.diag(torch.tensor([1.1, 0.9, 4.0, 1.0], dtype=torch.float64))
+        affine[1, 3] = -0.9 * front
+        return MetaTensor(voxels, affine=affine)
+
+    @pytest.mark.parametrize("front", range(1, 8))
+    def test_tissue_in_front(self, front: int) -> None:
+        plain = self.SPACING({"image": self.volume(40)})["image"]
+        wide = self.SPACING({"image": self.volume(40, front)})["image"]
+        inner = plain.shape[2] - 1  # the first column may lie on the border
+        torch.testing.assert_close(wide[:, :, -inner:].as_tensor(), plain[:, :, -inner:].as_tensor())
+        last = torch.tensor([0.0, plain.shape[2] - 1, 0, 1], dtype=torch.float64)
+        assert float((plain.affine @ last)[1]) == pytest.approx(0.9 * 39)
+
+    def test_as_turned_round(self) -> None:
+        volume = self.volume(40)
+        turn = Flipd("image", 1)
+        expected = turn(InPlaneSpacingd("image", 3.1)(turn({"image": volume})))["image"]
+        found = self.SPACING({"image": volume})["image"]
+        torch.testing.assert_close(found.as_tensor(), expected.as_tensor(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.affine, expected.affine)
+
+    def test_narrow_is_unchanged(self) -> None:
+        volume = self.volume(20)
+        narrow, plain = (
+            self.SPACING({"image": volume})["image"],
+            InPlaneSpacingd("image", 3.1)({"image": volume})["image"],
+        )
+        assert torch.equal(narrow.as_tensor(), plain.as_tensor())
+        assert torch.equal(narrow.affine, plain.affine)
+
+    def test_inverse(self) -> None:
+        assert self.SPACING.inverse(self.SPACING({"image": self.volume(40)}))["image"].shape == (1, 12, 40, 3)
+        made = self.SPACING({"image": self.volume(40)})["image"]
+        back = self.SPACING.inverse_top_class(torch.cat([made, -made]))
+        assert back.shape == (1, 12, 40, 3)
+        torch.testing.assert_close(back.affine, self.volume(40).affine)
+
+
+class TestCropEmptyd:
+    def test_zeros_on_every_side(self) -> None:
+        inner = torch.rand(1, 6, 5, 4) - 2
+        inner[:, 2] = 0  # zeros inside stay
+        padded = MetaTensor(torch.nn.functional.pad(inner, (1, 2, 3, 0, 0, 4)), affine=torch.eye(4))
+        crop = CropEmptyd("image")
+        made = crop({"image": padded})
+        assert torch.equal(made["image"].as_tensor(), inner)
+        assert made["image"].affine[:3, 3].tolist() == [0, 3, 1]
+        assert torch.equal(crop.inverse(made)["image"].as_tensor(), padded.as_tensor())
+
+    @pytest.mark.parametrize("volume", [torch.zeros(1, 4, 4, 3), torch.ones(1, 4, 4, 3)])
+    def test_unchanged(self, volume: torch.Tensor) -> None:
+        assert torch.equal(CropEmptyd("image")({"image": MetaTensor(volume)})["image"].as_tensor(), volume)
+
+
+class TestMatchGridd:
+    """Labels come onto the grid of their image by their place in the world."""
+
+    MATCH = MatchGridd("label", "image")
+
+    @pytest.mark.parametrize("axes", ["RAS", "LAS", "PIR", "SRA"])
+    def test_other_axes(self, axes: str) -> None:
+        values = marks()
+        stored = reoriented(values, RAS, axes)
+        data = {
+            "image": MetaTensor(np.zeros((1, *SHAPE), np.float32), affine=RAS),
+            "label": MetaTensor(np.ascontiguousarray(stored.dataobj)[None], affine=stored.affine),
+        }
+        if axes == "LAS":  # scoring: the image was preprocessed, its file's grid is in the meta data
+            meta = {"original_affine": RAS, "spatial_shape": np.array(SHAPE)}
+            data["image"] = MetaTensor(torch.zeros(1, 3, 4, 2), affine=np.eye(4), meta=meta)
+        label = self.MATCH(data)["label"]
+        assert (label.dtype, label.applied_operations) == (torch.uint8, [])
+        np.testing.assert_array_equal(label[0].numpy(), values)
+        np.testing.assert_allclose(label.affine, RAS)
+
+    def test_larger_and_finer(self) -> None:
+        values = np.pad(marks(), 2).repeat(2, 0).repeat(2, 1).repeat(2, 2)
+        affine = RAS @ np.diag([0.5, 0.5, 0.5, 1])
+        affine[:3, 3] = RAS[:3, :3] @ np.full(3, -2.2)
+        data = {
+            "image": MetaTensor(np.zeros((1, *SHAPE), np.float32), affine=RAS),
+            "label": MetaTensor(values[None], affine=affine),
+        }
+        np.testing.assert_array_equal(self.MATCH(data)["label"][0].numpy(), marks())
+
+    def test_same_grid_is_left_alone(self) -> None:
+        label = MetaTensor(marks()[None], affine=RAS)
+        data = {"image": MetaTensor(np.zeros((1, *SHAPE), np.float32), affine=RAS + 1e-5), "label": label}
+        assert self.MATCH(data)["label"] is label
+
+
 class TestMapLabelValuesd:
+    def test_rounds_to_the_nearest_whole_number(self) -> None:
+        """As some programs write labels in floating point."""
+        values = torch.tensor([2.9996, 3.0004, 0.0004, -0.0004]).reshape(1, 4, 1, 1)
+        assert MapLabelValuesd("label")({"label": values})["label"].flatten().tolist() == [3, 3, 0, 0]
+
     def label(self, *values: float) -> MetaTensor:
         return MetaTensor(torch.tensor(values).view(1, 1, -1, 1), meta={"filename_or_obj": "mask_1.nii.gz"})
 
@@ -267,6 +373,32 @@ class TestSaveLabelMapd:
 
     def test_is_left_out_by_monai_label(self) -> None:
         assert issubclass(SaveLabelMapd, SaveImaged)
+
+    @pytest.mark.parametrize("codes", [(1, 2), (1, 1), (2, 0), (0, 2), (0, 0)])
+    @pytest.mark.parametrize("units", ["mm", "meter", "unknown"])
+    def test_geometry_of_the_scan(self, tmp_path: Path, codes: tuple[int, int], units: str) -> None:
+        """A registered scan has two affines: the label map gets both, and other programs show it where the scan is."""
+        itk = pytest.importorskip("itk", reason="the other program is itk")
+        scan = nibabel.Nifti1Image(np.ones((6, 5, 4), dtype=np.int16), None)
+        turned = np.eye(4)
+        turned[:3, :3], turned[:3, 3] = rotation((10, 20, 30)) @ np.diag([4, 0.8, 0.8]), (1, 2, 3)
+        scan.header.set_zooms((4, 0.8, 0.8))
+        scan.set_qform(turned, codes[0])
+        scan.set_sform(np.diag([4, 0.8, 0.8, 1]) + np.eye(4, k=3) * 70, codes[1])
+        scan.header.set_xyzt_units(units)
+        scan.header["descrip"] = b"Doe, Jane"
+        nibabel.save(scan, tmp_path / "scan.nii.gz")
+        volume = LoadImage(ensure_channel_first=True)(tmp_path / "scan.nii.gz")
+        SaveLabelMapd("pred", OutputFolder(tmp_path / "out"))({"pred": volume})
+        made, scan = (nibabel.load(tmp_path / name) for name in ("out/scan_seg.nii.gz", "scan.nii.gz"))
+        for field in ("qform_code", "sform_code", "xyzt_units"):
+            assert made.header[field] == scan.header[field]
+        for form in ("get_qform", "get_sform", "get_best_affine"):
+            np.testing.assert_array_equal(getattr(made.header, form)(), getattr(scan.header, form)())
+        assert b"Doe" not in made.header.binaryblock
+        one, other = (itk.imread(str(tmp_path / name)) for name in ("out/scan_seg.nii.gz", "scan.nii.gz"))
+        for get in ("GetOrigin", "GetSpacing", "GetDirection"):
+            np.testing.assert_array_equal(np.asarray(getattr(one, get)()), np.asarray(getattr(other, get)()))
 
 
 class TestVolumeLabelMapsd:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from monai.engines import SupervisedTrainer
+from monai.inferers import SliceInferer
 from torch import Tensor, nn
 
 from scripts.inference.inferers import PromptMapInferer, ShiftTTAInferer, SlicewiseInferer, VolumeInferer
+from scripts.ops.batch_norm import batch_norm_statistics
 from scripts.ops.otsu import otsu_thresholds
 from scripts.ops.prompt_map import prompt_guided_map, upsample
 from scripts.training.step import OptimizationStep, to_device
@@ -172,6 +175,76 @@ class TestOrder:
         assert both.shape == (1, 6, 8, 8, 5)
         torch.testing.assert_close(both[:, :3], plain)
         torch.testing.assert_close(both[:, 3:].exp(), plain.softmax(1).flip(1))
+
+
+class Bright(nn.Module):
+    """Marks bright pixels, by values that batch normalisation with statistics of its own gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1).eval()
+
+    def forward(self, slices: Tensor) -> Tensor:
+        bright = 8 * (self.norm(slices) - 1)
+        return torch.cat([-bright, bright], 1)
+
+
+class TestSpineInThePlane:
+    """The spine is found wherever it lies, and nothing beside its window matters."""
+
+    def infer(self, volume: Tensor, statistics: str = "volume", order: Any = None, width: int = 16) -> Tensor:
+        inferer = SlicewiseInferer(
+            roi_size=(24, width), spatial_dim=2, sw_batch_size=64, overlap=0.5, mode="gaussian",
+            statistics=statistics, order=order,
+        )  # fmt: skip
+        with torch.no_grad():
+            return inferer(volume, Bright())
+
+    @staticmethod
+    def scan() -> Tensor:
+        """A bright, winding column of 4 pixels in dark noise, 40 x 20 pixels, 5 slices."""
+        volume = torch.rand(1, 1, 40, 20, 5, generator=torch.Generator().manual_seed(0))
+        for row in range(2, 38):
+            start = 8 + round(2 * math.sin(row / 8))
+            volume[0, 0, row, start : start + 4] += 4
+        return volume
+
+    @pytest.mark.parametrize("statistics", ["running", "volume"])
+    @pytest.mark.parametrize("front", [1, 9, 33, 90])
+    @pytest.mark.parametrize("back", [0, 50])
+    def test_wider(self, statistics: str, front: int, back: int) -> None:
+        scan = self.scan()
+        tissue = torch.rand(1, 1, 40, front + back, 5, generator=torch.Generator().manual_seed(1))
+        wide = torch.cat([tissue[:, :, :, :front], scan, tissue[:, :, :, front:]], 3)
+        plain, found = self.infer(scan, statistics), self.infer(wide, statistics)
+        assert found.shape == (1, 2, 40, 20 + front + back, 5)
+        assert torch.equal(found[:, :, :, front : front + 20], plain)
+        label = found.argmax(1)
+        assert not label[:, :, :front].any()
+        assert not label[:, :, front + 20 :].any()
+        assert label.sum() == 36 * 4 * 5
+
+    @pytest.mark.parametrize("columns", [10, 16])
+    def test_nothing_changes_where_the_scan_fits(self, columns: int) -> None:
+        scan, network = self.scan()[:, :, :, 2 : 2 + columns], Bright()
+        plain = SliceInferer(roi_size=(24, 16), spatial_dim=2, sw_batch_size=64, overlap=0.5, mode="gaussian")
+        with torch.no_grad(), batch_norm_statistics(network, "volume"):
+            assert torch.equal(self.infer(scan), plain(scan, network))
+
+    def test_background_outside_also_when_decoded(self) -> None:
+        both = self.infer(self.scan(), order=lambda probs: probs)
+        assert both.shape == (1, 4, 40, 20, 5)
+        assert torch.equal(both[:, :2].argmax(1), both[:, 2:].argmax(1))
+        assert both[:, :2].softmax(1)[:, 0, :, [0, 19]].min() > 1 - 1e-6
+
+    def test_several_volumes(self) -> None:
+        scan = self.scan()
+        pair = self.infer(torch.cat([scan, scan.flip(3)]))
+        assert torch.equal(pair[:1], self.infer(scan))
+        assert torch.equal(pair[1:], self.infer(scan.flip(3)))
+
+    def test_no_spine(self) -> None:
+        assert self.infer(torch.zeros(1, 1, 30, 40, 3)).shape == (1, 2, 30, 40, 3)
 
 
 class TestPromptMapInferer:

@@ -19,7 +19,7 @@ from .levels import direction_mistakes
 from .remembered import Memory
 from .twins import Digests, digest_of, twins
 from .volumes import UnusableError, grid_mistakes, holds_labels, image_mistakes, label_mistakes, read_volume
-from .warnings import header_warnings, image_warnings
+from .warnings import grid_warnings, header_warnings, image_warnings, window_warnings
 
 THREADS = 2
 SPLITS = {"training": ("training", "unlabelled"), "validation": ("validation",), "test": ("test",)}
@@ -34,6 +34,7 @@ def check_datalist(
     cache_folder: str | Path | None = None,
     class_table: str | Path | None = None,
     hidden_labels: bool = False,
+    window_mm: Sequence[float] | None = None,
     progress: bool = True,
 ) -> list[Problem]:
     """Open every file of some sections and collect all problems.
@@ -44,6 +45,7 @@ def check_datalist(
         cache_folder: where to remember files that have no errors (by path, size, time and label map).
         class_table: JSON file of the class table; None is the bundle's own.
         hidden_labels: check the labels of unlabelled scans too, as their scoring needs them.
+        window_mm: height and width that training cuts out, to warn of labelled voxels outside; None for no warning.
         progress: show a bar on a terminal.
 
     Returns:
@@ -60,6 +62,7 @@ def check_datalist(
         datalist.table,
         cache_folder,
         progress,
+        window_mm,
     )
     return [*_split_problems(datalist, sections), *found]
 
@@ -69,6 +72,7 @@ def check_entries(
     *,
     cache_folder: str | Path | None = None,
     class_table: str | Path | None = None,
+    window_mm: Sequence[float] | None = None,
     progress: bool = True,
 ) -> list[Problem]:
     """Open every file of entries that come from elsewhere than a datalist, as MONAI Label's, and collect all problems.
@@ -78,9 +82,10 @@ def check_entries(
             an entry has a `label_map`.
         cache_folder: see :func:`check_datalist`.
         class_table: JSON file of the class table; None is the bundle's own.
+        window_mm: see :func:`check_datalist`.
         progress: show a bar on a terminal.
     """
-    return _check_sections(sections, False, ClassTable.load(class_table), cache_folder, progress)
+    return _check_sections(sections, False, ClassTable.load(class_table), cache_folder, progress, window_mm)
 
 
 def _check_sections(
@@ -89,6 +94,7 @@ def _check_sections(
     table: ClassTable,
     cache_folder: str | Path | None,
     progress: bool,
+    window_mm: Sequence[float] | None,
 ) -> list[Problem]:
     """All problems of the files of some sections, in their order; then copies."""
     jobs = [_job(section, entry, hidden_labels) for section, entries in sections.items() for entry in entries]
@@ -99,7 +105,7 @@ def _check_sections(
     digests: list[Digests] = [{} for _ in jobs]
     for source, numbers in by_map.items():
         label_map = LabelMap.load(json.loads(source), table)
-        of_map = _check_jobs([jobs[number] for number in numbers], label_map, table, cache_folder, progress)
+        of_map = _check_jobs([jobs[number] for number in numbers], label_map, table, cache_folder, progress, window_mm)
         for number, problems, seen in zip(numbers, *of_map, strict=True):
             found[number], digests[number] = problems, seen
     split = {section: name for name, of in SPLITS.items() for section in of}
@@ -112,9 +118,10 @@ def _check_jobs(
     table: ClassTable,
     cache_folder: str | Path | None,
     progress: bool,
+    window_mm: Sequence[float] | None,
 ) -> tuple[list[list[Problem]], list[Digests]]:
     """The problems of every pair, and the digests of the voxels of its image and label."""
-    memory = Memory(cache_folder, label_map)
+    memory = Memory(cache_folder, label_map, window_mm)
     looks = [None if job["missing"] else memory.look_up(job) for job in jobs]
     todo = [number for number, look in enumerate(looks) if look is None]
     found: list[list[Problem]] = [[] for _ in jobs]
@@ -122,7 +129,10 @@ def _check_jobs(
         warnings = (looks[number] or {})["warnings"]
         found[number] = [Problem(path, text, jobs[number]["section"], "warning") for path, text in warnings]
     for done, (problems, digests) in _in_parallel(
-        lambda job: _check_pair(job, label_map, table), [jobs[number] for number in todo], "checking data", progress
+        lambda job: _check_pair(job, label_map, table, window_mm),
+        [jobs[number] for number in todo],
+        "checking data",
+        progress,
     ):
         number = todo[done]
         look = {"digests": digests, "warnings": [[p.path, p.message] for p in problems if p.level == "warning"]}
@@ -178,7 +188,9 @@ def _job(section: str, entry: Mapping[str, Any], hidden_labels: bool) -> dict[st
     return {**job, "case": entry.get("case", ""), "label_map": entry.get("label_map") if label else None}
 
 
-def _check_pair(job: dict[str, Any], label_map: LabelMap, table: ClassTable) -> tuple[list[Problem], Digests]:
+def _check_pair(
+    job: dict[str, Any], label_map: LabelMap, table: ClassTable, window_mm: Sequence[float] | None
+) -> tuple[list[Problem], Digests]:
     """Problems of one image and its label, and the digests of their voxels."""
     section, problems = job["section"], []
     digests: Digests = {}
@@ -203,10 +215,14 @@ def _check_pair(job: dict[str, Any], label_map: LabelMap, table: ClassTable) -> 
         elif not wrong:
             of_case = f" (case {job['case']})" if job["case"] else ""
             wrong = [f"{mistake}{of_case}" for mistake in direction_mistakes(array, affine, label_map, table)]
+            odd = [f"{warning}{of_case}" for warning in window_warnings(array, affine, window_mm)] if window_mm else []
         problems += [Problem(job[key], mistake, section) for mistake in wrong]
         problems += [Problem(job[key], warning, section, "warning") for warning in odd]
     if len(grids) == 2:
         problems += [Problem(job["label"], m, section) for m in grid_mistakes(grids["image"], grids["label"])]
+        problems += [
+            Problem(job["label"], m, section, "warning") for m in grid_warnings(grids["image"], grids["label"])
+        ]
     if job["missing"]:
         mend = "add the key, or move the entry to unlabelled"
         problems.append(Problem(job["image"], f'has no "label" in the section {section}; {mend}', section))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 PLANES = ("sagittal", "coronal", "axial")
 THICK = 1.5
 """An axis whose spacing is that many times the next larger one's is taken for the one across the slices."""
+TOLERANCE = 0.5
+"""How far, in sides of the smallest voxel, the corners of a label may lie from its image's."""
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,40 @@ def grid_of(shape: Sequence[int], affine: np.ndarray) -> Grid:
         int(sizes[up]),
         int(sizes[front]),
     )
+
+
+def _corners(shape: Sequence[int]) -> np.ndarray:
+    """Indices of the outermost voxels, (8, 4) homogeneous."""
+    ends = np.array([[x, y, z, 1.0] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    ends[:, :3] *= np.array([*shape, 1][:3]) - 1
+    return ends
+
+
+def corner_distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """Largest distance in mm between the places of the same corner voxel in two grids of one shape.
+
+    Args:
+        one: `shape` (X, Y, Z) and `affine` (4, 4).
+        other: the same.
+    """
+    return float(np.linalg.norm((_corners(one["shape"]) @ (one["affine"] - other["affine"]).T)[:, :3], axis=1).max())
+
+
+def same_grid(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """True if every voxel of two grids, see :func:`corner_distance`, has the same index and the same place."""
+    side = float(np.linalg.norm(one["affine"][:3, :3], axis=0).min())
+    return tuple(one["shape"]) == tuple(other["shape"]) and corner_distance(one, other) <= TOLERANCE * side
+
+
+def covers(label: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    """True if every voxel of an image's grid lies in a label's, however that is stored; grids as `corner_distance`'s.
+
+    Half a voxel of either may be missing at the border.
+    """
+    affine = np.asarray(label["affine"], dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        return False
+    step = np.linalg.solve(affine, np.asarray(image["affine"], dtype=np.float64))  # image voxel -> label voxel
+    place = (_corners(image["shape"]) @ step.T)[:, :3]
+    slack = np.maximum(0.5, TOLERANCE * np.abs(step[:3, :3]).sum(1)) + 1e-6
+    return bool((place >= -slack).all() and (place <= np.array(label["shape"]) - 1 + slack).all())

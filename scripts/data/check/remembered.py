@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ...files import write_whole
 from ...labels import LabelMap
 
 MEMORY = "checked_files.json"
-RULES = 3
+RULES = 4
 """Counts up when the checks become stricter, so that files are looked at again."""
 
 
@@ -25,11 +25,14 @@ class Memory:
     Args:
         folder: where `checked_files.json` lies; None remembers nothing.
         label_map: labels are looked at again when another map is used.
+        window_mm: or another window of training.
     """
 
-    def __init__(self, folder: str | Path | None, label_map: LabelMap) -> None:
+    def __init__(
+        self, folder: str | Path | None, label_map: LabelMap, window_mm: Sequence[float] | None = None
+    ) -> None:
         self.file = Path(folder).expanduser() / MEMORY if folder else None
-        self.rules = [RULES, sorted(label_map.mapping.items())]
+        self.rules = [RULES, sorted(label_map.mapping.items()), list(window_mm or ())]
         self.known: dict[str, dict[str, Any]] = {}
         self.added = False
         if self.file and self.file.is_file():

@@ -16,13 +16,11 @@ import numpy as np
 
 from ...labels import IGNORE, LabelMap
 from ..dicom import series as dicom
-from .grid import grid_of
+from .grid import corner_distance, covers, grid_of, same_grid
 
 if TYPE_CHECKING:
     from monai.transforms import LoadImage
 
-GRID_TOLERANCE = 0.5
-"""How far, in sides of the smallest voxel, the corners of a label may lie from its image's."""
 WHOLE_NUMBER_TOLERANCE = 1e-3
 MAX_VOXELS = 2_000_000_000
 """A volume of more voxels is refused before it is read: no scan has as many, but a damaged header may say so."""
@@ -259,22 +257,16 @@ def label_values(array: np.ndarray) -> list[int]:
 
 
 def grid_mistakes(image: Mapping[str, Any], label: Mapping[str, Any]) -> list[str]:
-    """Whether a label lies on its image's voxels.
+    """Whether a label can be brought onto its image's voxels: it lies on them, or its field of view covers theirs.
 
     Args:
         image: `shape` and `affine` of the image.
         label: the same of the label.
     """
+    if same_grid(image, label) or covers(label, image):
+        return []
     shape, other = tuple(image["shape"]), tuple(label["shape"])
     if shape != other:
         return [f"has the shape {other}, its image {shape}; resample the label onto the image's grid"]
-    corners = np.array([[x, y, z, 1.0] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
-    corners[:, :3] *= np.asarray(shape) - 1
-    far = float(np.linalg.norm((corners @ (image["affine"] - label["affine"]).T)[:, :3], axis=1).max())
-    side = float(np.linalg.norm(image["affine"][:3, :3], axis=0).min())
-    # written so that NaN counts
-    if not far <= GRID_TOLERANCE * side:
-        return [
-            f"lies {far:.1f} mm away from its image (same shape, other affine); copy the image's header to the label"
-        ]
-    return []
+    far = f"lies {corner_distance(image, label):.1f} mm away from its image (same shape, other affine)"
+    return [f"{far} and does not cover it; export both again, or correct the affine that is wrong"]

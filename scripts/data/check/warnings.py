@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 
-from .grid import grid_of
+from .grid import covers, grid_of, same_grid
 from .volumes import FEW_VALUES, holds_labels
 
 FEW_PIXELS = 32
@@ -20,6 +21,8 @@ FIELD_MM = (80.0, 1000.0)
 """Fields of view, head to foot and front to back, outside of which the header's spacing is hardly right."""
 PIXEL_MM = (0.1, 5.0)
 SLICE_MM = (0.2, 15.0)
+WORTH_A_WORD = 0.001
+"""Share of labelled voxels outside of the window from which that is said."""
 
 
 def image_warnings(array: np.ndarray, affine: np.ndarray, who: str = "training") -> list[str]:
@@ -87,3 +90,38 @@ def header_warnings(path: str | Path, who: str = "training") -> list[str]:
         if not far <= max(1.0, float(np.min(header["pixdim"][1:4]))):
             return [f"has two affines, {far:.0f} mm apart (sform and qform); {who} believes the sform"]
     return []
+
+
+def grid_warnings(image: Mapping[str, Any], label: Mapping[str, Any]) -> list[str]:
+    """That a label is stored on another grid than its image's, but at the same place; see `grid_mistakes`."""
+    if same_grid(image, label) or not covers(label, image):
+        return []
+    one, other = ("".join(nibabel.aff2axcodes(of["affine"])) for of in (image, label))
+    how = f"axes {other}, its image {one}" if one != other else f"shape {tuple(label['shape'])}"
+    return [f"lies on another grid than its image ({how}) at the same place; it is brought onto the image's, nearest"]
+
+
+def window_warnings(array: np.ndarray, affine: np.ndarray, window_mm: Sequence[float]) -> list[str]:
+    """That labelled voxels lie outside of the window around the volume's centre which training cuts out.
+
+    Args:
+        array: (X, Y, Z) label values, 0 for background.
+        affine: (4, 4) to millimetres, RAS.
+        window_mm: height and width of the window.
+    """
+    axes = nibabel.io_orientation(affine)[:, 0].astype(int).tolist()
+    spacing = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    labelled = array != 0
+    inside = labelled
+    for patient, size in ((2, window_mm[0]), (1, window_mm[1])):  # up, forward
+        axis = axes.index(patient)
+        place = (np.arange(array.shape[axis]) - (array.shape[axis] - 1) / 2) * spacing[axis]
+        shape = [-1 if number == axis else 1 for number in range(3)]
+        inside = inside & (np.abs(place) <= size / 2).reshape(shape)
+    outside = 1 - inside.sum() / max(labelled.sum(), 1)
+    if not labelled.any() or outside < WORTH_A_WORD:
+        return []
+    return [
+        f"has {outside:.1%} of its labelled voxels outside of the window of {window_mm[0]:.0f} x {window_mm[1]:.0f} mm "
+        "that training cuts out of the centre; enlarge it with --image_size"
+    ]

@@ -11,7 +11,7 @@ from monai.data import ITKReader
 from monai.transforms import LoadImaged
 from monai.utils import ensure_tuple
 
-from .series import files_of, import_itk, is_dicom
+from .series import files_of, is_dicom, read_series
 
 
 class SeriesReader(ITKReader):
@@ -27,10 +27,11 @@ class SeriesReader(ITKReader):
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
         """Read a file or folder as an ITK image, with ITK's order of slices."""
-        if not self.verify_suffix(data):
+        names = ensure_tuple(data)
+        files = files_of(Path(names[0])) if len(names) == 1 else ()
+        if not self.verify_suffix(data) and len(files) != 1:  # a folder of one file may hold many frames
             return super().read(data, **kwargs)
-        files = files_of(Path(ensure_tuple(data)[0]))
-        return import_itk().imread(files[0] if len(files) == 1 else list(files), **{**self.kwargs, **kwargs})
+        return read_series(files, **{**self.kwargs, **kwargs})
 
 
 class LoadScand(LoadImaged):

@@ -6,7 +6,7 @@ identifies a patient is printed or written.
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
 import re
 import tempfile
@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import numpy as np
 
 from ...files import whole_file
 from .contrast import TAGS, sequence_of
+from .stack import Stack, frames_of
 
 PREAMBLE = 128
 """Bytes before the letters DICM at the beginning of a DICOM file."""
@@ -32,8 +36,6 @@ CLASS_OF_OBJECT = re.compile(
     rb"\x02\x00\x02\x00UI..1\.2\.840\.10008\.5\.1\.4\.1\.1\.(?:9|11|66|88|104|481)(?![0-9])", re.DOTALL
 )
 """Waveforms, presentation states, segmentations and raw data, reports, documents, radiotherapy: all but images."""
-GAP = 1.5
-"""Largest distance of neighbouring slices, as a multiple of the usual one."""
 SAGITTAL_COSINE = 0.7
 """Smallest left-right component of the slice normal of a sagittal stack; 0.7 is up to 45 degrees oblique."""
 
@@ -182,7 +184,7 @@ def _describe(folder: Path, uid: str, files: tuple[str, ...], alone: bool) -> Se
     plane = "unknown"
     # enhanced (multi-frame) files keep their orientation elsewhere, but ITK has found it
     if tag("0020|0037") or (io.GetNumberOfDimensions() == 3 and io.GetDimensions(2) > 1):
-        normal = [abs(component) for component in io.GetDirection(2)]
+        normal = [abs(component) for component in (_frame_normal(files[0]) or io.GetDirection(2))]
         if max(normal) >= SAGITTAL_COSINE:
             plane = ("sagittal", "coronal", "axial")[normal.index(max(normal))]
     name, number = folder.resolve().name, tag("0020|0011")
@@ -205,6 +207,13 @@ def _describe(folder: Path, uid: str, files: tuple[str, ...], alone: bool) -> Se
     )
 
 
+def _frame_normal(file: str) -> list[float] | None:
+    """Direction across the frames of a multi-frame file, which ITK does not always find; None for other files."""
+    with contextlib.suppress(RuntimeError):  # the check says what is wrong with it
+        return [float(part) for part in frames_of(file).normal] if _is_multiframe(file) else None
+    return None
+
+
 def convert_series(series: Series, out: Path) -> None:
     """Convert a series to NIfTI, atomically.
 
@@ -214,7 +223,7 @@ def convert_series(series: Series, out: Path) -> None:
     itk = import_itk()
     if gap := slice_gap(series.files):
         raise RuntimeError(gap)
-    image = itk.imread(series.files[0] if len(series.files) == 1 else list(series.files))
+    image = read_series(series.files)
     if image.GetImageDimension() != 3 or min(image.GetLargestPossibleRegion().GetSize()) < 2:
         raise RuntimeError("it has one slice only")
     # a fresh image: the header that ITK copies along could name the patient
@@ -229,39 +238,68 @@ def convert_series(series: Series, out: Path) -> None:
 
 
 def slice_gap(files: Sequence[str]) -> str | None:
-    """Detect missing or duplicate slices of a series; None if there are none.
+    """Why the slices or frames of a series are not one regular grid; None if they are, or their header has no places.
 
-    ITK reads a series with a gap as if its slices were evenly spaced.
+    ITK reads every stack as if its slices were evenly spaced along their normal, and places no frames.
 
     Args:
-        files: files of one series, one slice each.
+        files: files of one series, one slice each, or one multi-frame file.
     """
-    places = [_slice_position(file) for file in files]
-    known = sorted(place for place in places if place is not None)
-    if len(known) < 3 or len(known) < len(files):
-        return None  # enhanced files hold all slices in one, and ITK reads their places
-    steps = [after - before for before, after in itertools.pairwise(known)]
-    usual = sorted(steps)[len(steps) // 2]
-    if min(steps) < 0.01 * max(usual, 1e-3):
-        return f"holds several slices at the same place ({len(known)} files)"
-    if max(steps) > GAP * usual:
-        lost = sum(round(step / usual) - 1 for step in steps)
-        return f"lacks about {lost} slices (a gap of {max(steps):.1f} mm among steps of {usual:.1f} mm)"
-    return None
+    if len(files) == 1 and _is_multiframe(files[0]):
+        try:
+            return frames_of(files[0]).problem()
+        except RuntimeError as error:
+            return str(error)
+    places = [place for place in map(_slice_place, files) if place is not None]
+    if len(places) < 3 or len(places) < len(files):
+        return None
+    positions, orientations = (np.array(part) for part in zip(*places, strict=True))
+    return Stack(positions, orientations).problem()
 
 
-def _slice_position(file: str) -> float | None:
-    """Position of a slice along its normal in mm; None if it is not in the header."""
+def read_series(files: Sequence[str], **kwargs: Any) -> Any:
+    """Read the files of one series as an ITK image; frames of a multi-frame file in the order of their places.
+
+    Raises:
+        RuntimeError: a multi-frame file whose frames are not one regular grid, or ITK cannot read the files.
+    """
+    itk = import_itk()
+    image = itk.imread(files[0] if len(files) == 1 else list(files), **kwargs)
+    if len(files) > 1 or not _is_multiframe(files[0]):
+        return image
+    stack = frames_of(files[0])
+    if problem := stack.problem():
+        raise RuntimeError(problem)
+    order, row, column = stack.order, stack.orientations[0, :3], stack.orientations[0, 3:]
+    placed = itk.image_from_array(np.ascontiguousarray(itk.array_view_from_image(image)[order]))
+    places = stack.positions[order]
+    step = float(np.linalg.norm(places[-1] - places[0])) / (len(places) - 1)
+    down, right = stack.spacing or (1.0, 1.0)
+    placed.SetSpacing([right, down, step])
+    placed.SetOrigin([float(p) for p in places[0]])
+    placed.SetDirection(itk.matrix_from_array(np.ascontiguousarray(np.stack([row, column, stack.normal], 1))))
+    return placed
+
+
+def _is_multiframe(file: str) -> bool:
+    io = import_itk().GDCMImageIO.New()
+    io.SetFileName(file)
+    io.ReadImageInformation()
+    return io.GetNumberOfDimensions() == 3 and io.GetDimensions(2) > 1
+
+
+def _slice_place(file: str) -> tuple[list[float], list[float]] | None:
+    """Position in mm and direction cosines of a slice; None if they are not in the header."""
     io = import_itk().GDCMImageIO.New()
     io.SetFileName(file)
     io.ReadImageInformation()
     header = io.GetMetaDataDictionary()
     if not (header.HasKey("0020|0032") and header.HasKey("0020|0037")):
         return None
-    position = [float(p) for p in str(header["0020|0032"]).split("\\")]
-    row, column = (a := [float(c) for c in str(header["0020|0037"]).split("\\")])[:3], a[3:6]
-    normal = [row[i - 2] * column[i - 1] - row[i - 1] * column[i - 2] for i in range(3)]
-    return sum(n * p for n, p in zip(normal, position, strict=True))
+    position, orientation = (
+        [float(number) for number in str(header[tag]).split("\\")] for tag in ("0020|0032", "0020|0037")
+    )
+    return position, orientation
 
 
 def import_itk() -> ModuleType:

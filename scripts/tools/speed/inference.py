@@ -86,7 +86,10 @@ def inference_rows(sizes: Sizes, setting: Setting, work: Path, pairs: int) -> It
     datalist = write_phantoms(work / "scan", labelled=1, unlabelled=0, validation=0, test=1, seed=sizes.seed, **drawing)
     scan, folder = str(datalist.parent / "images" / "phantom_0001.nii.gz"), setting.network(sizes, datalist, work)
     device = f"$torch.device({sizes.device!r})"
-    how = {"device": device, "amp": False}
+    # a window as wide as the scan: MONAI's inferer does not look for the spine
+    columns = f"16 * -(-round({setting.shape[1] * setting.pixel_mm} / @pixel_mm + 1) // 16)"
+    window = f"$[@image_size[0], max(@image_size[1], {columns})]"
+    how = {"device": device, "amp": False, "inferer#roi_size": window}
     ours = Labelling("PyTorch", "running", folder, scan, levels="raw", **how)
     decoded = Labelling("PyTorch", "running", folder, scan, **how)
     plain = PlainLabelling(Labelling("PyTorch", "running", folder, scan, levels="raw", **how))
@@ -118,7 +121,8 @@ class PlainLabelling:
         get = labelling.parser.get_parsed_content
         self.scan, self.preprocessing, self.device = get("dataset#data")[0], get("preprocessing"), get("device")
         self.net = copy.deepcopy(labelling.net).to(memory_format=torch.contiguous_format)
-        window = {"roi_size": get("image_size"), "overlap": get("inferer").overlap, "mode": get("inferer").mode}
+        inferer = get("inferer")
+        window = {"roi_size": inferer.orig_roi_size, "overlap": inferer.overlap, "mode": inferer.mode}
         self.inferer = SliceInferer(**window, spatial_dim=2, sw_batch_size=1)
         self.softmax = Activationsd("pred", softmax=True)
         self.invert = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False)

@@ -102,14 +102,14 @@ class TestWriteSlices:
         np.testing.assert_array_equal(image, np.load(cached / "image.npy").astype(np.float32))
 
     def test_scans_to_predict(self, written: tuple[Path, Cell]) -> None:
-        """Test and unlabelled patients, their width as in training and their height whole."""
+        """Test and unlabelled patients, their plane whole."""
         folder, c = written
         root = folder / "nnUNet_raw" / DATASET
         sections = load_datalist(c.datalist).sections
         cases = sorted(e["case"] for s in ("test", "unlabelled") for e in sections[s])
         files = sorted((root / "imagesTs").iterdir())
         assert [path.name.removesuffix("_0000.nii.gz") for path in files] == cases
-        assert {slices_of(path).shape[2] for path in files} == {SIZE[1]}
+        assert min(slices_of(path).shape[2] for path in files) >= SIZE[1]
         assert min(slices_of(path).shape[1] for path in files) > SIZE[0]
 
 
