@@ -118,7 +118,8 @@ class SlicewiseInferer(SliceInferer):
 
     The window slides along the height. A volume that is wider than the window is cut to it front to back around the
     spine: where a coarse pass finds the most foreground, then centred on what the network finds there until that stays.
-    So what lies farther in front or behind does not enter the batch statistics; outside, all is background.
+    Grey values are normalised in the window, so that what lies in front or behind changes neither them nor the batch
+    statistics; outside, all is background.
 
     Args:
         statistics: see `scripts.ops.batch_norm`; for "volume", `sw_batch_size` should reach the number of slices.
@@ -159,7 +160,8 @@ class SlicewiseInferer(SliceInferer):
         start, seen = self._coarse_start(volume, run), list[int]()
         while start not in seen and len(seen) < self.STEPS:
             seen.append(start)
-            logits = run(volume[:, :, :, start : start + self.width])
+            part = volume[:, :, :, start : start + self.width]
+            logits = run((part - part.mean()) / part.std().clamp_min(1e-6))  # grey values without what lies outside
             found = _foreground(logits)
             centre = float((found * torch.arange(self.width, device=found.device)).sum() / found.sum().clamp_min(1e-9))
             start = min(max(round(seen[-1] + centre - (self.width - 1) / 2), 0), last)
