@@ -237,8 +237,6 @@ def passes(file: str, code: CodeType | None, limit_s: float) -> bool:
 
 def _run_tests(file: str, code: CodeType | None) -> int:
     """Run the tests of a module in this process, which ends afterwards; all that they print is dropped."""
-    import pytest
-
     os.chdir(BUNDLE_ROOT)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
@@ -247,6 +245,7 @@ def _run_tests(file: str, code: CodeType | None) -> int:
         del sys.modules[name]
     if code is not None:
         sys.meta_path.insert(0, _Finder(file, code))
+    pytest = importlib.import_module("pytest")  # one of the developers' packages, which the program does without
     return int(pytest.main(["-q", "-x", "--assert=plain", "-p", "no:cacheprovider", *tests_of(file)]))
 
 
