@@ -38,7 +38,7 @@ def check_overrides() -> None:
     """
     refuse_overrides(*_command_line())
     if (workflow := running_workflow()) is not None:
-        check_settings(workflow.parser)
+        check_settings(workflow.parser, lambda key: as_data_error(component_of, key))
 
 
 def refuse_overrides(overrides: Mapping[str, Any], files: Sequence[str | os.PathLike[str]]) -> None:
@@ -112,7 +112,10 @@ def component_of(name: str) -> Any:
     try:
         return workflow.parser.get_parsed_content(name) if workflow is not None else None
     except RuntimeError as error:
-        raise error.__cause__ or error from error
+        cause: BaseException = error
+        while isinstance(cause, RuntimeError) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise cause from error
 
 
 def config_files() -> list[str]:

@@ -17,14 +17,18 @@ ROOT = Path(__file__).resolve().parents[2]
 COUNTS = ("max_epochs", "iters_per_epoch", "batch_size", "unlabelled_batch_size", "val_interval")
 
 
-def check_settings(parser: ConfigParser) -> None:
+def check_settings(parser: ConfigParser, read: Callable[[str], Any] | None = None) -> None:
     """Refuse settings with which a run would break off in an error of Python.
+
+    Args:
+        parser: of the run.
+        read: key -> its value; None asks the parser. A setting that comes from `model.json` may be refused in reading.
 
     Raises:
         DataError: a class table that is not there (as from another folder without `bundle_root`), a device that is not
             there, a number that is none, a grid that is no pair, or an `output_dir` that cannot be written.
     """
-    given = {key: parser.get_parsed_content(key) for key in parser.config if key in CHECKS}
+    given = {key: (read or parser.get_parsed_content)(key) for key in parser.config if key in CHECKS}
     for key, value in given.items():
         CHECKS[key](key, value)
 
