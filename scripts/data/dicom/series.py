@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ...files import whole_file
 from .contrast import TAGS, sequence_of
-from .stack import Stack, frames_of
+
+if TYPE_CHECKING:
+    from .stack import Stack
 
 PREAMBLE = 128
 """Bytes before the letters DICM at the beginning of a DICOM file."""
@@ -210,7 +210,7 @@ def _describe(folder: Path, uid: str, files: tuple[str, ...], alone: bool) -> Se
 def _frame_normal(file: str) -> list[float] | None:
     """Direction across the frames of a multi-frame file, which ITK does not always find; None for other files."""
     with contextlib.suppress(RuntimeError):  # the check says what is wrong with it
-        return [float(part) for part in frames_of(file).normal] if _is_multiframe(file) else None
+        return [float(part) for part in _frames_of(file).normal] if _is_multiframe(file) else None
     return None
 
 
@@ -247,12 +247,16 @@ def slice_gap(files: Sequence[str]) -> str | None:
     """
     if len(files) == 1 and _is_multiframe(files[0]):
         try:
-            return frames_of(files[0]).problem()
+            return _frames_of(files[0]).problem()
         except RuntimeError as error:
             return str(error)
     places = [place for place in map(_slice_place, files) if place is not None]
     if len(places) < 3 or len(places) < len(files):
         return None
+    import numpy as np  # `prepare` starts without it
+
+    from .stack import Stack
+
     positions, orientations = (np.array(part) for part in zip(*places, strict=True))
     return Stack(positions, orientations).problem()
 
@@ -263,11 +267,13 @@ def read_series(files: Sequence[str], **kwargs: Any) -> Any:
     Raises:
         RuntimeError: a multi-frame file whose frames are not one regular grid, or ITK cannot read the files.
     """
+    import numpy as np
+
     itk = import_itk()
     image = itk.imread(files[0] if len(files) == 1 else list(files), **kwargs)
     if len(files) > 1 or not _is_multiframe(files[0]):
         return image
-    stack = frames_of(files[0])
+    stack = _frames_of(files[0])
     if problem := stack.problem():
         raise RuntimeError(problem)
     order, row, column = stack.order, stack.orientations[0, :3], stack.orientations[0, 3:]
@@ -279,6 +285,12 @@ def read_series(files: Sequence[str], **kwargs: Any) -> Any:
     placed.SetOrigin([float(p) for p in places[0]])
     placed.SetDirection(itk.matrix_from_array(np.ascontiguousarray(np.stack([row, column, stack.normal], 1))))
     return placed
+
+
+def _frames_of(file: str) -> Stack:
+    from .stack import frames_of
+
+    return frames_of(file)
 
 
 def _is_multiframe(file: str) -> bool:
