@@ -76,11 +76,12 @@ def steps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Compose, Comp
 def label_bright_voxels(scan: Path, steps: tuple[Path, Compose, Compose]) -> nibabel.Nifti1Image:
     """The label map that inference writes for a network that marks what is bright."""
     out, before, after = steps
-    data = before({"image": str(scan), "case": "scan"})
+    name = f"{scan.parent.name}_scan"  # a name that the folder holds from another scan would be refused
+    data = before({"image": str(scan), "case": name})
     bright = data["image"] > (data["image"].max() + data["image"].min()) / 2
     data["pred"] = torch.cat([(~bright).float(), bright.float()]) * 20  # logits (2, H, W, S)
     after(data)
-    return nibabel.load(out / "scan_seg.nii.gz")
+    return nibabel.load(out / f"{name}_seg.nii.gz")
 
 
 def distance_of_mark(
@@ -89,7 +90,7 @@ def distance_of_mark(
     """Distance, in voxels along the worst axis, from a random marked voxel to its label, and the label map."""
     random, affine = np.random.default_rng([seed, number]), orientation.affine
     marked = [int(random.integers(RADIUS, size - RADIUS)) for size in SHAPE]
-    array = np.zeros(SHAPE, np.float32)
+    array = np.ones(SHAPE, np.float32)  # not 0, which would be cut off as an empty border
     array[tuple(slice(m - RADIUS, m + RADIUS + 1) for m in marked)] = 1000
     nibabel.save(nibabel.Nifti1Image(array, affine), folder / "scan.nii.gz")
     label = label_bright_voxels(folder / "scan.nii.gz", steps)
