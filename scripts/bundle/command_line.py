@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -170,9 +171,12 @@ def config_ids(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 GO_ON = "the same command with --resume True goes on after the last epoch that was kept"
+READER_KILLED = (
+    "a process that reads data was killed, most often for want of memory; free some, or give a smaller --num_workers "
+    f"(0: none), and {GO_ON}"
+)
 MACHINE = {
-    r"DataLoader worker .*(is killed by signal|exited unexpectedly)": "a process that reads data was killed, "
-    f"most often for want of memory; free some, or give a smaller --num_workers (0: none), and {GO_ON}",
+    r"DataLoader worker .*(is killed by signal|exited unexpectedly)": READER_KILLED,
     r"can't allocate memory|out of memory": "there is not enough memory for a step; give a smaller --batch_size and "
     f"--unlabelled_batch_size, and {GO_ON}",
 }
@@ -220,5 +224,8 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> 
 def _machine_problem(error: BaseException) -> str | None:
     if isinstance(error, MemoryError):
         return MACHINE[r"can't allocate memory|out of memory"]
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, EOFError | OSError) and any("multiprocessing" in frame.filename for frame in frames):
+        return READER_KILLED  # it died while it handed a batch over
     text = str(error) if isinstance(error, RuntimeError) else ""
     return next((message for pattern, message in MACHINE.items() if re.search(pattern, text)), None)

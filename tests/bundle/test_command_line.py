@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -223,6 +224,16 @@ class TestErrors:
         assert line.startswith("Error: ")
         assert mend in line
         assert line.endswith("--resume True goes on after the last epoch that was kept")
+
+    def test_reader_that_dies_while_it_hands_a_batch_over(self, capsys: pytest.CaptureFixture[str]) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        theirs.close()
+        try:
+            ours.recv()
+        except EOFError as error:
+            self.show(error)
+        ours.close()
+        assert capsys.readouterr().err.startswith("Error: a process that reads data was killed")
 
     def test_faults_of_ours_keep_their_traceback(self, capsys: pytest.CaptureFixture[str]) -> None:
         try:
