@@ -91,6 +91,12 @@ class TestTrueToTheBundle:
         import_module(COMMANDS[call[0]][0]).add_arguments(parser)
         parser.parse_args(call[1:])
 
+    def test_imports(self) -> None:
+        code = "\n".join("".join(cell["source"]) for cell in CODE)
+        named = re.findall(r"^from (scripts[\w.]*) import (\w+)", code, flags=re.MULTILINE)
+        assert len(named) > 3
+        assert [f"{module}.{name}" for module, name in named if not hasattr(import_module(module), name)] == []
+
     def test_links_lead_somewhere(self) -> None:
         links = re.findall(r"\]\(([^)#\s]+)", PROSE)
         assert links
