@@ -72,8 +72,8 @@ class Benchmark:
     @cached_property
     def names(self) -> dict[str, MethodName]:
         """Row -> title and group, in the order of the tables."""
-        steps = self.runs.groupby("method")["stage1_steps"].max().fillna(0)
-        found = {method: method_name(method, uses_prompts=n > 0) for method, n in steps.items()}
+        steps = self.runs.groupby("method")["stage1_steps"].max()
+        found = {method: method_name(method, uses_prompts=pd.notna(n) and n > 0) for method, n in steps.items()}
         return {method: found[method] for method in in_order(found)}
 
     @cached_property
