@@ -197,13 +197,13 @@ def all_columns_table(benchmark: Benchmark) -> Table:
     cells = groups[measures].agg(lambda scores: over_seeds(scores.dropna().tolist(), len(scores)))
     cells.columns = [f"{HEADS[m]} %" for m in measures]
     cells.insert(0, "seeds (n)", groups.size())
-    cells = cells.reset_index(list(COSTS)).astype({"steps": "Int64", "stage1_steps": "Int64"})  # floats in pandas 2
-    cells = cells.rename(columns=COSTS)
+    cells = cells.reset_index(list(COSTS)).astype({"steps": "Int64", "stage1_steps": "Int64"}).rename(columns=COSTS)
     cells = cells[[head for head in cells if head not in COSTS.values()] + list(COSTS.values())]
     cells.index = pd.MultiIndex.from_tuples(
         [(f"{n} labelled", method) for n, method in cells.index], names=["labelled", "method"]
     )
-    text = cells.map(lambda cell: "–" if pd.isna(cell) else str(cell))
+    # as objects: pandas 2 hands whole numbers to a function as floats
+    text = cells.astype(object).map(lambda cell: "–" if pd.isna(cell) else str(cell))
     return Table("all", "Every row with its steps, over n seeds.", text)
 
 
