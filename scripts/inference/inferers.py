@@ -17,6 +17,9 @@ from ..ops.otsu import otsu_thresholds
 from ..ops.prompt_map import average_slices, upsample
 from ..ops.shift_tta import entropy_weighted_tta
 
+NEVER = -1e4
+"""Logit of a class that cannot be; its probability is 0, in half precision too."""
+
 
 class VolumeInferer(Inferer):
     """Run a 2D network on the slices (S, 1, H, W) of a volume in batches, so that memory does not grow with S.
@@ -125,6 +128,8 @@ class SlicewiseInferer(SliceInferer):
         statistics: see `scripts.ops.batch_norm`; for "volume", `sw_batch_size` should reach the number of slices.
         order: probabilities (S, N, H, W) of a volume's slices -> the same with levels in anatomical order, see
             `scripts.ops.levels.ordering.order_predictions`; None for no decoding.
+        labelled: ids of the classes that training labels contained; None for all. A network that never saw a label of
+            the others tells them from background by chance alone: their scores are added to the background's.
         args: as `SliceInferer`; `spatial_dim` is 2.
         kwargs: as `SliceInferer`.
     """
@@ -133,10 +138,15 @@ class SlicewiseInferer(SliceInferer):
     OUTSIDE = 20.0  # logit of the background outside of the window, where all others are 0
 
     def __init__(
-        self, *args: Any, statistics: str = "running", order: Callable[[Tensor], Tensor] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        statistics: str = "running",
+        order: Callable[[Tensor], Tensor] | None = None,
+        labelled: Sequence[int] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.statistics, self.order = statistics, order
+        self.statistics, self.order, self.labelled = statistics, order, labelled
         self.width = int(self.roi_size[1])
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -144,7 +154,7 @@ class SlicewiseInferer(SliceInferer):
         slide = super().__call__
 
         def run(volume: Tensor) -> Any:
-            return slide(volume, network, *args, **kwargs)
+            return _unlabelled_as_background(slide(volume, network, *args, **kwargs), self.labelled)
 
         with batch_norm_statistics(network, self.statistics):
             if inputs.shape[3] <= self.width:
@@ -182,6 +192,17 @@ class SlicewiseInferer(SliceInferer):
             count[part] += 1
         weight = torch.hann_window(self.width + 2, periodic=False, device=total.device)[1:-1]
         return int(F.conv1d((total / count)[None, None], weight[None, None]).argmax())
+
+
+def _unlabelled_as_background(logits: Tensor, labelled: Sequence[int] | None) -> Tensor:
+    """Logits (B, N, ...) with the scores of the classes that are not labelled added to those of the background."""
+    never = sorted(set(range(1, logits.shape[1])) - set(range(logits.shape[1]) if labelled is None else labelled))
+    if not never:
+        return logits
+    merged = logits.clone()
+    merged[:, 0] = logits[:, [0, *never]].float().logsumexp(1).to(logits.dtype)
+    merged[:, never] = NEVER
+    return merged
 
 
 def _foreground(logits: Tensor) -> Tensor:

@@ -243,6 +243,29 @@ class TestSpineInThePlane:
         assert torch.equal(pair[:1], self.infer(scan))
         assert torch.equal(pair[1:], self.infer(scan.flip(3)))
 
+    @pytest.mark.parametrize("front", [0, 60])
+    def test_a_class_without_labels_is_background(self, front: int) -> None:
+        class WithUnlabelled(Bright):
+            """Calls the darkest tissue class 2, of which no label says what it is."""
+
+            def forward(self, slices: Tensor) -> Tensor:
+                return torch.cat([super().forward(slices), 6 - 40 * self.norm(slices)], 1)
+
+        tissue = torch.rand(1, 1, 40, front, 5, generator=torch.Generator().manual_seed(1)) - 2
+        volume = torch.cat([tissue, self.scan()], 3)
+        settings = {"roi_size": (24, 16), "spatial_dim": 2, "sw_batch_size": 64, "overlap": 0.5, "mode": "gaussian"}
+        with torch.no_grad():
+            free = SlicewiseInferer(**settings)(volume, WithUnlabelled())
+            found = SlicewiseInferer(**settings, labelled=[0, 1])(volume, WithUnlabelled())
+        assert (free.argmax(1) == 2).any()
+        label = found.argmax(1)
+        assert torch.equal(label, (volume[:, 0] > 1).long())
+        part = found[:, :, :, front + 4 : front + 16]  # inside of the window, wherever it lies
+        logits = WithUnlabelled()(volume[:, :, :, front + 4 : front + 16].squeeze(0).movedim(-1, 0)).movedim(0, -1)
+        assert part.softmax(1)[:, 2].max() == 0
+        if not front:  # the window covers all of it, but for the normalisation
+            assert part.shape[1:] == logits.shape
+
     def test_no_spine(self) -> None:
         assert self.infer(torch.zeros(1, 1, 30, 40, 3)).shape == (1, 2, 30, 40, 3)
 
