@@ -93,7 +93,7 @@ class TestLog:
     ) -> None:
         with caplog.at_level(logging.INFO):
             train(tmp_path, METHOD)
-        assert "Engine run finished" in caplog.text  # the engines do speak
+        assert "Epoch[1] Complete" in caplog.text  # the engines do speak
         assert "resuming" not in caplog.text
         said = "".join(capfd.readouterr())
         assert "\x1b[A" not in said
