@@ -1,8 +1,8 @@
-"""Confidence of the level names of a volume, and warnings about gaps, duplicates and transitional anatomy."""
+"""The network's own evidence for the levels of a volume: how sure it is, and what speaks against the decoded names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,23 +22,26 @@ SECOND_SHARE = 0.3
 
 
 @dataclass(frozen=True)
-class Structure:
-    """One structure of a volume.
+class Evidence:
+    """What the network itself says about one structure of the decoded label map.
 
     Attributes:
-        name: decoded level name.
-        confidence: mean probability in [0, 1] of the network itself for this level given the type.
+        probability: mean probability in [0, 1] of the decoded level given the type.
         own_name: the network's own majority name over the pixels of the structure.
     """
 
-    name: str
-    confidence: float
+    probability: float
     own_name: str
 
 
-def level_report(
+def base_confidence(evidence: Mapping[int, Evidence]) -> dict[int, float]:
+    """Confidence in [0, 1] of every structure's name before the rules of `verdict`: the network's own probability."""
+    return {c: of.probability for c, of in evidence.items()}
+
+
+def level_evidence(
     probs: Tensor, label: Tensor, table: ClassTable, chain: Sequence[int] | Tensor
-) -> tuple[list[Structure], list[str]]:
+) -> tuple[dict[int, Evidence], list[str]]:
     """Compare decoded level names with the network's own.
 
     Args:
@@ -48,8 +51,8 @@ def level_report(
         chain: class ids from the lowest structure upwards, as :func:`scripts.ops.levels.ordering.chain_index` gives it.
 
     Returns:
-        The structures from the lowest upwards, and warnings, one sentence each: a gap in the chain, a name that the
-        network gave twice, and signs of transitional anatomy (four or six lumbar vertebrae).
+        Class id -> evidence, from the lowest upwards, and sentences: most names differ from the network's, a name that
+        the network gave twice, and signs of transitional anatomy (four or six lumbar vertebrae).
 
     Raises:
         ValueError: the shapes do not fit.
@@ -63,7 +66,8 @@ def level_report(
         levels.masked_fill(groups[:, None, None] != groups[label][:, None], -1.0)
     )  # the network's class within the decoded type
     position = {c: k for k, c in enumerate(chain)}
-    structures, offsets = [], []
+    evidence: dict[int, Evidence] = {}
+    offsets = []
     given: dict[int, list[str]] = {}
     for c in chain:
         inside = label == c
@@ -71,27 +75,27 @@ def level_report(
             continue
         votes = torch.bincount(own[inside], minlength=len(table.names)).float()
         most = int(votes.argmax())
-        confidence = float(levels[:, c][inside].mean())
-        structures.append(Structure(table.names[c], confidence, table.names[most]))
+        evidence[c] = Evidence(float(levels[:, c][inside].mean()), table.names[most])
         offsets.append((position[c], position.get(most, position[c]) - position[c]))
         for other in (votes >= SECOND_SHARE * votes.sum()).nonzero().flatten().tolist():
             given.setdefault(other, []).append(table.names[c])
-    return structures, [*_gaps(structures, table, chain), *_twice(given, table), *_extra(offsets, table, chain)]
+    return evidence, [*_otherwise(evidence, table), *_twice(given, table), *_extra(offsets, table, chain)]
 
 
-def _gaps(structures: Sequence[Structure], table: ClassTable, chain: Sequence[int]) -> list[str]:
-    found = [s.name for s in structures]
-    names = [table.names[c] for c in chain]
-    if not found:
-        return ["no structure was found"]
-    between = names[names.index(found[0]) : names.index(found[-1]) + 1]
-    missing = [name for name in between if name not in found]
-    return [f"gap: {', '.join(missing)} not found between {found[0]} and {found[-1]}"] if missing else []
+def _otherwise(evidence: Mapping[int, Evidence], table: ClassTable) -> list[str]:
+    other = [
+        f"{of.own_name} where {table.names[c]} is written"
+        for c, of in evidence.items()
+        if of.own_name != table.names[c]
+    ]
+    if 2 * len(other) <= len(evidence):
+        return []
+    return [f"The network itself sees another level in {len(other)} of {len(evidence)} structures: {other[0]}."]
 
 
 def _twice(given: dict[int, list[str]], table: ClassTable) -> list[str]:
     return [
-        f"the network itself sees {table.names[c]} in {len(positions)} places, which are named {', '.join(positions)}"
+        f"The network itself sees {table.names[c]} in {len(positions)} places, which are named {', '.join(positions)}."
         for c, positions in given.items()
         if len(positions) > 1
     ]
@@ -103,5 +107,5 @@ def _extra(offsets: Sequence[tuple[int, int]], table: ClassTable, chain: Sequenc
         below, above = ({o for _, o in part} for part in (offsets[:cut], offsets[cut:]))
         if len(below) == len(above) == 1 and abs(below.pop() - above.pop()) == 2:
             name = table.names[chain[offsets[cut][0]]]
-            return [f"from {name} upwards the network counts one vertebra differently: possible transitional anatomy"]
+            return [f"From {name} upwards the network counts one vertebra differently: possible transitional anatomy."]
     return []
