@@ -322,7 +322,7 @@ def _neighbours(chain: Sequence[int], labelled: Labelled, trained: Trained) -> I
         others = [labelled.structures[o].volume_ml for o in beside]
         # larger than all of them, or smaller than all: else it is a neighbour that stands out
         large, small = own / max(others), min(others) / own
-        names = " and ".join(trained.name(o) for o in beside)
+        names = " and ".join(trained.name(o) for o in reversed(beside))
         kind = "discs" if classes[c].group == "disc" else "vertebrae"
         if large >= most and len(beside) > 1:
             sentence = (
