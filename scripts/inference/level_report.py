@@ -32,7 +32,7 @@ class LevelEvidenced(MapTransform):
     """Keep what the network itself says about the levels, on its own grid, before its scores become a label map.
 
     Takes predictions by `SlicewiseInferer` with `order`, before `ChooseLevelsd`. Adds `level_evidence`: the `evidence`
-    of each class and the `sentences` of `scripts.ops.levels.report.level_evidence`, the `field` that the scan shows
+    of each class and the `findings` of `scripts.ops.levels.report.level_evidence`, the `field` that the scan shows
     without borders of zeros, and `level_disagreement`, the share in [0, 1] of foreground pixels with another class
     before decoding; 1 without foreground.
 
@@ -53,12 +53,12 @@ class LevelEvidenced(MapTransform):
         for key in self.key_iterator(d):
             logits, ordered = convert_to_tensor(d[key], track_meta=False).float().movedim(-1, 0).chunk(2, 1)
             label = ordered.argmax(1)
-            evidence, sentences = level_evidence(logits.softmax(1), label, self.table, self.chain)
+            evidence, findings = level_evidence(logits.softmax(1), label, self.table, self.chain)
             found = label > 0
             other = (logits.argmax(1) != label)[found].float().mean() if found.any() else 1.0
             d[EVIDENCE] = {
                 "evidence": evidence,
-                "sentences": sentences,
+                "findings": findings,
                 "field": field_of(image.shape[1:], image.affine.cpu().numpy())
                 if isinstance(image, MetaTensor)
                 else None,
@@ -142,7 +142,7 @@ class LevelReportd(MapTransform):
         evidence, unlike = kept.get("evidence", {}), d.get(UNLIKE, [])
         findings = [
             *find(labelled, self.trained),
-            *(Finding("the network's own names", sentence) for sentence in kept.get("sentences", ())),
+            *kept.get("findings", ()),
             *(Finding("unlike training", f"The scan {sentence}.") for sentence in unlike),
         ]
         base = base_confidence(evidence)

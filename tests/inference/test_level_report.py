@@ -83,8 +83,16 @@ class TestReport:
         assert found["level_disagreement"] == 0.1
         assert [row["own_name"] for row in found["structures"]][3:6] == ["L3", "L3/L4", "L3"]
         assert found["structures"][3]["confidence"] < 0.01 < 0.5 < found["structures"][5]["confidence"]
-        assert found["verdict"] == "check levels"
-        assert found["reasons"] == ["The network itself sees L3 in 2 places, which are named L4, L3."]
+        assert (found["verdict"], found["reasons"]) == ("ok", [])  # one name of ten
+        assert found["notes"] == ["The network itself sees L3 in 2 places, which are named L4, L3."]
+
+    def test_most_names_are_others_to_the_network(self) -> None:
+        """A shift of the whole spine by one level that decoding did not make is a reason."""
+        shifted = tuple(TABLE.names[c] for c in CHAIN[2:12])
+        kept = evidence(coarse(shifted), coarse(LUMBAR))["level_evidence"]
+        found = report(Spine().draw(), level_evidence=kept)
+        words = "The network itself sees another level in 10 of 10 structures: L4/L5 where L5/S is written."
+        assert (found["verdict"], found["reasons"]) == ("check levels", [words])
 
     def test_implausible_is_never_found(self) -> None:
         found = report(Spine(slices={"L5": 1}).draw())

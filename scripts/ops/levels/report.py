@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..check_shape import check_shape
 from .tissue import group_index, level_probability, top_class
+from .verdict import Finding
 
 if TYPE_CHECKING:
     from ...labels import ClassTable
@@ -19,6 +20,10 @@ BLOCK = 3
 """Consecutive structures with the same offset from which an extra or missing vertebra is suspected."""
 SECOND_SHARE = 0.3
 """Share of a structure's pixels from which a second name of the network counts."""
+MOST_TWICE = 2 / 3
+"""Share of the structures whose names the network gave twice, from which the scan is to be looked at."""
+OWN_NAMES = "the network's own names"
+"""Rule of `verdict`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ def base_confidence(evidence: Mapping[int, Evidence]) -> dict[int, float]:
 
 def level_evidence(
     probs: Tensor, label: Tensor, table: ClassTable, chain: Sequence[int] | Tensor
-) -> tuple[dict[int, Evidence], list[str]]:
+) -> tuple[dict[int, Evidence], list[Finding]]:
     """Compare decoded level names with the network's own.
 
     Args:
@@ -51,7 +56,7 @@ def level_evidence(
         chain: class ids from the lowest structure upwards, as :func:`scripts.ops.levels.ordering.chain_index` gives it.
 
     Returns:
-        Class id -> evidence, from the lowest upwards, and sentences: most names differ from the network's, a name that
+        Class id -> evidence, from the lowest upwards, and findings: most names differ from the network's, a name that
         the network gave twice, and signs of transitional anatomy (four or six lumbar vertebrae).
 
     Raises:
@@ -68,7 +73,7 @@ def level_evidence(
     position = {c: k for k, c in enumerate(chain)}
     evidence: dict[int, Evidence] = {}
     offsets = []
-    given: dict[int, list[str]] = {}
+    given: dict[int, list[int]] = {}
     for c in chain:
         inside = label == c
         if not inside.any():
@@ -78,11 +83,11 @@ def level_evidence(
         evidence[c] = Evidence(float(levels[:, c][inside].mean()), table.names[most])
         offsets.append((position[c], position.get(most, position[c]) - position[c]))
         for other in (votes >= SECOND_SHARE * votes.sum()).nonzero().flatten().tolist():
-            given.setdefault(other, []).append(table.names[c])
+            given.setdefault(other, []).append(c)
     return evidence, [*_otherwise(evidence, table), *_twice(given, table), *_extra(offsets, table, chain)]
 
 
-def _otherwise(evidence: Mapping[int, Evidence], table: ClassTable) -> list[str]:
+def _otherwise(evidence: Mapping[int, Evidence], table: ClassTable) -> list[Finding]:
     other = [
         f"{of.own_name} where {table.names[c]} is written"
         for c, of in evidence.items()
@@ -90,22 +95,34 @@ def _otherwise(evidence: Mapping[int, Evidence], table: ClassTable) -> list[str]
     ]
     if 2 * len(other) <= len(evidence):
         return []
-    return [f"The network itself sees another level in {len(other)} of {len(evidence)} structures: {other[0]}."]
+    sentence = f"The network itself sees another level in {len(other)} of {len(evidence)} structures: {other[0]}."
+    return [Finding(OWN_NAMES, sentence)]
 
 
-def _twice(given: dict[int, list[str]], table: ClassTable) -> list[str]:
-    return [
-        f"The network itself sees {table.names[c]} in {len(positions)} places, which are named {', '.join(positions)}."
-        for c, positions in given.items()
-        if len(positions) > 1
-    ]
+def _twice(given: Mapping[int, Sequence[int]], table: ClassTable) -> list[Finding]:
+    """A note for each name that the network gave to several structures; a finding if these are most."""
+    found = []
+    for c, places in given.items():
+        if len(places) > 1:
+            names = ", ".join(table.names[place] for place in places)
+            sentence = f"The network itself sees {table.names[c]} in {len(places)} places, which are named {names}."
+            found.append(Finding("name seen twice", sentence, tuple(places)))
+    doubtful = {c for finding in found for c in finding.structures}
+    all_of = {c for places in given.values() for c in places}
+    if doubtful and len(doubtful) > MOST_TWICE * len(all_of):
+        sentence = (
+            f"The network itself gives {len(doubtful)} of {len(all_of)} structures a name that it gives another, too."
+        )
+        found.append(Finding(OWN_NAMES, sentence))
+    return found
 
 
-def _extra(offsets: Sequence[tuple[int, int]], table: ClassTable, chain: Sequence[int]) -> list[str]:
-    """Warning where the offset of the network's own names changes by one vertebra (two positions) along the spine."""
+def _extra(offsets: Sequence[tuple[int, int]], table: ClassTable, chain: Sequence[int]) -> list[Finding]:
+    """A finding where the offset of the network's own names changes by one vertebra (two positions) along the spine."""
     for cut in range(BLOCK, len(offsets) - BLOCK + 1):
         below, above = ({o for _, o in part} for part in (offsets[:cut], offsets[cut:]))
         if len(below) == len(above) == 1 and abs(below.pop() - above.pop()) == 2:
             name = table.names[chain[offsets[cut][0]]]
-            return [f"From {name} upwards the network counts one vertebra differently: possible transitional anatomy."]
+            sentence = f"From {name} upwards the network counts one vertebra differently: transitional anatomy?"
+            return [Finding(OWN_NAMES, sentence)]
     return []

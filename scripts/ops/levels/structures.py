@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+STRAY = 0.1
+"""Share of a structure's voxels that a connected part of it must hold to count for its height."""
 OUTLIERS = 0.01
-"""Share of a structure's voxels that its height leaves out at either end: stray voxels."""
+"""Share of these voxels that the height leaves out at either end."""
 ANY_TOUCH = np.ones((3, 3, 3), dtype=bool)
 """Voxels that share a corner are connected."""
 
@@ -42,7 +44,7 @@ class Measured:
     Attributes:
         voxels: their number.
         volume_ml: their volume.
-        low_mm: lower end along the array axis nearest to head-foot, without the lowest and highest hundredth.
+        low_mm: lower end along the array axis nearest to head-foot, without stray voxels (`STRAY`, `OUTLIERS`).
         high_mm: upper end.
         centre_mm: (x, y, z) of the centroid, RAS.
         components: connected parts.
@@ -115,10 +117,11 @@ def measure(label: Volume, affine: Affine) -> dict[int, Measured]:
         inside = label[box] == number
         voxels = np.argwhere(inside) + [part.start for part in box]
         points = voxels @ affine[:3, :3].T + affine[:3, 3]  # (n, 3) mm
-        along = np.sort(points @ up)
+        parts, count = ndimage.label(inside, ANY_TOUCH)
+        sizes = np.bincount(parts.ravel())
+        along = np.sort((points @ up)[sizes[parts[inside]] >= STRAY * len(voxels)])
         left_out = int(OUTLIERS * len(along))
         low, high = float(along[left_out]) - edge / 2, float(along[-1 - left_out]) + edge / 2
         x, y, z = points.mean(0).tolist()
-        parts = int(ndimage.label(inside, ANY_TOUCH)[1])
-        found[number] = Measured(len(voxels), len(voxels) * voxel_ml, low, high, (x, y, z), parts)
+        found[number] = Measured(len(voxels), len(voxels) * voxel_ml, low, high, (x, y, z), int(count))
     return found

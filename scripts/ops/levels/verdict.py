@@ -47,6 +47,7 @@ RULES = {
     "unlike training": Rule(CHECK, 0.8),
     "parts away from the spine": Rule(CHECK, 0.8),
     "cut above": Rule(OK, 0.8),
+    "name seen twice": Rule(OK, 0.9),
     "small parts away from the spine": Rule(OK, 1.0),
     "sizes not known": Rule(OK, 1.0),
 }

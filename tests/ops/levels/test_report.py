@@ -8,6 +8,7 @@ from torch import Tensor
 from scripts.labels import ClassTable
 from scripts.ops.levels.ordering import chain_index
 from scripts.ops.levels.report import base_confidence, level_evidence
+from scripts.ops.levels.verdict import Finding
 
 TABLE = ClassTable.load()
 CHAIN = chain_index(TABLE).tolist()
@@ -31,10 +32,10 @@ def names(first: str, count: int) -> list[str]:
 
 def test_a_certain_network_that_agrees() -> None:
     label = column(names("L5/S", 8))
-    evidence, sentences = level_evidence(probs_of(label), label, TABLE, CHAIN)
+    evidence, findings = level_evidence(probs_of(label), label, TABLE, CHAIN)
     assert [TABLE.names[c] for c in evidence] == names("L5/S", 8)
     assert all(of.own_name == TABLE.names[c] and of.probability > 0.9 for c, of in evidence.items())
-    assert sentences == []
+    assert findings == []
     assert base_confidence(evidence) == {c: of.probability for c, of in evidence.items()}
 
 
@@ -50,15 +51,28 @@ def test_probability_is_the_share_among_levels_of_the_type() -> None:
 def test_name_that_the_network_gives_twice() -> None:
     label = column(names("L5/S", 4))
     own = column(["L5/S", "L5", "L4/L5", "L5"])
-    _, sentences = level_evidence(probs_of(own), label, TABLE, CHAIN)
-    assert sentences == ["The network itself sees L5 in 2 places, which are named L5, L4."]
+    _, findings = level_evidence(probs_of(own), label, TABLE, CHAIN)
+    words = "The network itself sees L5 in 2 places, which are named L5, L4."
+    assert findings == [Finding("name seen twice", words, (TABLE.id_of("L5"), TABLE.id_of("L4")))]
+
+
+def test_names_of_most_structures_are_given_twice() -> None:
+    """Five vertebrae that the network calls by two names; the discs are right."""
+    label = column(names("L5/S", 8))
+    own = column(["L5/S", "L5", "L4/L5", "L5", "L4/L5", "L3", "L2/L3", "L3"])
+    findings = level_evidence(probs_of(own), label, TABLE, CHAIN)[1]
+    words = "The network itself gives 6 of 8 structures a name that it gives another, too."
+    assert [f.sentence for f in findings if f.rule == "the network's own names"] == [words]
+    own = column(["L5/S", "L5", "L4/L5", "L4", "L4/L5", "L3", "L2/L3", "L3"])
+    findings = level_evidence(probs_of(own), label, TABLE, CHAIN)[1]
+    assert {f.rule for f in findings} == {"name seen twice"}
 
 
 def test_upper_block_that_is_one_vertebra_off() -> None:
     label = column(names("L5/S", 10))
     own = column([*names("L5/S", 5), *names(names("L5/S", 10)[7], 5)])
-    _, sentences = level_evidence(probs_of(own), label, TABLE, CHAIN)
-    assert any("transitional anatomy" in s and "From L3/L4 " not in s for s in sentences)
+    _, findings = level_evidence(probs_of(own), label, TABLE, CHAIN)
+    assert any("transitional anatomy" in f.sentence and "From L3/L4 " not in f.sentence for f in findings)
 
 
 @pytest.mark.parametrize(("other", "told"), [(2, False), (3, True)])
@@ -66,9 +80,9 @@ def test_most_names_differ_from_the_network_s(other: int, told: bool) -> None:
     """All that differ are two places up, so that no name is given twice but where the regular ones begin."""
     label, shifted = column(names("L5/S", 4)), names("L5/S", 8)
     own = column([*names("L5/S", 4)[: 4 - other], *shifted[6 - other : 6]])
-    _, sentences = level_evidence(probs_of(own), label, TABLE, CHAIN)
+    _, findings = level_evidence(probs_of(own), label, TABLE, CHAIN)
     words = "The network itself sees another level in 3 of 4 structures: L4 where L5 is written."
-    assert (words in sentences) is told
+    assert (Finding("the network's own names", words) in findings) is told
 
 
 def test_nothing_found() -> None:

@@ -39,8 +39,17 @@ class TestMeasure:
         found = measure(label, PIR)[DISC]
         assert found.height_mm == pytest.approx(10)
         assert found.components == 2
-        label[10:20, 20:23, 1] = DISC  # thirty are more than the hundredth
+        label[10:20, 20:23, 1:6] = DISC  # 150 are a tenth of all
+        assert measure(label, PIR)[DISC].height_mm == pytest.approx(10)
+        label[10:20, 20:23, 1:7] = DISC  # 180 of 1540 are more: the name lies in two places
         assert measure(label, PIR)[DISC].height_mm > 60
+
+    def test_connected_stray_voxels(self) -> None:
+        """A thread of one voxel a row hangs on a disc of 136 voxels a row."""
+        label = Spine().draw()
+        rows = np.flatnonzero((label == DISC).any((0, 2)))
+        label[27, rows[0] - 6 : rows[-1], 4] = DISC
+        assert measure(label, PIR)[DISC].height_mm == pytest.approx(10)
 
     def test_one_slice(self) -> None:
         assert measure(Spine().draw()[:, :, 4], PIR)[L4].volume_ml == pytest.approx(26 * 34 * 4 / 1000)

@@ -139,7 +139,8 @@ class TestAnchors:
         assert told(Spine(names=LUMBAR[1:], below=70).draw())[:2] == (
             CHECK,
             [
-                f"L5 is the lowest structure found, although the image goes on for 70 mm below it: L5/S is missing, {END}"
+                "L5 is the lowest structure found, although the image goes on for 70 mm below it: L5/S is missing, "
+                f"{END}"
             ],
         )
 
