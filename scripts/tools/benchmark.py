@@ -1,4 +1,4 @@
-"""`python -m scripts benchmark accuracy|nnunet|prompts|transfer|bad_input|verdicts|kills|mutants|growth|versions|speed|onnx`."""
+"""`python -m scripts benchmark` with one of the kinds below."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def learn_sizes(cases: Sequence[tuple[Mapping[int, Measured], Field]], table: Cl
     Neighbouring levels of one type differ smoothly: a straight line is fitted to the logarithms over the levels. The
     range of a structure, also of one that no label names, is the line's value at its place divided and multiplied by a
     factor: `DEVIATIONS` standard deviations about the line, at least `LEAST` + `ONE_CASE` / n for n cases, at most
-    `MOST`. Structures that the image's border cuts are left out.
+    `MOST`. Structures that the image's border cuts are left out, unless all of their type are cut.
 
     Args:
         cases: of every labelled volume what :func:`.structures.measure` found, and its field of view.
@@ -51,15 +51,19 @@ def learn_sizes(cases: Sequence[tuple[Mapping[int, Measured], Field]], table: Cl
 
     Returns:
         `cases`, their number; `stack_mm`, [smallest, largest] width of the images from left to right; `structures`:
-        name -> `volume_ml` and `height_mm`, [low, high], and the number of `cases` that showed it whole. Empty without
-        any structure.
+        name -> `volume_ml` and `height_mm`, [low, high], and the number of `cases` that it is learned from. Empty
+        without any structure.
     """
     places = {c.id: c.chain for c in table.foreground if c.chain is not None}
     seen: dict[int, list[Measured]] = defaultdict(list)
+    cut: dict[int, list[Measured]] = defaultdict(list)
     for structures, field in cases:
-        for number, structure in structures.items():
-            if number in places and not is_cut(structure, field):
-                seen[number].append(structure)
+        for c, structure in structures.items():
+            if c in places:
+                (cut if is_cut(structure, field) else seen)[c].append(structure)
+    for group in table.groups:
+        if not any(c in seen for c in table.group(group)):  # as of a sacrum, which no image may show whole
+            seen |= {c: cut[c] for c in table.group(group) if c in cut}
     if not seen:
         return {}
     found: dict[str, dict[str, Any]] = {}

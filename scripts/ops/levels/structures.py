@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 STRAY = 0.1
-"""Share of a structure's voxels that a connected part of it must hold to count for its height."""
+"""Share of a structure's voxels that a connected part of it must hold to count for its height; the largest does."""
 OUTLIERS = 0.01
 """Share of these voxels that the height leaves out at either end."""
 ANY_TOUCH = np.ones((3, 3, 3), dtype=bool)
@@ -119,7 +119,8 @@ def measure(label: Volume, affine: Affine) -> dict[int, Measured]:
         points = voxels @ affine[:3, :3].T + affine[:3, 3]  # (n, 3) mm
         parts, count = ndimage.label(inside, ANY_TOUCH)
         sizes = np.bincount(parts.ravel())
-        along = np.sort((points @ up)[sizes[parts[inside]] >= STRAY * len(voxels)])
+        sizes[0] = 0
+        along = np.sort((points @ up)[sizes[parts[inside]] >= min(STRAY * len(voxels), sizes.max())])
         left_out = int(OUTLIERS * len(along))
         low, high = float(along[left_out]) - edge / 2, float(along[-1 - left_out]) + edge / 2
         x, y, z = points.mean(0).tolist()

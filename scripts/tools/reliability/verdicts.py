@@ -1,7 +1,7 @@
 """`benchmark verdicts`: what a network's verdict says of scans that are made wrong on purpose, and of untouched ones.
 
-Each scan of a folder is cropped, resampled, padded or replaced in several ways and labelled; a table counts the verdicts
-of every way. Crops go by the spine that the network finds in the untouched scan.
+Each scan of a folder is cropped, resampled, padded or replaced in several ways and labelled; a table counts the
+verdicts of every way. Crops go by the spine that the network finds in the untouched scan.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ SLICE_MM = 4.0
 """Distance of the slices of scans that are resampled to another plane, and 1 mm within them."""
 OTHER_NAMES = 0.1
 """Share of the voxels with another level than in the untouched scan from which names count as others."""
+PUT_ASIDE = "not labelled, all others are"
+"""With which inference ends if it put scans aside."""
 HEAD = ["scan", "wanted", "scans", *VERDICTS, "not labelled", "ok under other names", "first reason of the first scan"]
 
 Volume = NDArray[Any]
@@ -98,7 +100,8 @@ def table_rows(data: Path, models: Path, work: Path, count: int, seed: int) -> l
     for name, (array, affine) in scans.items():
         label = canonical(*read_volume(work / "untouched" / f"{name}_seg.nii.gz"))[0]
         rows = np.flatnonzero(label.any((0, 1)))
-        truth[name] = Made(label, affine, *((int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, array.shape[2])), 0)
+        low, high = (int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, array.shape[2])
+        truth[name] = Made(label, affine, low, high, order=0)
     changes = ways(np.random.default_rng(seed))
     for way, (change, _) in changes.items():
         for name, (array, affine) in scans.items():
@@ -147,6 +150,10 @@ def _crop(percent: int, upper: bool) -> Change:
         return scan.array[:, :, scan.high - rows :], _moved(scan.affine, (0, 0, scan.high - rows))
 
     return change
+
+
+def _scaled(factor: float) -> Change:
+    return lambda scan: (scan.array, scan.affine @ np.diag([factor, factor, factor, 1.0]))
 
 
 def _resampled(scan: Made, spacing: Sequence[float]) -> tuple[Volume, NDArray[np.float64]]:
@@ -206,8 +213,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], network: str, seed: int) -> str:
         "",
         format_table(HEAD, cells, markdown=True),
         "",
-        f"False alarms: {alarms} of {all_of} untouched scans are not ok. Passed as ok: {passed} of {made} scans that no "
-        "network can name. *Its names*: ok or not, but not ok under other names than in the untouched scan.",
+        f"False alarms: {alarms} of {all_of} untouched scans are not ok. Passed as ok: {passed} of {made} scans that "
+        "no network can name. *Its names*: ok or not, but not ok under other names than in the untouched scan.",
         "",
         f"{device_name()}, {os.cpu_count()} cores, Python {platform.python_version()}; seed {seed}; "
         f"{datetime.date.today()}.",
@@ -223,11 +230,12 @@ def _row(way: str, wanted: str, found: Mapping[str, Any], other: Mapping[str, bo
 
 def _label(scans: Path, out: Path, models: Path) -> None:
     """Label a folder; scans that cannot be used end the run with an error, but the others are labelled."""
+    log = out.with_name(f"{out.name}.txt")
     overrides = {"input_dir": scans, "output_dir": out, "ckpt_dir": models, "overwrite": True}
     try:
-        bundle_runs([("inference", ["inference.yaml"], overrides)], out.with_name(f"{out.name}.txt"))
+        bundle_runs([("inference", ["inference.yaml"], overrides)], log)
     except RuntimeError:
-        if not list(out.glob("*_levels.json")):
+        if PUT_ASIDE not in log.read_text(encoding="utf-8"):
             raise
 
 

@@ -64,6 +64,10 @@ class TestLearnSizes:
         found = learn_sizes([case(names=LUMBAR[1:], below=0, above=40)], TABLE)["structures"]
         assert (found["L5"]["cases"], found["L4"]["cases"]) == (0, 1)
 
+    def test_sacrum_that_every_image_cuts(self) -> None:
+        found = learn_sizes([case(names=("S", *LUMBAR), below=0)], TABLE)["structures"]
+        assert found["S"] == {"cases": 1, "volume_ml": [21.76, 195.84], "height_mm": [30.0, 120.0]}  # 60 x 34 x 32 mm
+
     def test_nothing(self) -> None:
         assert learn_sizes([], TABLE) == {}
         assert learn_sizes([({}, FIELD)], TABLE) == {}

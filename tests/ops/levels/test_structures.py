@@ -51,6 +51,14 @@ class TestMeasure:
         label[27, rows[0] - 6 : rows[-1], 4] = DISC
         assert measure(label, PIR)[DISC].height_mm == pytest.approx(10)
 
+    def test_many_small_parts(self) -> None:
+        """Twenty parts of a voxel, and one of two, which gives the height."""
+        label = np.zeros((80, 260, 10), np.uint8)
+        label[10, 10:90:4, 4] = DISC
+        label[10, 100:102, 4] = DISC
+        found = measure(label, PIR)[DISC]
+        assert (found.components, found.height_mm) == (21, pytest.approx(2))
+
     def test_one_slice(self) -> None:
         assert measure(Spine().draw()[:, :, 4], PIR)[L4].volume_ml == pytest.approx(26 * 34 * 4 / 1000)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -274,6 +275,18 @@ class TestJudge:
 
     def test_every_rule_lowers_or_only_notes(self) -> None:
         assert all(0 <= rule.factor < 1 for rule in RULES.values() if rule.verdict != OK)
+
+
+def test_the_table_in_the_documents_is_that_of_the_code() -> None:
+    page = Path(__file__).resolve().parents[3] / "docs/label.md"
+    rows = [line.split("|")[1:-1] for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    told = {
+        row[0].strip(): (row[2].strip(), float(row[3]))
+        for row in rows
+        if len(row) == 5 and row[2].strip() in (OK, CHECK, REFUSE)
+    }
+    assert told == {name: (rule.verdict, rule.factor) for name, rule in RULES.items()}
+    assert list(told) == list(RULES)
 
 
 class TestErrorsMadeOnPurpose:
