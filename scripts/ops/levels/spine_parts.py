@@ -32,18 +32,22 @@ def off_spine(label: Volume, affine: Affine) -> tuple[NDArray[np.bool_], int]:
     Returns:
         Mask of the voxels away from the spine, of the label map's shape, and the number of their connected parts.
     """
-    volume, affine = as_volume(label), np.asarray(affine, dtype=np.float64)
-    parts, count = ndimage.label(volume > 0, ANY_TOUCH)
-    if count < 2:
-        return np.zeros(label.shape, dtype=bool), 0
-    kept = _kept(parts, count, affine)
-    away = ~kept
+    foreground = as_volume(label) > 0
+    mask = np.zeros(foreground.shape, dtype=bool)
+    (box,) = ndimage.find_objects(foreground.view(np.uint8)) or (None,)
+    if box is None:
+        return mask.reshape(label.shape), 0
+    parts, count = ndimage.label(foreground[box], ANY_TOUCH)
+    away = ~_kept(parts, count, np.asarray(affine, dtype=np.float64))  # where the box lies does not matter
     away[0] = False
-    return away[parts].reshape(label.shape), int(away.sum())
+    mask[box] = away[parts]
+    return mask.reshape(label.shape), int(away.sum())
 
 
 def _kept(parts: NDArray[np.int32], count: int, affine: Affine) -> NDArray[np.bool_]:
     """Whether each part belongs to the spine, (count + 1,) with the background first."""
+    if count < 2:
+        return np.ones(count + 1, dtype=bool)
     foreground = parts > 0
     surface = foreground & ~ndimage.binary_erosion(foreground)
     of, points = parts[surface], _places(np.argwhere(surface), affine)

@@ -30,6 +30,7 @@ from ...data.scans import find_scans
 from ...files import write_nifti, write_whole
 from ...ops.levels.verdict import OK, VERDICTS
 from ...report.tables import format_table
+from ...weights import model_settings
 from ..accuracy.grid import device_name
 
 OUT = BUNDLE_ROOT / "docs" / "results"
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         work = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         rows = table_rows(args.data, args.ckpt_dir.absolute(), Path(work).absolute(), args.scans, args.seed)
     page = args.out / "verdicts.md"
-    write_whole(page, markdown(rows, args.ckpt_dir.name, args.seed))
+    write_whole(page, markdown(rows, model_settings(args.ckpt_dir) or {}, args.seed))
     print(page.read_text(encoding="utf-8"), page, sep="\n")
     return 0
 
@@ -194,7 +195,7 @@ def canonical(array: Volume, affine: NDArray[np.float64]) -> tuple[Volume, NDArr
     return np.asarray(turned.dataobj), np.asarray(turned.affine)
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], network: str, seed: int) -> str:
+def markdown(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], seed: int) -> str:
     """The page: a table of the ways, and the rate of false alarms."""
     cells = [
         [row["scan"], row["wanted"], str(sum(row["verdicts"].values()))]
@@ -206,6 +207,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], network: str, seed: int) -> str:
     alarms, all_of = sum(n for verdict, n in untouched.items() if verdict != OK), sum(untouched.values())
     wrong = [row for row in rows if row["wanted"] == f"not {OK}"]
     passed, made = sum(row["verdicts"].get(OK, 0) for row in wrong), sum(sum(row["verdicts"].values()) for row in wrong)
+    height, width = settings.get("image_size", ("?", "?"))
+    cases = (settings.get("structure_sizes") or {}).get("cases", "an unknown number of")
     lines = [
         "# Verdicts on scans made wrong on purpose",
         "",
@@ -215,6 +218,9 @@ def markdown(rows: Sequence[Mapping[str, Any]], network: str, seed: int) -> str:
         "",
         f"False alarms: {alarms} of {all_of} untouched scans are not ok. Passed as ok: {passed} of {made} scans that "
         "no network can name. *Its names*: ok or not, but not ok under other names than in the untouched scan.",
+        "",
+        f"The network was trained on {cases} labelled volumes, on slices of {height} x {width} pixels of "
+        f"{settings.get('pixel_mm', '?')} mm. An untouched scan that it labels wrongly counts as a false alarm, too.",
         "",
         f"{device_name()}, {os.cpu_count()} cores, Python {platform.python_version()}; seed {seed}; "
         f"{datetime.date.today()}.",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from scripts.ops.levels.sizes import learn_sizes
-from scripts.ops.levels.structures import field_of, measure
+from scripts.ops.levels.structures import Field, Measured, field_of, measure
 from scripts.ops.levels.verdict import CHECK, OK, REFUSE, RULES, Finding, Labelled, Trained, find, judge
 from tests.spines import CHAIN, LUMBAR, PIR, TABLE, Spine
 
@@ -73,6 +73,21 @@ class TestSizes:
         )
         assert [r for r in reasons if r.startswith("L")][-1].endswith("check its outline (and 7 more like this).")
 
+    def test_a_third_of_nine(self) -> None:
+        """Three of nine are a third."""
+        names = LUMBAR[:9]
+        assert told(Spine(names=names, height={"L3": 60, "L4": 60, "L5": 60}).draw())[0] == REFUSE
+
+    def test_voxels_are_said_below_a_hundred(self) -> None:
+        label = Spine().draw()
+        where = np.argwhere(label == TABLE.id_of("L4"))
+        for left, said in ((99, True), (100, False)):
+            few = label.copy()
+            few[label == TABLE.id_of("L4")] = 0
+            few[tuple(where[:left].T)] = TABLE.id_of("L4")
+            (sentence,) = [f.sentence for f in fired(few) if f.rule == "size"]
+            assert (", 99 voxels" in sentence) is said
+
     def test_two_of_ten_are_no_other_part(self) -> None:
         """A third of the structures, and three of them."""
         assert told(Spine(height={"L3": 60, "L1": 60}).draw())[0] == CHECK
@@ -100,6 +115,10 @@ class TestNeighbours:
             "L5 is too small with 3.5 ml (plausible: 9.4 to 85): check its outline.",
             "L5 is an eighth as large as L4: check whether a part of it is missing.",
         ]
+
+    @pytest.mark.parametrize(("slices", "fires"), [(5, False), (4, True)])
+    def test_half(self, slices: int, fires: bool) -> None:
+        assert any(f.rule == "neighbours" for f in fired(Spine(slices={"L5": slices}).draw())) is fires
 
     def test_a_large_neighbour_makes_none_small(self) -> None:
         """Beside the merged one L2 is small against L3, but not against L1."""
@@ -185,6 +204,28 @@ class TestOrder:
         assert [f.structures for f in found] == [ids("L3", "L2/L3"), ids("L2/L3", "L2")]
         assert told(label)[0] == CHECK
 
+    @staticmethod
+    def placed(**middles: float) -> list[Finding]:
+        """Structures of 10 mm by the height of their middle, in mm."""
+        found = {
+            TABLE.id_of(name.replace("_", "/")): Measured(500, 20.0, at - 5, at + 5, (0.0, 0.0, at), 1)
+            for name, at in middles.items()
+        }
+        return find(Labelled(found, Field(-100.0, 200.0, 1.0, 40.0)), Trained(TABLE, CHAIN, {}))
+
+    @pytest.mark.parametrize(("below", "fires"), [(0.9, False), (1.0, False), (1.1, True)])
+    def test_a_millimetre_is_noise(self, below: float, fires: bool) -> None:
+        """Far from the origin, in either direction: the middle of a structure is what counts."""
+        for start in (-60.0, 100.0):
+            found = self.placed(L5_S=start, L5=start + 18, L4_L5=start + 18 - below, L4=start + 50, L3=start + 80)
+            assert any(f.rule == "order" for f in found) is fires
+
+    def test_half_of_the_pairs_wrong_is_not_upside_down(self) -> None:
+        found = self.placed(L5_S=0.0, L5=-20.0, L4_L5=0.0, L4=-20.0, L3_L4=0.0)
+        assert [f.rule for f in found].count("order") == 2
+        found = self.placed(L5_S=0.0, L5=-20.0, L4_L5=0.0, L4=-20.0)
+        assert "upside down" in [f.rule for f in found]
+
     def test_mirrored(self) -> None:
         label = renamed(Spine().draw(), dict(zip(LUMBAR, reversed(LUMBAR), strict=True)))
         verdict, reasons, _ = told(label)
@@ -236,6 +277,7 @@ class TestWholeScan:
         """The spine has 5 x 28.288 + 5 x 10.88 = 195.8 ml; a twentieth of it is 9.79 ml."""
         much = "2 parts away from the spine, 9.9 ml, were removed from the label map."
         assert told(Spine().draw(), removed=2, removed_ml=9.9) == (CHECK, [much], [])
+        assert told(Spine().draw(), removed=0)[2] == []
         little = "1 part away from the spine, 9.6 ml, was removed from the label map."
         assert told(Spine().draw(), removed=1, removed_ml=9.6) == (OK, [], [little])
 
@@ -271,6 +313,7 @@ class TestJudge:
     def test_many_sentences_of_one_rule(self) -> None:
         found = [Finding("size", f"Number {n}.") for n in range(5)]
         assert judge(found, {})[1] == ["Number 0.", "Number 1.", "Number 2 (and 2 more like this)."]
+        assert judge(found[:4], {})[1] == ["Number 0.", "Number 1.", "Number 2 (and 1 more like this)."]
         assert judge(found[:3], {})[1] == ["Number 0.", "Number 1.", "Number 2."]
 
     def test_every_rule_lowers_or_only_notes(self) -> None:

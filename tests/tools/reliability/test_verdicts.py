@@ -107,6 +107,9 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
             report = {"verdict": "check levels" if bad else "ok", "reasons": ["Look."] if bad else []}
             (out / f"{name}_levels.json").write_text(json.dumps(report), encoding="utf-8")
 
+    (tmp_path / "models").mkdir()
+    settings = {"image_size": [96, 48], "pixel_mm": 3.1, "structure_sizes": {"cases": 22}}
+    (tmp_path / "models/model.json").write_text(json.dumps(settings), encoding="utf-8")
     monkeypatch.setattr(verdicts, "_label", label)
     return tmp_path
 
@@ -128,6 +131,7 @@ def test_table(command: Path) -> None:
     assert rows["noise"] == ["not ok", "2", "0", "0", "0", "2", "0", ""]
     assert rows["upside down"][2:4] == ["0", "2"]
     assert rows["upper 20 % of the spine"][2:] == ["1", "1", "0", "0", "0", "Look."]
+    assert "trained on 22 labelled volumes, on slices of 96 x 48 pixels of 3.1 mm" in page
     assert "False alarms: 1 of 2 untouched scans are not ok." in page
     # of eleven ways, noise is not labelled and upside down not ok: nine are ok for one of two scans
     ways_not_ok = [row for row in rows.values() if row[0] == "not ok"]
