@@ -68,6 +68,22 @@ def test_names_of_most_structures_are_given_twice() -> None:
     assert {f.rule for f in findings} == {"name seen twice"}
 
 
+def test_two_thirds_are_not_most() -> None:
+    label = column(names("L5/S", 6))
+    own = column(["L5/S", "L5", "L4/L5", "L5", "L4/L5", "L3"])
+    findings = level_evidence(probs_of(own), label, TABLE, CHAIN)[1]
+    assert [f.rule for f in findings] == ["name seen twice"] * 2
+
+
+@pytest.mark.parametrize(("count", "told"), [(6, True), (5, False)])
+def test_three_structures_on_either_side_tell_a_vertebra_more(count: int, told: bool) -> None:
+    label = column(names("L5/S", count))
+    own = column([*names("L5/S", 3), *names("L5/S", count + 2)[5:]])
+    words = "From L4 upwards the network counts one vertebra differently: transitional anatomy?"
+    findings = level_evidence(probs_of(own), label, TABLE, CHAIN)[1]
+    assert (words in [f.sentence for f in findings]) is told
+
+
 def test_upper_block_that_is_one_vertebra_off() -> None:
     label = column(names("L5/S", 10))
     own = column([*names("L5/S", 5), *names(names("L5/S", 10)[7], 5)])

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from scripts.ops.levels.sizes import DEVIATIONS, MAD, is_cut, learn_sizes, size_words
+from scripts.ops.levels.sizes import is_cut, learn_sizes, size_words
 from scripts.ops.levels.structures import Field, Measured, field_of, measure
 from tests.spines import LUMBAR, PIR, TABLE, Spine
 
@@ -46,13 +46,20 @@ class TestLearnSizes:
 
     def test_spread_over_the_levels(self) -> None:
         """Two patients, the second larger by e^d: the deviations about the line are d / 2."""
-        d = 0.8
+        d = 0.4
         one = {TABLE.id_of(n): structure(10.0, 20.0) for n in ("L5", "L4", "L3", "L2")}
         other = {TABLE.id_of(n): structure(10.0 * np.exp(d), 20.0) for n in ("L5", "L4", "L3", "L2")}
         row = learn_sizes([(one, FIELD), (other, FIELD)], TABLE)["structures"]["L3"]
-        factor = np.exp(DEVIATIONS * MAD * d / 2)
-        assert factor > 2.5  # more than the least of two cases, but limited
-        assert row["volume_ml"] == pytest.approx([10 * np.exp(d / 2) / 5, 10 * np.exp(d / 2) * 5], rel=0.01)
+        factor = np.exp(4 * 1.4826 * d / 2)  # 3.3: more than the least of two cases, less than the most
+        assert row["volume_ml"] == pytest.approx([10 * np.exp(d / 2) / factor, 10 * np.exp(d / 2) * factor], rel=0.01)
+        other = {c: structure(10.0 * np.exp(2 * d), 20.0) for c in one}
+        row = learn_sizes([(one, FIELD), (other, FIELD)], TABLE)["structures"]["L3"]
+        assert row["volume_ml"] == pytest.approx([10 * np.exp(d) / 5, 10 * np.exp(d) * 5], rel=0.01)  # the most
+
+    def test_widths_of_the_images(self) -> None:
+        one = {TABLE.id_of("L4"): structure(10.0, 20.0)}
+        cases = [(one, Field(-100.0, 200.0, 1.0, mm)) for mm in (25.24, 40.04)]
+        assert learn_sizes(cases, TABLE)["stack_mm"] == [25.2, 40.0]
 
     def test_one_wrong_label_changes_little(self) -> None:
         regular = [case()] * 6
@@ -96,7 +103,8 @@ class TestSizeWords:
         assert "too large" in size_words("L4", structure(90.0, 26.0, FIELD.high_mm - 26), FIELD, self.SIZES)
 
     @pytest.mark.parametrize(
-        ("stack_mm", "volume", "fits"), [(20, 5.0, True), (20, 4.5, False), (80, 169, True), (80, 171, False)]
+        ("stack_mm", "volume", "fits"),
+        [(20, 5.0, True), (20, 4.5, False), (20, 80, True), (80, 10, True), (80, 169, True), (80, 171, False)],
     )
     def test_narrower_and_wider_images(self, stack_mm: float, volume: float, fits: bool) -> None:
         seen = Field(-100.0, 200.0, 1.0, stack_mm)
@@ -112,3 +120,6 @@ def test_is_cut() -> None:
     assert is_cut(structure(1, 26, FIELD.low_mm + 1.4), FIELD) == "lower"
     assert is_cut(structure(1, 26, FIELD.low_mm + 1.6), FIELD) == ""
     assert is_cut(structure(1, 26, FIELD.high_mm - 26), FIELD) == "upper"
+    coarse = Field(-100.0, 200.0, 2.0, 40.0)
+    assert is_cut(structure(1, 26, coarse.low_mm + 2.9), coarse) == "lower"
+    assert is_cut(structure(1, 26, coarse.low_mm + 3.1), coarse) == ""

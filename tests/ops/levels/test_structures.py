@@ -60,7 +60,8 @@ class TestMeasure:
         assert (found.components, found.height_mm) == (21, pytest.approx(2))
 
     def test_one_slice(self) -> None:
-        assert measure(Spine().draw()[:, :, 4], PIR)[L4].volume_ml == pytest.approx(26 * 34 * 4 / 1000)
+        found = measure(Spine().draw()[:, :, 4], PIR)[L4]
+        assert (found.volume_ml, found.height_mm) == (pytest.approx(26 * 34 * 4 / 1000), pytest.approx(26))
 
     def test_nothing(self) -> None:
         assert measure(np.zeros((3, 3, 3), np.uint8), PIR) == {}
@@ -71,6 +72,8 @@ class TestField:
         seen = field_of((80, 260, 10), PIR)
         assert (seen.low_mm, seen.high_mm) == (pytest.approx(130 - 259.5), pytest.approx(130.5))
         assert (seen.voxel_mm, seen.stack_mm) == (1.0, 40.0)
+        double = field_of((80, 260, 10), PIR @ np.diag([1, 2, 1, 1]))
+        assert (double.high_mm - double.low_mm, double.voxel_mm) == (520.0, 2.0)
 
     def test_upwards_is_towards_the_head(self) -> None:
         up, edge = upwards(PIR)
