@@ -1,26 +1,22 @@
-"""Post-processing transforms: choice of decoded or raw levels, domain-shift warning, level report, arg max."""
+"""Post-processing transforms: choice of decoded or raw levels, domain-shift warning, arg max."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform, SaveImaged
+from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform
 from monai.utils import convert_to_tensor
 
 from ..data.check.grid import grid_of
 from ..data.domain_shift import domain_shift
-from ..data.output_folder import OutputFolder
-from ..data.transforms import InPlaneSpacingd, result_name, source_of
+from ..data.transforms import InPlaneSpacingd, result_name
 from ..labels import ClassTable
-from ..ops.levels.report import level_report
 
 UNLIKE = "unlike_training"
 
@@ -85,70 +81,6 @@ class DetectDomainShiftd(MapTransform):
             if sentence:
                 logging.getLogger(__name__).warning("%s: %s", result_name(data, image), sentence)
         return {**data, UNLIKE: [sentence] if sentence else []}
-
-
-class LevelReportd(MapTransform):
-    """Report the confidence of level names and log warnings, see `scripts.ops.levels.report`.
-
-    Takes predictions by `SlicewiseInferer` with `order`, before `ChooseLevelsd`. Adds a dictionary with `structures`
-    (name, confidence, the network's own name), `warnings`, `level_disagreement` (share in [0, 1] of foreground pixels
-    with another class before decoding; 1 without foreground) and `unlike_training` (see `DetectDomainShiftd`).
-
-    Args:
-        keys: predictions (2N, H, W, S).
-        table: the classes.
-        chain: class ids from the lowest structure upwards.
-        result_key: key of the report; MONAI Label returns "result" with the label map.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, table: ClassTable, chain: Sequence[int], result_key: str = "result"
-    ) -> None:
-        super().__init__(keys)
-        self.table, self.chain, self.result_key = table, chain, result_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with the report."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            logits, ordered = convert_to_tensor(d[key], track_meta=False).float().movedim(-1, 0).chunk(2, 1)
-            label = ordered.argmax(1)
-            structures, warnings = level_report(logits.softmax(1), label, self.table, self.chain)
-            for warning in warnings:
-                logging.getLogger(__name__).warning("%s: %s", result_name(d, d[key]), warning)
-            found = label > 0
-            other = (logits.argmax(1) != label)[found].float().mean() if found.any() else 1.0
-            d[self.result_key] = {
-                "structures": [{**asdict(s), "confidence": round(s.confidence, 3)} for s in structures],
-                "warnings": warnings,
-                "level_disagreement": round(float(other), 5),
-                UNLIKE: d.get(UNLIKE, []),
-            }
-        return d
-
-
-class SaveLevelReportd(SaveImaged):
-    """Write the report of `LevelReportd`, and the scan's path as its `source`, as `<case>_levels.json`.
-
-    A subclass of `SaveImaged`, because MONAI Label removes those.
-
-    Args:
-        keys: predictions.
-        outputs: folder of the label maps.
-        result_key: see `LevelReportd`.
-    """
-
-    def __init__(self, keys: KeysCollection, outputs: OutputFolder, result_key: str = "result") -> None:
-        super().__init__(keys, output_dir=outputs.folder, print_log=False)
-        self.outputs, self.result_key = outputs, result_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the file and return the data unchanged."""
-        for key in self.key_iterator(data):
-            source = source_of(data[key])
-            text = json.dumps({"source": source, **data[self.result_key]}, indent=1) + "\n"
-            self.outputs.write(f"{result_name(data, data[key])}_levels.json", text.encode(), source)
-        return dict(data)
 
 
 class InvertedTopClassd(Invertd):

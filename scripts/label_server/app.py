@@ -3,7 +3,8 @@
 `python -m scripts label_app FOLDER` copies this file to `FOLDER/main.py`, `class_labels.py` and MONAI Label's app
 beside it. It adds
 
-- uncertainty scores for active learning: share of pixels whose decoded level differs from the network's own;
+- uncertainty scores for active learning: share of pixels whose decoded level differs from the network's own, and the
+  verdict on the levels;
 - the active learning strategy "disagreement": the unlabelled scan with the highest score comes next;
 - reload of a newly trained network without a restart of the server;
 - error messages of inference that name the image and the reason, instead of "Internal Server Error";
@@ -28,7 +29,8 @@ from monailabel.tasks.activelearning.epistemic import Epistemic
 
 log = logging.getLogger(__name__)
 
-SCORE, SCORED_WITH = "level_disagreement", "level_disagreement_model"
+SCORE, SCORED_WITH, VERDICT = "level_disagreement", "level_disagreement_model", "verdict"
+"""What the datastore keeps of a scan beside its label; the first and the last come from the report on its levels."""
 
 
 class LevelDisagreement(ScoringMethod):
@@ -63,7 +65,8 @@ class LevelDisagreement(ScoringMethod):
                 count["failed"] += 1
                 continue
             Path(result["file"]).unlink()  # MONAI Label cannot infer without writing the label map
-            datastore.update_image_info(image, {SCORE: result["params"][SCORE], SCORED_WITH: trained})
+            kept = {name: result["params"][name] for name in (SCORE, VERDICT)}
+            datastore.update_image_info(image, {**kept, SCORED_WITH: trained})
             count["scored"] += 1
         log.info("disagreement: %s", count)
         return count

@@ -1,4 +1,4 @@
-"""`python -m scripts benchmark accuracy|nnunet|prompts|transfer|bad_input|kills|mutants|growth|versions|speed|onnx`."""
+"""`python -m scripts benchmark` with one of the kinds below."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ KINDS = {
     "prompts": ("accuracy.wordings", "train and score CPS4 under several wordings of its class prompts"),
     "transfer": ("accuracy.transfer", "score a trained network on data that it was not trained for"),
     "bad_input": ("reliability.bad_input", "give every command bad and odd input, and write down what it said"),
+    "verdicts": ("reliability.verdicts", "count the verdicts on scans that are made wrong on purpose"),
     "speed": ("speed.speed", "time steps, maps and thresholds against stated references"),
     "onnx": ("speed.onnx", "time and score a trained network in ONNX Runtime against PyTorch"),
     "growth": ("reliability.growth", "time and memory of every step of the work against the number of volumes"),

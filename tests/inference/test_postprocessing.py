@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,24 +10,15 @@ import torch
 import torch.nn.functional as F
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Flipd, Invertd, SaveImaged
+from monai.transforms import Flipd, Invertd
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from scripts.bundle.launch import BUNDLE_ROOT
-from scripts.data.output_folder import OutputFolder
-from scripts.inference.postprocessing import (
-    ChooseLevelsd,
-    DetectDomainShiftd,
-    InvertedTopClassd,
-    LevelReportd,
-    SaveLevelReportd,
-)
+from scripts.inference.postprocessing import ChooseLevelsd, DetectDomainShiftd, InvertedTopClassd
 from scripts.labels import ClassTable
-from scripts.ops.levels.ordering import chain_index
 
 TABLE = ClassTable.load()
-CHAIN = chain_index(TABLE)
 
 
 def prediction(own: Tensor, ordered: Tensor) -> MetaTensor:
@@ -107,9 +96,8 @@ class TestInvertedTopClass:
         assert torch.equal(ours.as_tensor()[0][plain], theirs.as_tensor().max(0).indices[plain].to(torch.uint8))
 
     def test_monai_label_leaves_it_out(self) -> None:
-        # its scoring by dropout filters these two classes, and takes the last step's scores for probabilities
+        # its scoring by dropout filters this class, and takes the last step's scores for probabilities
         assert issubclass(InvertedTopClassd, Invertd)
-        assert issubclass(SaveLevelReportd, SaveImaged)
 
 
 class TestCompareWithTraining:
@@ -126,8 +114,6 @@ class TestCompareWithTraining:
         (sentence,) = out["unlike_training"]
         assert "16 mm from head to foot (250 to 300)" in sentence
         assert f"anna: {sentence}" in caplog.text
-        report = LevelReportd("pred", TABLE, CHAIN)(out)["result"]
-        assert report["unlike_training"] == [sentence]
 
     def test_alike(self, pair: tuple[Tensor, Tensor]) -> None:
         data = {"image": self.scan(spatial_shape=(2, 4, 140)), "pred": prediction(*pair)}
@@ -137,23 +123,3 @@ class TestCompareWithTraining:
     def test_nothing_to_compare_with(self, pair: tuple[Tensor, Tensor], ranges: Any) -> None:
         data = {"image": self.scan(), "pred": prediction(*pair)}
         assert DetectDomainShiftd("pred", "image", ranges, TABLE)(data)["unlike_training"] == []
-
-
-class TestLevelReport:
-    def test_value(self, pair: tuple[Tensor, Tensor], tmp_path: Path) -> None:
-        data = {"pred": prediction(*pair)}
-        out = SaveLevelReportd("pred", OutputFolder(tmp_path / "new"))(LevelReportd("pred", TABLE, CHAIN)(data))
-        assert out["pred"] is data["pred"]
-        report = json.loads((tmp_path / "new/anna_levels.json").read_text(encoding="utf-8"))
-        assert report == {"source": str(Path("scans/anna.nii.gz").absolute()), **out["result"]}
-        assert [(s["name"], s["own_name"]) for s in report["structures"]] == [("L4/L5", "L4/L5"), ("L4", "L3")]
-        assert report["structures"][0]["confidence"] > 0.9 > 0.1 > report["structures"][1]["confidence"]
-        assert report["warnings"] == []
-        assert report["level_disagreement"] == 0.5  # the upper half is L3 to the network and L4 when decoded
-
-    def test_warnings_are_logged_with_the_scan(self, caplog: pytest.LogCaptureFixture) -> None:
-        nothing = torch.zeros(8, 4, 2, dtype=torch.int64)
-        with caplog.at_level(logging.WARNING):
-            out = LevelReportd("pred", TABLE, CHAIN)({"pred": prediction(nothing, nothing)})
-        assert "anna: no structure was found" in caplog.text
-        assert out["result"]["level_disagreement"] == 1.0

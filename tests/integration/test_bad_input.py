@@ -263,6 +263,8 @@ class TestInference:
         (sentence,) = report["unlike_training"]
         assert "140 mm from head to foot (280 to 280)" in sentence
         assert f"short: {sentence}" in caplog.text
+        assert report["verdict"] != "ok"
+        assert f"The scan {sentence}." in report["reasons"]
 
     def test_other_classes(self, refused_inference, other_table) -> None:
         message = refused_inference(class_table=other_table)

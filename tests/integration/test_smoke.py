@@ -19,8 +19,10 @@ import pytest
 import torch
 import yaml
 
-from scripts.labels import ClassTable
+from scripts.data.structure_sizes import measure_label
+from scripts.labels import ClassTable, LabelMap
 from scripts.networks.prompt_model import load_prompt_model
+from scripts.ops.levels.sizes import size_words
 from scripts.tools.accuracy.systems import one_key_ablations
 from tests.overlays import methods_on
 
@@ -49,6 +51,10 @@ ABLATIONS: dict[str, list[Any]] = {
 """Files, and keys with their values, of each ablation of a stage."""
 TABLE = ClassTable.load()
 SCORES = {"mdice", "miou", "n_cases", "per_class", "groups", "level_agnostic_dice", "wrong_level", "missed", "spurious"}
+REPORT = [
+    *("verdict", "reasons", "source", "structures", "notes"),
+    *("removed_components", "removed_ml", "level_disagreement", "unlike_training"),
+]
 PER_CASE = ["case", "class_id", "class", "dice", "iou", "hd95_mm", "assd_mm"]
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -202,12 +208,12 @@ class TestTraining:
         names = {"loss", "loss/supervised", "loss/enhanced", "val_mean_dice"}
         check_run_folder(trained.folder, names, {"overlay.png", "attention.png", "targets.png"})
 
-    def test_model(self, trained: SimpleNamespace) -> None:
+    def test_model(self, trained: SimpleNamespace, stage1: SimpleNamespace) -> None:
         assert {path.name for path in trained.models.iterdir()} == {"model.pt", "model.json"}
         network = torch.load(trained.folder / "checkpoint.pt", weights_only=True)["student"]
         assert state_dict(trained.models / "model.pt").keys() == network.keys()
         settings = json_of(trained.models / "model.json")
-        seen = settings.pop("training_ranges")
+        seen, sizes = settings.pop("training_ranges"), settings.pop("structure_sizes")
         assert (seen["scans"], seen["planes"]) == (4, ["any"])  # pixels of 7 mm, slices every 4
         assert seen["ranges"]["height_mm"] == [280.0, 280.0]
         digest = hashlib.sha256((trained.models / "model.pt").read_bytes()).hexdigest()
@@ -222,6 +228,12 @@ class TestTraining:
             "statistics": "volume",
             "labelled_classes": list(range(TABLE.num_classes)),
         }
+        assert (sizes["cases"], set(sizes["structures"])) == (2, set(TABLE.names[1:]))
+        # the true labels of a patient that was not trained on are of plausible size
+        label = stage1.datalist.parent / "labels/phantom_0001.nii.gz"
+        structures, field = measure_label(str(label), LabelMap.load(None, TABLE), TABLE)
+        assert len(structures) > 10
+        assert not [w for c, of in structures.items() if (w := size_words(TABLE.names[c], of, field, sizes))]
 
     @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
     def test_method(self, train: Callable[..., SimpleNamespace], overlay: Path, tmp_path: Path) -> None:
@@ -326,20 +338,32 @@ class TestInference:
             ".manifest.lock",
             *(f"phantom_{n:04d}_levels.json" for n in range(1, 7)),
         }
-        assert set(json_of(tmp_path / "phantom_0001_levels.json")) == {
-            "source",
-            "structures",
-            "warnings",
-            "level_disagreement",
-            "unlike_training",
-        }
+        report = json_of(tmp_path / "phantom_0001_levels.json")
+        assert list(report) == REPORT
+        assert report["verdict"] in ("ok", "check levels", "do not use")
         assert json_of(tmp_path / "labels.json") == TABLE.channel_def()
         colours = (tmp_path / "colours.ctbl").read_text(encoding="utf-8").splitlines()
         assert [line.split()[:2] for line in colours] == [[str(c.id), c.name] for c in TABLE.classes]
         assert {len(line.split()) for line in colours} == {6}
-        pred = np.asarray(nib.load(written[0]).dataobj)
+        image = nib.load(written[0])
+        pred = np.asarray(image.dataobj)
         assert pred.dtype == np.uint8
         assert pred.max() < TABLE.num_classes
+        # the report is of this file: what it does not list has no voxel in it
+        counted = {c: int(n) for c, n in zip(*np.unique(pred[pred > 0], return_counts=True), strict=True)}
+        assert {row["class_id"]: row["voxels"] for row in report["structures"]} == counted
+        voxel_ml = abs(np.linalg.det(image.affine[:3, :3])) / 1000
+        volumes = [row["volume_ml"] for row in report["structures"]]
+        assert volumes == pytest.approx([row["voxels"] * voxel_ml for row in report["structures"]], abs=1e-3)
+
+    def test_verdict_of_a_network_that_knows_nothing(
+        self, infer: Callable[..., list[Path]], datalist: Path, tmp_path: Path
+    ) -> None:
+        """A smoke run of a few steps: no scan may come out as ok, whatever the sentence."""
+        infer(datalist.parent / "images", tmp_path)
+        reports = [json_of(path) for path in sorted(tmp_path.glob("*_levels.json"))]
+        assert len(reports) == 6
+        assert all(report["verdict"] != "ok" and report["reasons"] for report in reports)
 
 
 @pytest.fixture(scope="module", params=["network", "prompt_maps"])
@@ -366,6 +390,13 @@ def results(
 
 
 class TestEvaluating:
+    def test_verdicts(self, results: Path) -> None:
+        """Beside every label map whose names are decoded; a prompt-guided map's are its own."""
+        decoded = "decoded" in json_of(results / "summary.json")
+        reports = sorted(results.glob("*_levels.json"))
+        assert len(reports) == (len(list(results.glob("*_seg.nii.gz"))) if decoded else 0)
+        assert all(list(json_of(path)) == REPORT for path in reports)
+
     def test_summary(self, results: Path) -> None:
         summary = json_of(results / "summary.json")
         assert set(summary) - {"decoded"} == SCORES

@@ -1,8 +1,8 @@
-"""Confidence of the level names of a volume, and warnings about gaps, duplicates and transitional anatomy."""
+"""The network's own evidence for the levels of a volume: how sure it is, and what speaks against the decoded names."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..check_shape import check_shape
 from .tissue import group_index, level_probability, top_class
+from .verdict import Finding
 
 if TYPE_CHECKING:
     from ...labels import ClassTable
@@ -19,26 +20,33 @@ BLOCK = 3
 """Consecutive structures with the same offset from which an extra or missing vertebra is suspected."""
 SECOND_SHARE = 0.3
 """Share of a structure's pixels from which a second name of the network counts."""
+MOST_TWICE = 2 / 3
+"""Share of the structures whose names the network gave twice, from which the scan is to be looked at."""
+OWN_NAMES = "the network's own names"
+"""Rule of `verdict`."""
 
 
 @dataclass(frozen=True)
-class Structure:
-    """One structure of a volume.
+class Evidence:
+    """What the network itself says about one structure of the decoded label map.
 
     Attributes:
-        name: decoded level name.
-        confidence: mean probability in [0, 1] of the network itself for this level given the type.
+        probability: mean probability in [0, 1] of the decoded level given the type.
         own_name: the network's own majority name over the pixels of the structure.
     """
 
-    name: str
-    confidence: float
+    probability: float
     own_name: str
 
 
-def level_report(
+def base_confidence(evidence: Mapping[int, Evidence]) -> dict[int, float]:
+    """Confidence in [0, 1] of every structure's name before the rules of `verdict`: the network's own probability."""
+    return {c: of.probability for c, of in evidence.items()}
+
+
+def level_evidence(
     probs: Tensor, label: Tensor, table: ClassTable, chain: Sequence[int] | Tensor
-) -> tuple[list[Structure], list[str]]:
+) -> tuple[dict[int, Evidence], list[Finding]]:
     """Compare decoded level names with the network's own.
 
     Args:
@@ -48,8 +56,8 @@ def level_report(
         chain: class ids from the lowest structure upwards, as :func:`scripts.ops.levels.ordering.chain_index` gives it.
 
     Returns:
-        The structures from the lowest upwards, and warnings, one sentence each: a gap in the chain, a name that the
-        network gave twice, and signs of transitional anatomy (four or six lumbar vertebrae).
+        Class id -> evidence, from the lowest upwards, and findings: most names differ from the network's, a name that
+        the network gave twice, and signs of transitional anatomy (four or six lumbar vertebrae).
 
     Raises:
         ValueError: the shapes do not fit.
@@ -63,45 +71,58 @@ def level_report(
         levels.masked_fill(groups[:, None, None] != groups[label][:, None], -1.0)
     )  # the network's class within the decoded type
     position = {c: k for k, c in enumerate(chain)}
-    structures, offsets = [], []
-    given: dict[int, list[str]] = {}
+    evidence: dict[int, Evidence] = {}
+    offsets = []
+    given: dict[int, list[int]] = {}
     for c in chain:
         inside = label == c
         if not inside.any():
             continue
         votes = torch.bincount(own[inside], minlength=len(table.names)).float()
         most = int(votes.argmax())
-        confidence = float(levels[:, c][inside].mean())
-        structures.append(Structure(table.names[c], confidence, table.names[most]))
+        evidence[c] = Evidence(float(levels[:, c][inside].mean()), table.names[most])
         offsets.append((position[c], position.get(most, position[c]) - position[c]))
         for other in (votes >= SECOND_SHARE * votes.sum()).nonzero().flatten().tolist():
-            given.setdefault(other, []).append(table.names[c])
-    return structures, [*_gaps(structures, table, chain), *_twice(given, table), *_extra(offsets, table, chain)]
+            given.setdefault(other, []).append(c)
+    return evidence, [*_otherwise(evidence, table), *_twice(given, table), *_extra(offsets, table, chain)]
 
 
-def _gaps(structures: Sequence[Structure], table: ClassTable, chain: Sequence[int]) -> list[str]:
-    found = [s.name for s in structures]
-    names = [table.names[c] for c in chain]
-    if not found:
-        return ["no structure was found"]
-    between = names[names.index(found[0]) : names.index(found[-1]) + 1]
-    missing = [name for name in between if name not in found]
-    return [f"gap: {', '.join(missing)} not found between {found[0]} and {found[-1]}"] if missing else []
-
-
-def _twice(given: dict[int, list[str]], table: ClassTable) -> list[str]:
-    return [
-        f"the network itself sees {table.names[c]} in {len(positions)} places, which are named {', '.join(positions)}"
-        for c, positions in given.items()
-        if len(positions) > 1
+def _otherwise(evidence: Mapping[int, Evidence], table: ClassTable) -> list[Finding]:
+    other = [
+        f"{of.own_name} where {table.names[c]} is written"
+        for c, of in evidence.items()
+        if of.own_name != table.names[c]
     ]
+    if 2 * len(other) <= len(evidence):
+        return []
+    sentence = f"The network itself sees another level in {len(other)} of {len(evidence)} structures: {other[0]}."
+    return [Finding(OWN_NAMES, sentence)]
 
 
-def _extra(offsets: Sequence[tuple[int, int]], table: ClassTable, chain: Sequence[int]) -> list[str]:
-    """Warning where the offset of the network's own names changes by one vertebra (two positions) along the spine."""
+def _twice(given: Mapping[int, Sequence[int]], table: ClassTable) -> list[Finding]:
+    """A note for each name that the network gave to several structures; a finding if these are most."""
+    found = []
+    for c, places in given.items():
+        if len(places) > 1:
+            names = ", ".join(table.names[place] for place in places)
+            sentence = f"The network itself sees {table.names[c]} in {len(places)} places, which are named {names}."
+            found.append(Finding("name seen twice", sentence, tuple(places)))
+    doubtful = {c for finding in found for c in finding.structures}
+    all_of = {c for places in given.values() for c in places}
+    if doubtful and len(doubtful) > MOST_TWICE * len(all_of):
+        sentence = (
+            f"The network itself gives {len(doubtful)} of {len(all_of)} structures a name that it gives another, too."
+        )
+        found.append(Finding(OWN_NAMES, sentence))
+    return found
+
+
+def _extra(offsets: Sequence[tuple[int, int]], table: ClassTable, chain: Sequence[int]) -> list[Finding]:
+    """A finding where the offset of the network's own names changes by one vertebra (two positions) along the spine."""
     for cut in range(BLOCK, len(offsets) - BLOCK + 1):
         below, above = ({o for _, o in part} for part in (offsets[:cut], offsets[cut:]))
         if len(below) == len(above) == 1 and abs(below.pop() - above.pop()) == 2:
             name = table.names[chain[offsets[cut][0]]]
-            return [f"from {name} upwards the network counts one vertebra differently: possible transitional anatomy"]
+            sentence = f"From {name} upwards the network counts one vertebra differently: transitional anatomy?"
+            return [Finding(OWN_NAMES, sentence)]
     return []

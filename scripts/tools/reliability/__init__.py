@@ -1,1 +1,1 @@
-"""`benchmark bad_input`, `kills`, `growth`, `versions`: what the bundle survives."""
+"""`benchmark bad_input`, `verdicts`, `kills`, `growth`, `versions`: what the bundle survives."""

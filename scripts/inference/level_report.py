@@ -1,0 +1,215 @@
+"""Post-processing transforms: removal of parts away from the spine, verdict and report on the levels of a label map."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, SaveImaged
+from monai.utils import convert_to_tensor
+
+from ..data.check.grid import grid_of
+from ..data.output_folder import OutputFolder
+from ..data.transforms import result_name, source_of
+from ..labels import ClassTable
+from ..ops.levels.report import base_confidence, level_evidence
+from ..ops.levels.spine_parts import off_spine
+from ..ops.levels.structures import as_volume, field_of, measure
+from ..ops.levels.verdict import OK, Finding, Labelled, Trained, find, judge
+from .postprocessing import UNLIKE
+
+EVIDENCE, REMOVED = "level_evidence", "removed_components"
+FLAGS = ("size", "neighbours", "overlap", "order", "cut above")
+"""Rules on single structures, which the report names at the structure."""
+
+
+class LevelEvidenced(MapTransform):
+    """Keep what the network itself says about the levels, on its own grid, before its scores become a label map.
+
+    Takes predictions by `SlicewiseInferer` with `order`, before `ChooseLevelsd`. Adds `level_evidence`: the `evidence`
+    of each class and the `findings` of `scripts.ops.levels.report.level_evidence`, the `field` that the scan shows
+    without borders of zeros, and `level_disagreement`, the share in [0, 1] of foreground pixels with another class
+    before decoding; 1 without foreground.
+
+    Args:
+        keys: predictions (2N, H, W, S).
+        image_key: preprocessed scan (1, H, W, S) with meta data.
+        table: the classes.
+        chain: class ids from the lowest structure upwards.
+    """
+
+    def __init__(self, keys: KeysCollection, image_key: str, table: ClassTable, chain: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.image_key, self.table, self.chain = image_key, table, chain
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the evidence."""
+        d, image = dict(data), data.get(self.image_key)
+        for key in self.key_iterator(d):
+            logits, ordered = convert_to_tensor(d[key], track_meta=False).float().movedim(-1, 0).chunk(2, 1)
+            label = ordered.argmax(1)
+            evidence, findings = level_evidence(logits.softmax(1), label, self.table, self.chain)
+            found = label > 0
+            other = (logits.argmax(1) != label)[found].float().mean() if found.any() else 1.0
+            d[EVIDENCE] = {
+                "evidence": evidence,
+                "findings": findings,
+                "field": field_of(image.shape[1:], image.affine.cpu().numpy())
+                if isinstance(image, MetaTensor)
+                else None,
+                "level_disagreement": round(float(other), 5),
+            }
+        return d
+
+
+class RemoveOffSpined(MapTransform):
+    """Remove the parts of a label map that lie away from the spine, see `scripts.ops.levels.spine_parts`.
+
+    Adds `removed_components`: their `number` and `volume_ml`.
+
+    Args:
+        keys: label maps (1, ...) in the scan's own grid.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with cleaned label maps."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            label, affine = _array(d[key]), _affine(d[key])
+            away, parts = off_spine(label, affine)
+            d[REMOVED] = {"number": parts, "volume_ml": float(away.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)}
+            if parts:
+                d[key] = d[key].clone()
+                d[key][0][convert_to_tensor(away, device=d[key].device)] = 0
+        return d
+
+
+class LevelReportd(MapTransform):
+    """Judge the levels of a label map by the rules of `scripts.ops.levels.verdict`, and log the verdict.
+
+    Takes label maps in the scan's own grid, after `RemoveOffSpined`. Adds a dictionary with `verdict`, `reasons`,
+    `source` (the scan's path), `structures` (a dictionary each, from the lowest upwards), `notes`,
+    `removed_components`, `removed_ml`, `level_disagreement` and `unlike_training`.
+
+    Args:
+        keys: label maps (1, ...).
+        table: the classes.
+        chain: class ids from the lowest structure upwards.
+        sizes: value of `scripts.data.structure_sizes.StructureSizes`; None if it is not known.
+        training_ranges: value of `scripts.data.domain_shift.TrainingRanges`, for the planes of training; None if not
+            known.
+        result_key: key of the report; MONAI Label returns "result" with the label map.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        table: ClassTable,
+        chain: Sequence[int],
+        sizes: Mapping[str, Any] | None = None,
+        training_ranges: Mapping[str, Any] | None = None,
+        result_key: str = "result",
+    ) -> None:
+        super().__init__(keys)
+        planes = tuple((training_ranges or {}).get("planes") or ("sagittal",))
+        self.trained = Trained(table, tuple(int(c) for c in chain if c), sizes or {}, planes)
+        self.result_key = result_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the report."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[self.result_key] = self._report(d, d[key])
+            _log(result_name(d, d[key]), d[self.result_key])
+        return d
+
+    def _report(self, d: Mapping[Hashable, Any], label_map: MetaTensor) -> dict[str, Any]:
+        volume, affine = as_volume(_array(label_map)), _affine(label_map)
+        kept, removed = d.get(EVIDENCE, {}), d.get(REMOVED, {"number": 0, "volume_ml": 0.0})
+        structures = measure(volume, affine)
+        labelled = Labelled(
+            structures,
+            kept.get("field") or field_of(volume.shape, affine),
+            grid_of(volume.shape, affine).plane,
+            removed["volume_ml"],
+            removed["number"],
+        )
+        evidence, unlike = kept.get("evidence", {}), d.get(UNLIKE, [])
+        findings = [
+            *find(labelled, self.trained),
+            *kept.get("findings", ()),
+            *(Finding("unlike training", f"The scan {sentence}.") for sentence in unlike),
+        ]
+        base = base_confidence(evidence)
+        verdict, reasons, notes, confidence = judge(findings, {c: base.get(c, 0.0) for c in structures})
+        rows = []
+        for c in (c for c in self.trained.chain if c in structures):
+            flags = [f.rule for rule in FLAGS for f in findings if f.rule == rule and c in f.structures]
+            of = structures[c]
+            rows.append(
+                {
+                    "name": self.trained.name(c),
+                    "class_id": c,
+                    "found": "size" not in flags,
+                    "confidence": round(confidence[c], 3),
+                    "own_name": evidence[c].own_name if c in evidence else "",
+                    "voxels": of.voxels,
+                    "volume_ml": round(of.volume_ml, 3),
+                    "height_mm": round(of.height_mm, 1),
+                    "components": of.components,
+                    "flag": flags[0] if flags else "",
+                }
+            )
+        return {
+            "verdict": verdict,
+            "reasons": reasons,
+            "source": source_of(label_map),
+            "structures": rows,
+            "notes": notes,
+            "removed_components": removed["number"],
+            "removed_ml": round(removed["volume_ml"], 3),
+            "level_disagreement": kept.get("level_disagreement", 1.0),
+            UNLIKE: unlike,
+        }
+
+
+class SaveLevelReportd(SaveImaged):
+    """Write the report of `LevelReportd` as `<case>_levels.json`.
+
+    A subclass of `SaveImaged`, because MONAI Label removes those.
+
+    Args:
+        keys: predictions.
+        outputs: folder of the label maps.
+        result_key: see `LevelReportd`.
+    """
+
+    def __init__(self, keys: KeysCollection, outputs: OutputFolder, result_key: str = "result") -> None:
+        super().__init__(keys, output_dir=outputs.folder, print_log=False)
+        self.outputs, self.result_key = outputs, result_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the file and return the data unchanged."""
+        for key in self.key_iterator(data):
+            text = json.dumps(data[self.result_key], indent=1) + "\n"
+            self.outputs.write(f"{result_name(data, data[key])}_levels.json", text.encode(), source_of(data[key]))
+        return dict(data)
+
+
+def _array(label_map: Any) -> np.ndarray:
+    """(1, X, Y[, Z]) -> (X, Y[, Z])."""
+    return convert_to_tensor(label_map, track_meta=False).cpu().numpy()[0]
+
+
+def _affine(label_map: MetaTensor) -> np.ndarray:
+    return np.asarray(label_map.affine.cpu(), dtype=np.float64)
+
+
+def _log(name: str, report: Mapping[str, Any]) -> None:
+    level = logging.INFO if report["verdict"] == OK else logging.WARNING
+    logging.getLogger(__name__).log(level, "%s: %s", name, " ".join([f"{report['verdict']}.", *report["reasons"]]))
