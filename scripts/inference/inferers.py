@@ -125,6 +125,8 @@ class SlicewiseInferer(SliceInferer):
         statistics: see `scripts.ops.batch_norm`; for "volume", `sw_batch_size` should reach the number of slices.
         order: probabilities (S, N, H, W) of a volume's slices -> the same with levels in anatomical order, see
             `scripts.ops.levels.ordering.order_predictions`; None for no decoding.
+        labelled: ids of the classes that the training labels named, which alone show where the spine lies: nothing
+            taught the network where the others are not, and it may see them in air. None for all.
         args: as `SliceInferer`; `spatial_dim` is 2.
         kwargs: as `SliceInferer`.
     """
@@ -133,10 +135,16 @@ class SlicewiseInferer(SliceInferer):
     OUTSIDE = 20.0  # logit of the background outside of the window, where all others are 0
 
     def __init__(
-        self, *args: Any, statistics: str = "running", order: Callable[[Tensor], Tensor] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        statistics: str = "running",
+        order: Callable[[Tensor], Tensor] | None = None,
+        labelled: Sequence[int] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.statistics, self.order = statistics, order
+        self.named = None if labelled is None else [index for index in labelled if index]
         self.width = int(self.roi_size[1])
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -162,7 +170,7 @@ class SlicewiseInferer(SliceInferer):
             seen.append(start)
             part = volume[:, :, :, start : start + self.width]
             logits = run((part - part.mean()) / part.std().clamp_min(1e-6))  # grey values without what lies outside
-            found = _foreground(logits)
+            found = self._foreground(logits)
             centre = float((found * torch.arange(self.width, device=found.device)).sum() / found.sum().clamp_min(1e-9))
             start = min(max(round(seen[-1] + centre - (self.width - 1) / 2), 0), last)
         inside = self._decoded(logits)
@@ -178,15 +186,15 @@ class SlicewiseInferer(SliceInferer):
         total, count = torch.zeros(2, volume.shape[3], device=volume.device)
         for start in sorted({*range(0, last, max(self.width // 2, 1)), last}):
             part = slice(start, start + self.width)
-            total[part] += _foreground(run(few[:, :, :, part]))
+            total[part] += self._foreground(run(few[:, :, :, part]))
             count[part] += 1
         weight = torch.hann_window(self.width + 2, periodic=False, device=total.device)[1:-1]
         return int(F.conv1d((total / count)[None, None], weight[None, None]).argmax())
 
-
-def _foreground(logits: Tensor) -> Tensor:
-    """Amount of foreground in every column: (1, N, H, W, S) -> (W,)."""
-    return (1 - logits[0].float().softmax(0)[0]).sum((0, 2))
+    def _foreground(self, logits: Tensor) -> Tensor:
+        """Amount of foreground in every column: (1, N, H, W, S) -> (W,)."""
+        probs = logits[0].float().softmax(0)
+        return (1 - probs[0] if self.named is None else probs[self.named].sum(0)).sum((0, 2))
 
 
 class SavedProbabilities(Inferer):
