@@ -197,6 +197,13 @@ class BrightOrFree(Bright):
         return torch.stack([background, 2 * background - 12, bright], 1)
 
 
+class Hazy(Bright):
+    """Marks bright pixels, and suspects a spine everywhere, which draws its centre to that of the window."""
+
+    def forward(self, slices: Tensor) -> Tensor:
+        return super().forward(slices).clamp(-0.8, 0.8)
+
+
 class TestSpineInThePlane:
     """The spine is found wherever it lies, and nothing beside its window matters."""
 
@@ -233,6 +240,15 @@ class TestSpineInThePlane:
         assert not label[:, :, :front].any()
         assert not label[:, :, front + 20 :].any()
         assert label.sum() == 36 * 4 * 5
+
+    def test_where_the_search_began_does_not_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The centre lies between two windows, and from either the nearest is the one that it was seen from."""
+        found = []
+        for start in (0, 2, 3, 4):
+            monkeypatch.setattr(SlicewiseInferer, "_coarse_start", lambda *_, at=start: at)
+            found.append(self.infer(self.scan(), network=Hazy()))
+        for other in found[1:]:
+            torch.testing.assert_close(other, found[0])
 
     def test_a_class_that_no_label_named_shows_no_spine(self) -> None:
         front = torch.rand(1, 1, 40, 60, 5, generator=torch.Generator().manual_seed(1))
