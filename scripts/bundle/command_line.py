@@ -214,11 +214,12 @@ def as_data_error(read: Callable[..., Any], *args: Any) -> Any:
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Exception hook, see :func:`show_data_errors_without_traceback`."""
-    problem = storage_problem(error)
-    cause: BaseException | None = error
-    while cause is not None and problem is None:
-        problem = str(cause) if isinstance(cause, DataError) else _machine_problem(cause)
-        cause = cause.__cause__  # MONAI wraps what a component raises
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:  # MONAI wraps what a component raises
+        chain.append(cause)
+    # a sentence that names the key comes before the system's reason, which it was raised from
+    known = (str(cause) for cause in chain if isinstance(cause, DataError))
+    problem = next(known, None) or storage_problem(error) or next(filter(None, map(_machine_problem, chain)), None)
     if problem is None:
         another_ended = re.search(LEFT_ALONE, _whole_text(error)) and _count_with_others(REFUSED, 0)
         return None if another_ended else sys.__excepthook__(kind, error, trace)

@@ -13,8 +13,7 @@ import pytest
 
 from scripts.data.scans import find_scans
 from scripts.phantom.volume import make_phantom
-from tests.data.dicom.test_stack import PLACES, enhanced
-from tests.scan_files import write_dicom
+from tests.scan_files import PLACES, enhanced, write_dicom
 
 STUDY = "1.2.826.0.1"
 

@@ -114,7 +114,7 @@ class TestStart:
     ) -> None:
         """For each case, and training goes on."""
         content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        content["training"][0]["window_mm"] = [3.0, 2.0]
+        content["training"][0]["window"] = {"image_size": [6, 4], "pixel_mm": 0.5}
         entries = [{**content["train#data"][0], "case": "a"}]
         if listed:
             (tmp_path / "d.json").write_text(json.dumps({"training": entries}), encoding="utf-8")
