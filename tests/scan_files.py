@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+
+ROW, COLUMN = [0.0, 1, 0], [0.0, 0, -1]  # sagittal: to the back, and down; the normal is to the right of LPS's left
+FRAMES = 6
+PLACES = [4.0 * number for number in range(FRAMES)]
 
 
 def lps(affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -61,3 +67,49 @@ def write_dicom(
         itk.ImageFileWriter[type(image)].New(
             Input=image, FileName=str(folder / f"{number}_{z}.dcm"), ImageIO=io
         ).Update()
+
+
+def enhanced(
+    path: Path, places: list[float], echoes: list[float] | None = None, turned: int | None = None, shift: float = 0.0
+) -> Path:
+    """An enhanced MR file with frames at some left-right places in mm; every frame holds 100 + 10 x its place."""
+    pydicom = pytest.importorskip("pydicom", reason="requirements-dicom.txt")
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.sequence import Sequence
+
+    def item(**values: Any) -> Any:
+        made = Dataset()
+        for name, value in values.items():
+            setattr(made, name, value)
+        return Sequence([made])
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    file = Dataset()
+    file.file_meta = meta
+    file.SOPClassUID = meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
+    file.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = "1.2.826.0.1.5"
+    file.StudyInstanceUID, file.SeriesInstanceUID, file.Modality = "1.2.826.0.1", "1.2.826.0.1.1", "MR"
+    file.SeriesNumber, file.PatientName = 7, "Doe^Jane"
+    file.Rows, file.Columns, file.NumberOfFrames = 8, 10, len(places)
+    file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = 1, "MONOCHROME2", 0
+    file.BitsAllocated, file.BitsStored, file.HighBit = 16, 16, 15
+    frames = []
+    for number, place in enumerate(places):
+        frame = Dataset()
+        frame.PlanePositionSequence = item(ImagePositionPatient=[place, 5.0 + shift * place, 30.0])
+        direction = [1.0, 0, 0, 0, 1, 0] if turned == number else [*ROW, *COLUMN]
+        frame.PlaneOrientationSequence = item(ImageOrientationPatient=direction)
+        if echoes:
+            frame.MREchoSequence = item(EffectiveEchoTime=echoes[number])
+        frames.append(frame)
+    file.PerFrameFunctionalGroupsSequence = Sequence(frames)
+    shared = Dataset()
+    shared.PixelMeasuresSequence = item(PixelSpacing=[0.75, 0.5], SliceThickness=4.0)
+    file.SharedFunctionalGroupsSequence = Sequence([shared])
+    rng = np.random.default_rng(0)
+    voxels = np.stack([100 + 10 * place + rng.integers(0, 5, (8, 10)) for place in places])
+    file.PixelData = voxels.astype(np.uint16).tobytes()
+    path.parent.mkdir(exist_ok=True)
+    file.save_as(path, enforce_file_format=True)
+    return path

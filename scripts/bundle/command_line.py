@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 import logging
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -189,6 +191,8 @@ ENGINES = ("SupervisedTrainer", "SupervisedEvaluator")
 def show_data_errors_without_traceback() -> None:
     """Install an exception hook: errors of data, disk and memory as one message, all others with traceback.
 
+    What several processes of torchrun refuse for the same reason is said by one of them; all end with exit code 1.
+
     Every engine of MONAI says of a first step that it resumes from it; that line is dropped.
     """
     sys.excepthook = _excepthook
@@ -210,15 +214,46 @@ def as_data_error(read: Callable[..., Any], *args: Any) -> Any:
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Exception hook, see :func:`show_data_errors_without_traceback`."""
-    problem = storage_problem(error)
-    cause: BaseException | None = error
-    while cause is not None and problem is None:
-        problem = str(cause) if isinstance(cause, DataError) else _machine_problem(cause)
-        cause = cause.__cause__  # MONAI wraps what a component raises
-    if problem is not None:
-        print(f"Error: {problem}", file=sys.stderr)
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:  # MONAI wraps what a component raises
+        chain.append(cause)
+    # a sentence that names the key comes before the system's reason, which it was raised from
+    known = (str(cause) for cause in chain if isinstance(cause, DataError))
+    problem = next(known, None) or storage_problem(error) or next(filter(None, map(_machine_problem, chain)), None)
+    if problem is None:
+        another_ended = re.search(LEFT_ALONE, _whole_text(error)) and _count_with_others(REFUSED, 0)
+        return None if another_ended else sys.__excepthook__(kind, error, trace)
+    first = _count_with_others(hashlib.sha256(problem.encode()).hexdigest(), 1) <= 1
+    if first:
+        print(f"Error: {problem}", file=sys.stderr, flush=True)
+        _count_with_others(REFUSED, 1)
     else:
-        sys.__excepthook__(kind, error, trace)
+        time.sleep(1)  # torchrun ends all processes with the first one, which has to say it before
+    return None
+
+
+def _whole_text(error: BaseException | None) -> str:
+    """What an error and those it was raised from say."""
+    return "" if error is None else f"{error} {_whole_text(error.__cause__)}"
+
+
+REFUSED = "refused"
+LEFT_ALONE = r"(?i)gloo|nccl|connection closed by peer"
+"""Errors of a process that waits for another one which has ended."""
+
+
+def _count_with_others(key: str, more: int) -> int:
+    """Add to a number that the processes of one torchrun share, and return it; 0 for a process of its own."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in every build of PyTorch
+
+    address, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT", 0))
+    try:
+        store = TCPStore(address, port, is_master=False, wait_for_workers=False)
+        return int(store.add(f"{key} {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", more))
+    except (RuntimeError, ValueError):  # torchrun has ended, too
+        return 0
 
 
 def _machine_problem(error: BaseException) -> str | None:

@@ -14,6 +14,8 @@ from ..data.datalist import DataError
 from ..files import StorageError, as_storage_error
 
 ROOT = Path(__file__).resolve().parents[2]
+LEVELS = ("decoded", "raw")
+"""Names of the levels that a label map may have."""
 COUNTS = ("max_epochs", "iters_per_epoch", "batch_size", "unlabelled_batch_size", "val_interval")
 
 
@@ -26,7 +28,8 @@ def check_settings(parser: ConfigParser, read: Callable[[str], Any] | None = Non
 
     Raises:
         DataError: a class table that is not there (as from another folder without `bundle_root`), a device that is not
-            there, a number that is none, a grid that is no pair, or an `output_dir` that cannot be written.
+            there, a number that is none, a grid that is no pair, unknown levels, or an `output_dir` that cannot be
+            written.
     """
     given = {key: (read or parser.get_parsed_content)(key) for key in parser.config if key in CHECKS}
     for key, value in given.items():
@@ -70,6 +73,11 @@ def _check_positive(key: str, value: Any) -> None:
         raise DataError(f"--{key} must be a number above 0, got {value!r}")
 
 
+def _check_levels(key: str, value: Any) -> None:
+    if value not in LEVELS:
+        raise DataError(f"--{key} must be {' or '.join(LEVELS)}, got {value!r}")
+
+
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
@@ -102,6 +110,7 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     **dict.fromkeys(COUNTS, _check_count),
     **dict.fromkeys(("learning_rate", "pixel_mm"), _check_positive),
     "image_size": _check_size,
+    "levels": _check_levels,
     "output_dir": _check_folder,
 }
 """Key -> its check, which takes the key and its value."""

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr")
+SEGMENT_FILE = ".seg.nrrd"
+"""Ending of 3D Slicer's segment files, which hold the voxels around the segments alone: all others are background."""
 LABEL_FOLDERS = frozenset(("labels", "masks", "segs", "segmentations", "annotations"))
 """Words with which a folder of labels may begin ("labels_by_anna"); with any of `LABEL_WORDS` it may end."""
 LABEL_WORDS = LABEL_FOLDERS | {"mask", "msk", "label", "seg", "segmentation", "dseg", "gt", "annotation", "groundtruth"}

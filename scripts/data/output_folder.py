@@ -15,6 +15,8 @@ from ..files import sha256, take_turns, whole_file, write_whole
 from .datalist import DataError
 
 MANIFEST, LOCK = "manifest.json", ".manifest.lock"
+PICTURE = "pictures/{}.png"
+"""A scan's picture below the folder."""
 MEND = "name another --output_dir, or give --overwrite True to replace it"
 
 
@@ -30,6 +32,7 @@ class OutputFolder:
         overwrite: replace any file.
         endings: of the results of a scan, behind its name ("_seg.nii.gz").
         files: names of the results of a whole run ("summary.json").
+        pictures: every scan gets a picture, too, see :data:`PICTURE`.
     """
 
     def __init__(
@@ -39,9 +42,10 @@ class OutputFolder:
         overwrite: bool = False,
         endings: Sequence[str] = (),
         files: Sequence[str] = (),
+        pictures: bool = False,
     ) -> None:
         self.folder, self.weights, self.overwrite = Path(folder), Path(weights), overwrite
-        self.endings, self.files = tuple(endings), tuple(files)
+        self.results, self.files = [f"{{}}{ending}" for ending in endings] + [PICTURE] * pictures, tuple(files)
 
     def refuse(self, scans: Mapping[str, str], texts: Mapping[str, str], kept: Iterable[str | Path] = ()) -> None:
         """Refuse a run that would replace what it may not, before its first scan.
@@ -57,7 +61,7 @@ class OutputFolder:
         if self.overwrite:
             return
         written, ids = self._read(), {_id(path) for path in kept} - {None}
-        wanted = [(f"{name}{ending}", source) for name, source in scans.items() for ending in self.endings]
+        wanted = [(result.format(name), source) for name, source in scans.items() for result in self.results]
         found = []
         for name, source in [*wanted, *((name, "") for name in self.files)]:
             if _id(self.folder / name) in ids:

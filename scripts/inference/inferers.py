@@ -120,7 +120,8 @@ class SlicewiseInferer(SliceInferer):
     """MONAI's `SliceInferer` that finds the spine in the plane, with a choice of batch statistics and decoded levels.
 
     The window slides along the height. A volume that is wider than the window is cut to it front to back around the
-    spine: where a coarse pass finds the most foreground, then centred on what the network finds there until that stays.
+    spine: where a coarse pass finds the most foreground, then centred on what the network finds there until that stays;
+    the two windows with the centre between theirs are averaged by their distance from it.
     Grey values are normalised in the window, so that what lies in front or behind changes neither them nor the batch
     statistics; outside, all is background.
 
@@ -166,19 +167,39 @@ class SlicewiseInferer(SliceInferer):
 
     def _around_spine(self, volume: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         """Result (1, N or 2N, H, W, S) for a volume (1, 1, H, W, S) that is wider than the window."""
+        columns = torch.arange(self.width, device=volume.device)
         last = volume.shape[3] - self.width
-        start, seen = self._coarse_start(volume, run), list[int]()
-        while start not in seen and len(seen) < self.STEPS:
-            seen.append(start)
+
+        def look(start: int) -> tuple[Tensor, float]:
+            """Logits of a window, and how many columns the spine lies behind its centre."""
             part = volume[:, :, :, start : start + self.width]
             logits = run((part - part.mean()) / part.std().clamp_min(1e-6))  # grey values without what lies outside
             found = _foreground(logits)
-            centre = float((found * torch.arange(self.width, device=found.device)).sum() / found.sum().clamp_min(1e-9))
-            start = min(max(round(seen[-1] + centre - (self.width - 1) / 2), 0), last)
-        inside = self._decoded(logits)
+            centre = float((found * columns).sum() / found.sum().clamp_min(1e-9))
+            return logits, centre - (self.width - 1) / 2
+
+        start, seen = self._coarse_start(volume, run), dict[int, tuple[Tensor, float]]()
+        while start not in seen and len(seen) < self.STEPS:
+            seen[start], at = look(start), start
+            start = min(max(round(at + seen[at][1]), 0), last)
+        # The two windows with the centre between theirs: which of them comes first hangs on where the search began.
+        other = min(max(at + (1 if seen[at][1] > 0 else -1), 0), last)
+        if other not in seen:
+            seen[other] = look(other)
+        front, back = sorted((at, other))
+        off_front, off_back = seen[front][1], seen[back][1]
+        share = min(max(off_front / (off_front - off_back), 0.0), 1.0) if off_front > off_back else float(at == back)
+        logits = seen[front][0]
+        both = logits.new_zeros(*logits.shape[:3], self.width + back - front, logits.shape[4])
+        for begin, weight in ((front, 1 - share), (back, share)):
+            one = torch.zeros_like(both)
+            one[:, 0] = self.OUTSIDE
+            one[:, :, :, begin - front : begin - front + self.width] = seen[begin][0]
+            both += weight * one
+        inside = self._decoded(both)
         whole = inside.new_zeros(*inside.shape[:3], volume.shape[3], inside.shape[4])
         whole[:, :: logits.shape[1]] = self.OUTSIDE
-        whole[:, :, :, seen[-1] : seen[-1] + self.width] = inside
+        whole[:, :, :, front : front + both.shape[3]] = inside
         return whole
 
     def _coarse_start(self, volume: Tensor, run: Callable[[Tensor], Tensor]) -> int:

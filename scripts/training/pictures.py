@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ignite.distributed as idist
@@ -17,7 +18,8 @@ from monai.transforms import LoadImage, Orientation
 from torch import Tensor
 
 from ..data.attention_map_cache import PromptMaps
-from ..data.transforms import result_name
+from ..data.output_folder import PICTURE, OutputFolder
+from ..data.transforms import result_name, source_of
 from ..labels import ClassTable
 from ..ops.batch_norm import batch_norm_statistics
 from ..ops.otsu import otsu_thresholds
@@ -145,13 +147,13 @@ class CaseOverlays:
     """Draw an overlay of every case that an evaluator labels, in the scan's own grid turned to sagittal slices.
 
     Args:
-        folder: receives `<case>.png`.
+        outputs: receives `pictures/<case>.png`.
         table: the classes.
         count: slices of each case.
     """
 
-    def __init__(self, folder: str | Path, table: ClassTable, count: int = 3) -> None:
-        self.folder, self.table, self.count = Path(folder), table, count
+    def __init__(self, outputs: OutputFolder, table: ClassTable, count: int = 3) -> None:
+        self.outputs, self.table, self.count = outputs, table, count
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -159,7 +161,6 @@ class CaseOverlays:
 
     def __call__(self, engine: Engine) -> None:
         """Draw the cases of one iteration."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         for batch, output in zip(engine.state.batch, engine.state.output, strict=True):
             self.draw(batch, output)
 
@@ -172,8 +173,13 @@ class CaseOverlays:
         spacing: Sequence[float] = affine_to_spacing(volumes[0].affine)[:2].tolist()
         arrays = [np.asarray(v[0]) for v in volumes]
         image, label, pred = arrays if truth is not None else (arrays[0], None, arrays[1])
-        path = self.folder / f"{result_name(batch, output['pred'])}.png"
-        overlay_volume(image, label, pred, self.table, path, count=min(self.count, image.shape[-1]), spacing=spacing)
+        name = PICTURE.format(result_name(batch, output["pred"]))
+        with TemporaryDirectory() as scratch:
+            drawn = Path(scratch, "case.png")
+            overlay_volume(
+                image, label, pred, self.table, drawn, count=min(self.count, image.shape[-1]), spacing=spacing
+            )
+            self.outputs.write(name, drawn.read_bytes(), source_of(output["pred"]))
 
 
 def canonical(volume: MetaTensor) -> MetaTensor:

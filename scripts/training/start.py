@@ -53,7 +53,7 @@ def start(
     resume: bool = False,
     overwrite: bool = False,
     pretrained: Callable[[list[str]], Any] | None = None,
-    window_mm: Sequence[float] | None = None,
+    window: Mapping[str, Any] | None = None,
 ) -> None:
     """Refuse faulty overrides, faulty data and a folder that is taken; write the effective config and `run.json`.
 
@@ -72,7 +72,8 @@ def start(
         resume: the run goes on from its checkpoint.
         overwrite: replace what another run left, see :func:`.earlier_run.refuse_earlier_results`.
         pretrained: called first, with the names of pretrained encoders; refuses those that cannot be had.
-        window_mm: height and width that are cut out of the scans; labelled voxels outside of it are warned of.
+        window: `image_size` (height, width) in pixels and `pixel_mm`, that are cut out of the scans; labelled voxels
+            outside are warned of.
 
     Raises:
         DataError: an override that does nothing, a setting that cannot be or that makes a resumed run another, encoders
@@ -88,6 +89,7 @@ def start(
         check_folders(workflow.parser, WRITTEN["ckpt_dir" in workflow.parser.config])
         if pretrained is not None:
             pretrained(_pretrained_names(workflow.parser))
+    window_mm = [size * window["pixel_mm"] for size in window["image_size"]] if window else None
     refuse_earlier_results(output_dir, models, models_key, resume, overwrite)
     for name in data.values():
         refuse_expressions(name)

@@ -189,16 +189,33 @@ class Bright(nn.Module):
         return torch.cat([-bright, bright], 1)
 
 
+class BrightOrFree(Bright):
+    """Marks bright pixels as class 2, and air as class 1, as a network may a class that no label named."""
+
+    def forward(self, slices: Tensor) -> Tensor:
+        background, bright = super().forward(slices).unbind(1)
+        return torch.stack([background, 2 * background - 12, bright], 1)
+
+
+class Hazy(Bright):
+    """Marks bright pixels, and suspects a spine everywhere, which draws its centre to that of the window."""
+
+    def forward(self, slices: Tensor) -> Tensor:
+        return super().forward(slices).clamp(-0.8, 0.8)
+
+
 class TestSpineInThePlane:
     """The spine is found wherever it lies, and nothing beside its window matters."""
 
-    def infer(self, volume: Tensor, statistics: str = "volume", order: Any = None, width: int = 16) -> Tensor:
+    def infer(
+        self, volume: Tensor, statistics: str = "volume", order: Any = None, network: Any = None, labelled: Any = None
+    ) -> Tensor:
         inferer = SlicewiseInferer(
-            roi_size=(24, width), spatial_dim=2, sw_batch_size=64, overlap=0.5, mode="gaussian",
-            statistics=statistics, order=order,
+            roi_size=(24, 16), spatial_dim=2, sw_batch_size=64, overlap=0.5, mode="gaussian",
+            statistics=statistics, order=order, labelled=labelled,
         )  # fmt: skip
         with torch.no_grad():
-            return inferer(volume, Bright())
+            return inferer(volume, network or Bright())
 
     @staticmethod
     def scan() -> Tensor:
@@ -223,6 +240,25 @@ class TestSpineInThePlane:
         assert not label[:, :, :front].any()
         assert not label[:, :, front + 20 :].any()
         assert label.sum() == 36 * 4 * 5
+
+    def test_where_the_search_began_does_not_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The centre lies between two windows, and from either the nearest is the one that it was seen from."""
+        found = []
+        for start in (0, 2, 3, 4):
+            monkeypatch.setattr(SlicewiseInferer, "_coarse_start", lambda *_, at=start: at)
+            found.append(self.infer(self.scan(), network=Hazy()))
+        for other in found[1:]:
+            torch.testing.assert_close(other, found[0])
+
+    def test_a_class_that_no_label_named_shows_no_spine(self) -> None:
+        front = torch.rand(1, 1, 40, 60, 5, generator=torch.Generator().manual_seed(1))
+        front[:, :, :, :30] -= 4
+        wide = torch.cat([front, self.scan()], 3)
+        found = self.infer(wide, "running", network=BrightOrFree(), labelled=[0, 2]).argmax(1)
+        assert (found == 2).sum() == 36 * 4 * 5
+        assert torch.equal(found == 2, self.infer(wide, "running").argmax(1) == 1)
+        led_astray = self.infer(wide, "running", network=BrightOrFree()).argmax(1)
+        assert (led_astray == 2).sum() < 36 * 4 * 5
 
     @pytest.mark.parametrize("columns", [10, 16])
     def test_nothing_changes_where_the_scan_fits(self, columns: int) -> None:

@@ -152,6 +152,23 @@ class TestEvaluating:
         message = sentence(run_bundle, "evaluating", evaluation, **given)
         assert message == f"{tmp_path / 'out/summary.json'} was changed since this program wrote it{MEND}"
 
+    def test_picture_that_somebody_made(
+        self, run_bundle: Any, trained: SimpleNamespace, datalist: Path, tmp_path: Path
+    ) -> None:
+        evaluation = ["inference.yaml", "evaluate.yaml"]
+        given = {"datalist": datalist, "output_dir": tmp_path / "out", "ckpt_dir": trained.models}
+        for _ in range(2):  # its own ones it replaces
+            run_bundle("evaluating", evaluation, **given)
+        (picture,) = (tmp_path / "out/pictures").iterdir()
+        manifest = json.loads((tmp_path / "out/manifest.json").read_text(encoding="utf-8"))["files"]
+        source = json.loads(datalist.read_text(encoding="utf-8"))["test"][0]["image"]
+        assert manifest[f"pictures/{picture.name}"]["source"] == str(datalist.parent / source)
+        picture.write_bytes(b"with an arrow")
+        before = files(tmp_path / "out")
+        message = sentence(run_bundle, "evaluating", evaluation, **given)
+        assert message == f"{picture} was changed since this program wrote it{MEND}"
+        assert files(tmp_path / "out") == before
+
 
 class TestTraining:
     """A second training into the folders of a finished one."""

@@ -163,6 +163,33 @@ class TestTraining:
         assert "a batch of 3 slices cannot be shared equally by 2 processes; set --batch_size" in done.stderr
 
 
+class TestRefusal:
+    """Said once, whether all processes find it or the first alone, and no process waits for one that has ended."""
+
+    @pytest.mark.parametrize(
+        ("overrides", "sentence"),
+        [
+            ({"larning_rate": 1}, "Error: --larning_rate is not a key of this configuration; did you mean"),
+            ({"datalist": "no.json"}, "no.json: there is no such datalist; write one with"),
+        ],
+        ids=["by all", "by the first"],
+    )
+    def test_training(self, tmp_path: Path, overrides: dict[str, Any], sentence: str) -> None:
+        given = {"datalist": "no.json", "output_dir": tmp_path / "run", **overrides}
+        done = launch("training", [*TRAINING, "multi_gpu_train.yaml"], 2, **given)
+        assert done.returncode != 0
+        assert done.stderr.count(sentence) == 1
+        assert done.stderr.count("exitcode  : 1 ") + done.stderr.count("exitcode  : -15 ") == 2
+        assert "site-packages/monai" not in done.stderr  # the traceback is torchrun's own
+        assert not (tmp_path / "run").exists()
+
+    def test_labelling(self, tmp_path: Path) -> None:
+        given = {"input_dir": tmp_path, "ckpt_dir": tmp_path / "none", "output_dir": tmp_path / "out"}
+        done = launch("inference", ["inference.yaml", "label_datasets.yaml"], 2, **given)
+        assert done.returncode != 0
+        assert done.stderr.count("Error: there is no trained network") == 1
+
+
 class TestEvaluation:
     @pytest.mark.parametrize("section", ["unlabelled", "test"])
     def test_scores_of_one_process(self, stage1: SimpleNamespace, alone: Path, tmp_path: Path, section: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 
 from scripts.phantom.volume import make_phantom
@@ -61,6 +62,22 @@ def _twin(content: Content) -> None:
     _put(content, "test", image=str(copy), label=content["training"][0]["label"])
 
 
+def _label_twin(content: Content) -> None:
+    """Put a copy of the training label beside the test scan."""
+    original = Path(content["training"][0]["label"])
+    copy = original.with_name("copy.nii.gz")
+    copy.write_bytes(original.read_bytes())
+    content["test"][0]["label"] = str(copy)
+
+
+def _exchanged(label: Any, *pairs: tuple[int, int]) -> Any:
+    """A label with the ids of structures exchanged."""
+    table = np.arange(256, dtype=np.uint8)
+    for one, other in pairs:
+        table[[one, other]] = other, one
+    return table[label]
+
+
 def _put(content: Content, section: str, **keys: Any) -> None:
     entry = content[section][0]
     entry.update(keys)
@@ -78,6 +95,8 @@ LISTS: dict[str, Callable[[Scan], Content | str | bytes]] = {
     "label without structures": _with_label(lambda d: np.zeros_like(d.label)),
     "label of four axes": _with_label(lambda d: np.stack([d.label] * 3, -1)),
     "label upside down": _with_label(lambda d: np.ascontiguousarray(d.label[:, ::-1])),
+    "levels in another order": _with_label(lambda d: _exchanged(d.label, (3, 4))),
+    "a disc above its vertebrae": _with_label(lambda d: _exchanged(d.label, (12, 14))),
     "label that is the scan": _with_label(lambda d: d.array),
     "label missing": _edited(lambda c: _put(c, "training", label="gone")),
     "label not there": _edited(lambda c: _put(c, "training", label="nowhere.nii.gz")),
@@ -99,6 +118,10 @@ LISTS: dict[str, Callable[[Scan], Content | str | bytes]] = {
         lambda c: _put(c, "test", **{key: c["training"][0][key] for key in ("image", "label")})
     ),
     "copy of a scan in two splits": _edited(_twin),
+    "copy of a label in two splits": _edited(_label_twin),
+    "label map taken for a scan": _edited(
+        lambda c: c.update(unlabelled=[{"image": c["test"][0]["label"], "case": "u", "patient": "u"}])
+    ),
     "case twice": _edited(lambda c: c.update(training=c["training"] * 2)),
     "unknown class": _edited(lambda c: c.update(unlabelled_classes=["sacrum of nobody"])),
     "classes that are a number": _edited(lambda c: c.update(unlabelled_classes=3)),
@@ -117,10 +140,40 @@ LISTS: dict[str, Callable[[Scan], Content | str | bytes]] = {
 """Kinds of datalists that `check` refuses: JSON content, or text or bytes."""
 
 
+def _mirrored(d: Scan) -> Content:
+    """Store the training label with an axis reversed, at the same place in the world."""
+    content = good_list(d)
+    image = nibabel.Nifti1Image(d.label, d.affine).as_reoriented(np.array([[0, -1], [1, 1], [2, 1]]))
+    nibabel.save(image, content["training"][0]["label"])
+    return content
+
+
+def _rounded(d: Scan) -> Content:
+    content = good_list(d)
+    d.save(d.label + d.random.uniform(-4e-4, 4e-4, d.label.shape).astype(np.float32), "labels/training.nii.gz")
+    return content
+
+
+TAKEN: dict[str, Callable[[Scan], Content]] = {
+    "label with an axis reversed": _mirrored,
+    "label of nearly whole numbers": _rounded,
+}
+"""Kinds of unusual datalists that `check` accepts."""
+
+
 def scan_folder(d: Scan, *names: str) -> Path:
     """Write the scan, or its label where a name begins with labels/, under each name."""
     for name in names:
         d.save(d.label if name.startswith("labels/") else d.array, name)
+    return d.folder
+
+
+def _named(d: Scan, dataset: str, colours: str = "") -> Path:
+    """A labelled scan with the names of nnU-Net and perhaps of 3D Slicer beside it."""
+    scan_folder(d, "images/a.nii.gz", "labels/a.nii.gz")
+    (d.folder / "dataset.json").write_text(dataset, encoding="utf-8")
+    if colours:
+        (d.folder / "colours.ctbl").write_text(colours, encoding="utf-8")
     return d.folder
 
 
@@ -137,6 +190,20 @@ def _dicom_noise(d: Scan) -> Path:
 
 
 FOLDERS: dict[str, Callable[[Scan], list[Any]]] = {
+    "label values that no names explain": lambda d: [
+        d.save(d.array, "images/a.nii.gz") and d.save(np.where(d.label, 40, 0).astype(np.uint8), "labels/a.nii.gz")
+        and d.folder
+    ],
+    "label values in an order that no spine has": lambda d: [
+        d.save(d.array, "images/a.nii.gz") and d.save(_exchanged(d.label, (2, 4), (11, 13)), "labels/a.nii.gz")
+        and d.folder
+    ],
+    "names that disagree": lambda d: [_named(d, '{"labels": {"background": 0, "L5": 2}}', "2 L4 9 9 9 255")],
+    "names of no structure": lambda d: [_named(d, '{"labels": {"background": 0, "spine": 2}}')],
+    "regions of several values": lambda d: [_named(d, '{"labels": {"background": 0, "all": [1, 2]}}')],
+    "pattern that finds no patient": lambda d: [scan_folder(d, "images/a.nii.gz"), "--patient", "(zz)"],
+    "pattern that is none": lambda d: [scan_folder(d, "images/a.nii.gz"), "--patient", "("],
+    "patterns that fit no file": lambda d: [scan_folder(d, "a.nii.gz"), "--images", "b*", "--labels", "c*"],
     "no such folder": lambda d: [d.folder / "none"],
     "folder that is a file": lambda d: [d.save(d.array)],
     "empty folder": lambda d: [d.folder],

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from scripts.labels import IGNORE
 from scripts.phantom.volume import make_phantom
-from tests.scan_files import write_dicom
+from tests.scan_files import FRAMES, PLACES, enhanced, write_dicom
 
 SHAPE_HW, PIXEL_MM = (40, 32), 7.0
 
@@ -202,6 +202,13 @@ DICOM_FAULTS = (
     "two echoes in one series",
     "nothing but a preamble",
 )
+MULTI_FRAME_FAULTS: dict[str, dict[str, Any]] = {
+    "a frame lost": {"places": PLACES[:2] + PLACES[3:]},
+    "two echoes": {"places": PLACES * 2, "echoes": [20.0] * FRAMES + [80.0] * FRAMES},
+    "frames at irregular distances": {"places": [0, 4, 8, 13, 17, 21]},
+    "frames of several orientations": {"places": PLACES, "turned": 2},
+    "frames shifted against each other": {"places": PLACES, "shift": 0.2},
+}
 Writer = Callable[[Scan], Path]
 REFUSED: dict[str, Writer] = {
     "gzip cut off": lambda d: _cut(d, d.save(d.array)),
@@ -253,6 +260,10 @@ REFUSED: dict[str, Writer] = {
     "header without its data file": _no_data_file,
     "plain NIfTI called gzip": lambda d: d.save(d.array, "scan.nii").rename(d.folder / "scan.nii.gz"),
     **{f"DICOM: {fault}": partial(_dicom, fault=fault) for fault in DICOM_FAULTS},
+    **{
+        f"multi-frame DICOM: {fault}": lambda d, of=of: enhanced(d.folder / "series/1.dcm", **of).parent
+        for fault, of in MULTI_FRAME_FAULTS.items()
+    },
     "name too long for a result": lambda d: d.save(d.array, "n" * 246 + ".nii"),
 }
 """Kinds of files that every command refuses."""
@@ -279,6 +290,10 @@ ODD: dict[str, Writer] = {
     "link to a scan": lambda d: _linked(d, d.save(d.array, "elsewhere.nii.gz").rename(d.folder / "elsewhere")),
     "bytes behind the data": lambda d: d.packed(bytes(d.unpacked()[1]) + d.random.bytes(999), d.folder / "scan.nii"),
     "MetaImage": lambda d: d.itk("scan.mha"),
+    "multi-frame DICOM": lambda d: enhanced(d.folder / "series/1.dcm", PLACES).parent,
+    "multi-frame DICOM: frames in any order": lambda d: (
+        enhanced(d.folder / "series/1.dcm", d.random.permutation(PLACES).tolist()).parent
+    ),
     "packed in two parts": lambda d: d.raw(gzip.compress((b := bytes(d.unpacked()[1]))[:999]) + gzip.compress(b[999:])),
 }
 """Kinds of unusual scans that are labelled, some with a warning."""

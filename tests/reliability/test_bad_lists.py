@@ -12,7 +12,7 @@ import pytest
 
 from scripts.bundle.launch import BUNDLE_ROOT
 from tests.reliability import commands
-from tests.reliability.bad_lists import FOLDERS, LISTS, good_list, scan_folder
+from tests.reliability.bad_lists import FOLDERS, LISTS, TAKEN, good_list, scan_folder
 from tests.reliability.bad_scans import new_scan
 
 
@@ -59,6 +59,24 @@ def test_check_refuses(number: int, kind: str, seed: int, tmp_path: Path, record
     errors = errors_of(["check", str(path)], folder)
     assert ": " in errors[0]
     record_row("bad_input", part="lists", kind=kind, input=f"{number:02d}", outcome="refused", check=errors)
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_check_accepts(kind: str, seed: int, tmp_path: Path, record_row: Callable[..., None]) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps(TAKEN[kind](new_scan(tmp_path / "it", seed, 0))), encoding="utf-8")
+    code, text = commands.in_process(["check", str(path)])
+    assert code == 0, text
+    record_row("bad_input", part="lists", kind=kind, input="00", outcome="labelled", check=[])
+
+
+def test_prepare_says_that_labels_pair_with_nothing(seed: int, tmp_path: Path, record_row: Callable[..., None]) -> None:
+    """All others are prepared, but the exit code is 1."""
+    folder = scan_folder(new_scan(tmp_path / "it", seed, 0), "images/a.nii.gz", "labels/a.nii.gz", "labels/b.nii.gz")
+    errors = errors_of(["prepare", str(folder), "--out", str(tmp_path / "out.json")], folder)
+    assert errors[0].startswith("error: 1 labels pair with no scan")
+    kind = "labels that pair with nothing"
+    record_row("bad_input", part="folders", kind=kind, input="00", outcome="refused", prepare=errors)
 
 
 @pytest.mark.parametrize(("number", "kind"), every_fourth(FOLDERS))

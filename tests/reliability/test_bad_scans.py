@@ -20,7 +20,8 @@ from scripts.files import PART
 from scripts.labels import ClassTable
 from scripts.networks.resunet import ResUNet2d
 from tests.reliability import commands
-from tests.reliability.bad_lists import FOLDERS, LISTS, good_list
+from tests.reliability.bad_lists import FOLDERS, LISTS, TAKEN, good_list
+from tests.reliability.bad_runs import RUNS
 from tests.reliability.bad_scans import EITHER, ODD, REFUSED, new_scan
 
 WANTED = {"refused": REFUSED, "labelled": ODD, "either": EITHER}
@@ -181,7 +182,7 @@ class TestBadScans:
 
 class TestKinds:
     def test_there_are_many(self) -> None:
-        kinds = [*REFUSED, *ODD, *EITHER, *LISTS, *FOLDERS]
+        kinds = [*REFUSED, *ODD, *EITHER, *LISTS, *TAKEN, *FOLDERS, *RUNS]
         assert len(kinds) == len(set(kinds)) > 100
 
     def test_scans_are_a_function_of_the_seed(self, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from monai.transforms import LoadImage
 from torch import Tensor, nn
 
 from scripts.data.attention_map_cache import PromptMaps
+from scripts.data.output_folder import OutputFolder
 from scripts.inference.inferers import VolumeInferer
 from scripts.labels import ClassTable
 from scripts.ops.batch_norm import batch_norm_statistics
@@ -224,21 +225,22 @@ class TestCaseOverlays:
     def test_every_case(self, tmp_path: Path) -> None:
         outputs = [self.output(tmp_path, "a.v1.nii.gz", True), self.output(tmp_path, "b.nii", False)]
         engine = Engine(lambda e, batch: [batch[0]])
-        CaseOverlays(tmp_path / "new", TABLE, count=2).attach(engine)
+        CaseOverlays(OutputFolder(tmp_path / "new"), TABLE, count=2).attach(engine)
         engine.run([[output] for output in outputs])
-        assert sorted(f.name for f in (tmp_path / "new").iterdir()) == ["a.v1.png", "b.png"]
+        assert sorted(f.name for f in (tmp_path / "new/pictures").iterdir()) == ["a.v1.png", "b.png"]
         for name in ("a.v1.png", "b.png"):
-            drawing(tmp_path / "new" / name)
+            drawing(tmp_path / "new/pictures" / name)
 
     def test_grid_of_the_scan(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen = SimpleNamespace()
 
-        def keep(image: Any, label: Any, pred: Any, table: Any, path: Any, **options: Any) -> None:
+        def keep(image: Any, label: Any, pred: Any, table: Any, path: Path, **options: Any) -> None:
+            path.touch()
             seen.__dict__.update(image=image, label=label, pred=pred, **options)
 
         monkeypatch.setattr(pictures, "overlay_volume", keep)
         output = self.output(tmp_path, "a.nii", True)
-        CaseOverlays(tmp_path, TABLE, count=9).draw({}, output)
+        CaseOverlays(OutputFolder(tmp_path), TABLE, count=9).draw({}, output)
         assert seen.image.shape == seen.label.shape == seen.pred.shape == (16, 12, 3)
         assert seen.spacing == pytest.approx([0.8, 0.8])
         assert seen.count == 3

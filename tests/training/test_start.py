@@ -108,6 +108,24 @@ class TestStart:
             Path(config).write_text(yaml.safe_dump(given), encoding="utf-8")
             assert refused(config).endswith(f"name another folder with --{key}")
 
+    @pytest.mark.parametrize("listed", [True, False], ids=["datalist", "entries"])
+    def test_labels_outside_of_the_window_are_warned_of(
+        self, config: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, listed: bool
+    ) -> None:
+        """For each case, and training goes on."""
+        content = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+        content["training"][0]["window"] = {"image_size": [6, 4], "pixel_mm": 0.5}
+        entries = [{**content["train#data"][0], "case": "a"}]
+        if listed:
+            (tmp_path / "d.json").write_text(json.dumps({"training": entries}), encoding="utf-8")
+            content["datalist"] = str(tmp_path / "d.json")
+        content["train#data"] = entries
+        Path(config).write_text(yaml.safe_dump(content), encoding="utf-8")
+        run(config)
+        words = r"b\.nii\.gz: has [\d.]+% of its labelled voxels outside of the window of 3 x 2 mm .* \(case a\)"
+        assert len(re.findall(words, caplog.text)) == 1
+        assert (tmp_path / "run/config.yaml").is_file()
+
     def test_from_python(self, tmp_path: Path) -> None:
         """Without a workflow there are no overrides to refuse and no config to write."""
         image = write_volume(tmp_path / "a.nii.gz", np.arange(8000, dtype=np.int16).reshape(20, 20, 20))

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ...labels import ClassTable, LabelMap
 from ..datalist import SECTIONS, DataError, Datalist, Problem, errors, load_datalist, problem_table, write_json
+from ..file_names import SEGMENT_FILE
 from .levels import direction_mistakes
 from .remembered import Memory
 from .twins import Digests, digest_of, twins
@@ -203,7 +204,7 @@ def _check_pair(
         except UnusableError as error:
             problems.append(Problem(job[key], str(error), section))
             continue
-        grids[key] = {"shape": array.shape, "affine": affine}
+        grids[key] = {"shape": array.shape, "affine": affine, "cropped": job[key].lower().endswith(SEGMENT_FILE)}
         wrong = image_mistakes(array, affine) if key == "image" else label_mistakes(array, label_map)
         odd: list[str] = []
         if not wrong:
@@ -215,7 +216,8 @@ def _check_pair(
         elif not wrong:
             of_case = f" (case {job['case']})" if job["case"] else ""
             wrong = [f"{mistake}{of_case}" for mistake in direction_mistakes(array, affine, label_map, table)]
-            odd = [f"{warning}{of_case}" for warning in window_warnings(array, affine, window_mm)] if window_mm else []
+            warned = window_warnings(array, affine, window_mm, grids.get("image")) if window_mm else []
+            odd = [f"{warning}{of_case}" for warning in warned]
         problems += [Problem(job[key], mistake, section) for mistake in wrong]
         problems += [Problem(job[key], warning, section, "warning") for warning in odd]
     if len(grids) == 2:

@@ -113,3 +113,13 @@ def covers(label: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
     place = (_corners(image["shape"]) @ step.T)[:, :3]
     slack = np.maximum(0.5, TOLERANCE * np.abs(step[:3, :3]).sum(1)) + 1e-6
     return bool((place >= -slack).all() and (place <= np.array(label["shape"]) - 1 + slack).all())
+
+
+def fits(label: Mapping[str, Any], image: Mapping[str, Any]) -> bool:
+    """True if a label can be brought onto its image's voxels: it lies on them, or its field of view covers theirs.
+
+    Args:
+        label: `shape` and `affine`; with `cropped` all outside of its grid is background, which then may be smaller.
+        image: `shape` and `affine`.
+    """
+    return same_grid(image, label) or covers(label, image) or (bool(label.get("cropped")) and covers(image, label))

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...labels import IGNORE, LabelMap
 from ..dicom import series as dicom
-from .grid import corner_distance, covers, grid_of, same_grid
+from .grid import corner_distance, fits, grid_of
 
 if TYPE_CHECKING:
     from monai.transforms import LoadImage
@@ -257,13 +257,13 @@ def label_values(array: np.ndarray) -> list[int]:
 
 
 def grid_mistakes(image: Mapping[str, Any], label: Mapping[str, Any]) -> list[str]:
-    """Whether a label can be brought onto its image's voxels: it lies on them, or its field of view covers theirs.
+    """Whether a label can be brought onto its image's voxels, see :func:`~scripts.data.check.grid.fits`.
 
     Args:
         image: `shape` and `affine` of the image.
-        label: the same of the label.
+        label: the same of the label, and `cropped`.
     """
-    if same_grid(image, label) or covers(label, image):
+    if fits(label, image):
         return []
     shape, other = tuple(image["shape"]), tuple(label["shape"])
     if shape != other:

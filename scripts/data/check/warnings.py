@@ -9,7 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from .grid import covers, grid_of, same_grid
+from .grid import fits, grid_of, same_grid
 from .volumes import FEW_VALUES, holds_labels
 
 FEW_PIXELS = 32
@@ -94,28 +94,34 @@ def header_warnings(path: str | Path, who: str = "training") -> list[str]:
 
 def grid_warnings(image: Mapping[str, Any], label: Mapping[str, Any]) -> list[str]:
     """That a label is stored on another grid than its image's, but at the same place; see `grid_mistakes`."""
-    if same_grid(image, label) or not covers(label, image):
+    if same_grid(image, label) or not fits(label, image):
         return []
     one, other = ("".join(nibabel.aff2axcodes(of["affine"])) for of in (image, label))
     how = f"axes {other}, its image {one}" if one != other else f"shape {tuple(label['shape'])}"
     return [f"lies on another grid than its image ({how}) at the same place; it is brought onto the image's, nearest"]
 
 
-def window_warnings(array: np.ndarray, affine: np.ndarray, window_mm: Sequence[float]) -> list[str]:
-    """That labelled voxels lie outside of the window around the volume's centre which training cuts out.
+def window_warnings(
+    array: np.ndarray, affine: np.ndarray, window_mm: Sequence[float], image: Mapping[str, Any] | None = None
+) -> list[str]:
+    """That labelled voxels lie outside of the window around the image's centre which training cuts out.
 
     Args:
         array: (X, Y, Z) label values, 0 for background.
         affine: (4, 4) to millimetres, RAS.
         window_mm: height and width of the window.
+        image: `shape` and `affine` of the image; None if the label lies on its grid.
     """
+    of = image or {"shape": array.shape, "affine": affine}
+    middle = np.append((np.array(of["shape"]) - 1) / 2, 1.0)
+    centre = np.linalg.solve(affine, np.asarray(of["affine"]) @ middle)  # voxels of the label
     axes = nibabel.io_orientation(affine)[:, 0].astype(int).tolist()
     spacing = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
     labelled = array != 0
     inside = labelled
     for patient, size in ((2, window_mm[0]), (1, window_mm[1])):  # up, forward
         axis = axes.index(patient)
-        place = (np.arange(array.shape[axis]) - (array.shape[axis] - 1) / 2) * spacing[axis]
+        place = (np.arange(array.shape[axis]) - centre[axis]) * spacing[axis]
         shape = [-1 if number == axis else 1 for number in range(3)]
         inside = inside & (np.abs(place) <= size / 2).reshape(shape)
     outside = 1 - inside.sum() / max(labelled.sum(), 1)

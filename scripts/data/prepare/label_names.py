@@ -1,6 +1,6 @@
 """What label values mean, by the names that come with them: in a segment file, a colour table or a list of labels.
 
-Read are nnU-Net's dataset.json, colour tables of 3D Slicer (.ctbl, .txt), label descriptions of ITK-SNAP (.txt,
+Read are nnU-Net's dataset.json, colour tables of 3D Slicer (.csv, .ctbl, .txt), label descriptions of ITK-SNAP (.txt,
 .label), BIDS' dseg.tsv, and the segments in the header of a .seg.nrrd file.
 """
 
@@ -65,8 +65,14 @@ def bids(file: Path) -> Names:
     return {int(row["index"]): row.get("name") or row.get("abbreviation") or "" for row in rows if _index_in(row)}
 
 
-def _index_in(row: Mapping[str, Any]) -> bool:
-    return str(row.get("index") or "").strip().isdigit()
+def slicer_csv(file: Path) -> Names:
+    """A colour table of 3D Slicer 5.8 or later: the columns `LabelValue` and `Name`, separated by commas."""
+    rows = list(csv.DictReader(_text(file).splitlines()))
+    return {int(row["LabelValue"]): row.get("Name") or "" for row in rows if _index_in(row, "LabelValue")}
+
+
+def _index_in(row: Mapping[str, Any], column: str = "index") -> bool:
+    return str(row.get(column) or "").strip().isdigit()
 
 
 def segments(file: Path) -> Names:
@@ -82,6 +88,7 @@ def segments(file: Path) -> Names:
 
 READERS: tuple[tuple[str, Callable[[Path], Names]], ...] = (
     ("dataset.json", nnunet),
+    ("*.csv", slicer_csv),
     ("*.ctbl", slicer_or_snap),
     ("*.label", slicer_or_snap),
     ("*.txt", slicer_or_snap),

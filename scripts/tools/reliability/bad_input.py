@@ -1,4 +1,4 @@
-"""Give bad and unusual files to `check`, `prepare`, inference and evaluation, and test scans of all orientations.
+"""Give bad and unusual files and settings to all commands, and test scans of all orientations.
 
 The cases are tests, `tests/reliability/`; this command runs them and writes a table of the outcomes.
 """
@@ -15,8 +15,10 @@ from ...files import write_whole
 from ..figures_file import RELIABILITY, add_figures, read_figures, replace_rows
 from .pytest_report import run_tests
 
-FILES = [f"tests/reliability/test_{name}.py" for name in ("bad_scans", "bad_lists", "orientations")]
-PARTS = ("scans", "lists", "folders")
+FILES = [f"tests/reliability/test_{name}.py" for name in ("bad_scans", "bad_lists", "bad_runs", "orientations")]
+SAID = ("inference", "check", "prepare", "run")
+"""Keys of a row's messages."""
+PARTS = ("scans", "lists", "folders", "runs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def markdown(rows: Sequence[dict[str, Any]], turned: Sequence[dict[str, Any]]) -> str:
-    """Table of the kinds: number of inputs, how many were refused and labelled, message for the first."""
+    """Table of the kinds: number of inputs, how many were refused and accepted, message for the first."""
     kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         kinds[row["kind"]].append(row)
@@ -63,11 +65,13 @@ def markdown(rows: Sequence[dict[str, Any]], turned: Sequence[dict[str, Any]]) -
         f"{len(rows)} inputs of {len(kinds)} kinds. {len(turned)} orientations in {len({r['axes'] for r in turned})} "
         f"orders of axes: a marked voxel was labelled at most {off:.2f} voxels from its place.",
         "",
-        "| kind | inputs | refused | labelled | message for the first |",
+        "| kind | inputs | refused | accepted | message for the first |",
         "|---|---:|---:|---:|---|",
     ]
     for kind, of in kinds.items():
-        said = next((row[key][0] for row in of for key in ("inference", "check", "prepare") if row.get(key)), "none")
+        said = next(
+            (row[key][0] for row in of for key in ("inference", "check", "prepare", "run") if row.get(key)), "none"
+        )
         refused = sum(row["outcome"] == "refused" for row in of)
         lines.append(f"| {kind} | {len(of)} | {refused} | {len(of) - refused} | {_cell(said)} |")
     return "\n".join(lines) + "\n"

@@ -53,6 +53,18 @@ class TestPlace:
         (mistake,) = grid_mistakes(large, IMAGE)
         assert "resample the label onto the image's grid" in mistake
 
+    def test_segment_file_of_the_voxels_around_the_segments(self) -> None:
+        """All outside is background there; other labels that end before their image have lost something."""
+        affine = AFFINE.copy()
+        affine[:3, 3] += AFFINE[:3, :3] @ [3, 2, 1]
+        small = {"shape": (20, 30, 4), "affine": affine}
+        assert "resample the label" in grid_mistakes(IMAGE, small)[0]
+        small["cropped"] = True
+        assert grid_mistakes(IMAGE, small) == []
+        assert "shape (20, 30, 4)" in grid_warnings(IMAGE, small)[0]
+        affine[0, 3] += 300
+        assert grid_mistakes(IMAGE, small)
+
     @pytest.mark.parametrize("mm", [5.0, 40.0, np.nan])
     def test_elsewhere(self, mm: float) -> None:
         (mistake,) = grid_mistakes(IMAGE, moved(mm))
@@ -93,6 +105,14 @@ class TestWindow:
         assert "has 50.0% of its labelled voxels outside of the window of 100 x 40 mm" in warning
         assert "--image_size" in warning
         assert "has 50.0%" in window_warnings(label, AFFINE, (10, 60))[0]
+
+    def test_around_the_image_whatever_the_label_s_grid(self) -> None:
+        label = np.zeros(SHAPE, np.uint8)
+        label[0:10, 10:30] = 3
+        affine = AFFINE.copy()
+        affine[:3, 3] += AFFINE[:3, :3] @ [0, 8, 0]
+        cropped = window_warnings(label[:12, 8:32], affine, (100, 40), IMAGE)
+        assert cropped == window_warnings(label, AFFINE, (100, 40))
 
     def test_no_label(self) -> None:
         assert window_warnings(np.zeros(SHAPE), AFFINE, (1, 1)) == []

@@ -12,61 +12,9 @@ import pytest
 from scripts.data.check.command import check_scan
 from scripts.data.check.volumes import UnusableError, read_volume
 from scripts.data.dicom.series import convert_series, list_series
-from tests.scan_files import write_dicom
+from tests.scan_files import FRAMES, PLACES, enhanced, write_dicom
 
 itk = pytest.importorskip("itk", reason="DICOM is read with itk")
-
-ROW, COLUMN = [0.0, 1, 0], [0.0, 0, -1]  # sagittal: to the back, and down; the normal is to the right of LPS's left
-COUNT = 6
-
-
-def enhanced(
-    path: Path, places: list[float], echoes: list[float] | None = None, turned: int | None = None, shift: float = 0.0
-) -> Path:
-    """An enhanced MR file with frames at some left-right places in mm; every frame holds 100 + 10 x its place."""
-    pydicom = pytest.importorskip("pydicom", reason="requirements-dicom.txt")
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.sequence import Sequence
-
-    def item(**values: Any) -> Any:
-        made = Dataset()
-        for name, value in values.items():
-            setattr(made, name, value)
-        return Sequence([made])
-
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    file = Dataset()
-    file.file_meta = meta
-    file.SOPClassUID = meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
-    file.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = "1.2.826.0.1.5"
-    file.StudyInstanceUID, file.SeriesInstanceUID, file.Modality = "1.2.826.0.1", "1.2.826.0.1.1", "MR"
-    file.SeriesNumber, file.PatientName = 7, "Doe^Jane"
-    file.Rows, file.Columns, file.NumberOfFrames = 8, 10, len(places)
-    file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = 1, "MONOCHROME2", 0
-    file.BitsAllocated, file.BitsStored, file.HighBit = 16, 16, 15
-    frames = []
-    for number, place in enumerate(places):
-        frame = Dataset()
-        frame.PlanePositionSequence = item(ImagePositionPatient=[place, 5.0 + shift * place, 30.0])
-        direction = [1.0, 0, 0, 0, 1, 0] if turned == number else [*ROW, *COLUMN]
-        frame.PlaneOrientationSequence = item(ImageOrientationPatient=direction)
-        if echoes:
-            frame.MREchoSequence = item(EffectiveEchoTime=echoes[number])
-        frames.append(frame)
-    file.PerFrameFunctionalGroupsSequence = Sequence(frames)
-    shared = Dataset()
-    shared.PixelMeasuresSequence = item(PixelSpacing=[0.75, 0.5], SliceThickness=4.0)
-    file.SharedFunctionalGroupsSequence = Sequence([shared])
-    rng = np.random.default_rng(0)
-    voxels = np.stack([100 + 10 * place + rng.integers(0, 5, (8, 10)) for place in places])
-    file.PixelData = voxels.astype(np.uint16).tobytes()
-    path.parent.mkdir(exist_ok=True)
-    file.save_as(path, enforce_file_format=True)
-    return path
-
-
-PLACES = [4.0 * number for number in range(COUNT)]
 
 
 class TestMultiFrame:
@@ -76,8 +24,8 @@ class TestMultiFrame:
         """Also of interleaved frames: every voxel where its frame says."""
         path = enhanced(tmp_path / "study/a.dcm", [PLACES[n] for n in order])
         array, affine = read_volume(path.parent if whole else path)
-        assert array.shape == (10, 8, COUNT)
-        for slice_number in range(COUNT):
+        assert array.shape == (10, 8, FRAMES)
+        for slice_number in range(FRAMES):
             place = affine @ [0, 0, slice_number, 1]  # RAS
             assert array[..., slice_number].mean() == pytest.approx(100 - 10 * place[0] + 2, abs=1)
             np.testing.assert_allclose(place[1:3], [-5, 30], atol=1e-6)
@@ -93,7 +41,7 @@ class TestMultiFrame:
         ("settings", "sentence"),
         [
             ({"places": PLACES[:2] + PLACES[3:]}, "lacks about 1 slices"),
-            ({"places": PLACES * 2, "echoes": [20.0] * COUNT + [80.0] * COUNT}, "several slices at the same place"),
+            ({"places": PLACES * 2, "echoes": [20.0] * FRAMES + [80.0] * FRAMES}, "several slices at the same place"),
             ({"places": [0, 4, 8, 13, 17, 21]}, "irregular distances (4.0 to 5.0 mm)"),
             ({"places": PLACES, "turned": 2}, "several orientations"),
             ({"places": PLACES, "shift": 0.2}, "shifted against each other"),

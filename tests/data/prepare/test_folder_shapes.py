@@ -7,13 +7,20 @@ import json
 from pathlib import Path
 
 import nibabel
+import numpy as np
 import pytest
 
 from scripts.data.check.command import check_datalist
 from scripts.data.datalist import DataError, errors, load_datalist
+from scripts.data.dicom.reader import LoadScand
 from scripts.data.prepare import command
 from scripts.data.prepare.command import prepare
-from tests.data.prepare.conftest import IDS, Draw, name_segments
+from scripts.data.transforms import MatchGridd
+from tests.data.prepare.conftest import AFFINE, IDS, Draw, label_array, name_segments
+from tests.scan_files import itk_image
+
+VALUES = {"L5": 1, "L5/S": 2, "L4/L5": 3, "L4": 4}
+"""As 3D Slicer numbers segments."""
 
 TOTALSPINESEG = {"S": 50, "L5/S": 100, "L5": 45, "L4/L5": 95, "L4": 44, "L3/L4": 94, "L3": 43}
 SPINEPS = {"S": 26, "L5/S": 124, "L5": 24, "L4/L5": 123, "L4": 23, "L3/L4": 122, "L3": 22}
@@ -289,6 +296,29 @@ class TestDicomBeside:
             folder = draw(f"p{n}/x.nii.gz", f"p{n}/x_seg.nii.gz", seed=n + 5)
             write_dicom(folder / f"p{n}/dicom", number=n + 1, tags={"0020|000d": f"1.2.{n}"})
         assert patients_of(prepare(folder, tmp_path / "d.json")) == {"p0"}
+
+
+def test_segment_file_of_the_voxels_around_the_segments(draw: Draw, tmp_path: Path) -> None:
+    """As 3D Slicer writes it: on a grid of its own, smaller than the scan's; training gets it on the scan's."""
+    itk = pytest.importorskip("itk", reason="NRRD is written with itk")
+    for n in range(1, 6):
+        folder = draw(f"p{n}/T2.nrrd", f"p{n}/Segmentation.seg.nrrd", seed=n, values=VALUES)
+        whole = label_array(n, VALUES)
+        affine = AFFINE.copy()
+        affine[:3, 3] = AFFINE[:3] @ [3, 7, 0, 1]
+        file = folder / f"p{n}/Segmentation.seg.nrrd"
+        itk.imwrite(itk_image(itk, whole[3:56, 7:39], affine), str(file))
+        name_segments(file, {value: name for name, value in VALUES.items()})
+    path = prepare(folder, tmp_path / "d.json")
+    assert len(pairs_of(path)) == 5
+    problems = check_datalist(path, sections=("training", "validation", "test"))
+    assert errors(problems) == []
+    assert sum("it is brought onto the image's, nearest" in problem.message for problem in problems) == 5
+    entry = load_datalist(path).sections["training"][0]
+    pair = LoadScand(["image", "label"], ensure_channel_first=True, image_only=True)(entry)
+    found = MatchGridd("label", "image")(pair)["label"]
+    number = int(entry["case"].split("_")[0].removeprefix("p"))
+    np.testing.assert_array_equal(found[0].numpy(), label_array(number, VALUES))
 
 
 def test_a_label_drawn_on_another_grid_is_for_the_check(draw: Draw, tmp_path: Path) -> None:

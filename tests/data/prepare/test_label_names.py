@@ -12,7 +12,15 @@ from scripts.data.check.command import check_datalist
 from scripts.data.datalist import DataError, errors, load_datalist
 from scripts.data.prepare import command
 from scripts.data.prepare.command import prepare
-from scripts.data.prepare.label_names import NameFiles, bids, mapping_table, nnunet, segments, slicer_or_snap
+from scripts.data.prepare.label_names import (
+    NameFiles,
+    bids,
+    mapping_table,
+    nnunet,
+    segments,
+    slicer_csv,
+    slicer_or_snap,
+)
 from scripts.labels import ClassTable, LabelMap
 from tests.data.prepare.conftest import Draw, name_segments
 
@@ -28,6 +36,9 @@ SNAP = "################\n# ITK-SnAP Label Description File\n" + "".join(
     f'{value:>5}  255    0    0        1  1  1    "{name}"\n' for value, name in ({0: "Clear Label"} | SPELT).items()
 )
 DSEG = "index\tname\tcolor\n" + "".join(f"{value}\t{name}\t#e69f00\n" for value, name in SPELT.items())
+SLICER_CSV = "LabelValue,Name,Color_R,Color_G,Color_B,Color_A\n0,Background,0,0,0,0\n" + "".join(
+    f'{value},"{name}",230,159,0,255\n' for value, name in SPELT.items()
+)
 NNUNET = json.dumps({"labels": {"background": 0, **{name: value for value, name in SPELT.items()}}})
 NNUNET_1 = json.dumps({"labels": {"0": "background", **{str(value): name for value, name in SPELT.items()}}})
 SLICER_QUOTED = "".join(f'{value} "{name}" 230 159 0 255\n' for value, name in SPELT.items())
@@ -36,6 +47,7 @@ SOURCES = {
     "nnU-Net": ("dataset.json", NNUNET),
     "nnU-Net, version 1": ("dataset.json", NNUNET_1),
     "3D Slicer": ("colours.ctbl", SLICER),
+    "3D Slicer, csv": ("labels/colours.csv", SLICER_CSV),
     "3D Slicer, txt": ("labels/colours.txt", SLICER),
     "3D Slicer, quoted": ("labels/colours.txt", SLICER_QUOTED),
     "ITK-SNAP": ("labels/names.txt", SNAP),
@@ -187,7 +199,7 @@ class TestRefused:
 
 
 class TestReaders:
-    @pytest.mark.parametrize("reader", [nnunet, slicer_or_snap, bids, segments])
+    @pytest.mark.parametrize("reader", [nnunet, slicer_or_snap, slicer_csv, bids, segments])
     @pytest.mark.parametrize("content", [b"", b"a note\n1 is one", b"\xff\xfe\x00", b"[1]", b"{}", b"1 2 3 4 5 6\nx"])
     def test_other_files_say_nothing(self, reader, content, tmp_path):
         (tmp_path / "x").write_bytes(content)
