@@ -131,7 +131,7 @@ class TestRoundTrip:
         write_model(network, tmp_path / "models", own)
         inferer = SlicewiseInferer(
             roi_size=SIZE, spatial_dim=2, sw_batch_size=32, overlap=0.5, mode="gaussian", progress=False,
-            statistics="volume",
+            statistics="volume", labelled=settings["labelled_classes"],
         )  # fmt: skip
         (tmp_path / "kept").mkdir()
         for path in (folder / "nnUNet_raw" / DATASET / "imagesTs").iterdir():
