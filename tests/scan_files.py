@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,9 @@ def enhanced(
     file = Dataset()
     file.file_meta = meta
     file.SOPClassUID = meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
-    file.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = "1.2.826.0.1.5"
-    file.StudyInstanceUID, file.SeriesInstanceUID, file.Modality = "1.2.826.0.1", "1.2.826.0.1.1", "MR"
+    study = f"1.2.826.0.1.{zlib.crc32(str(path).encode())}"  # files of a batch are of different patients
+    file.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = f"{study}.5"
+    file.StudyInstanceUID, file.SeriesInstanceUID, file.Modality = study, f"{study}.1", "MR"
     file.SeriesNumber, file.PatientName = 7, "Doe^Jane"
     file.Rows, file.Columns, file.NumberOfFrames = 8, 10, len(places)
     file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = 1, "MONOCHROME2", 0

@@ -214,14 +214,12 @@ def as_data_error(read: Callable[..., Any], *args: Any) -> Any:
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Exception hook, see :func:`show_data_errors_without_traceback`."""
-    chain = [error]
-    while (cause := chain[-1].__cause__) is not None:  # MONAI wraps what a component raises
-        chain.append(cause)
+    chain = _with_causes(error)
     # a sentence that names the key comes before the system's reason, which it was raised from
     known = (str(cause) for cause in chain if isinstance(cause, DataError))
     problem = next(known, None) or storage_problem(error) or next(filter(None, map(_machine_problem, chain)), None)
     if problem is None:
-        another_ended = re.search(LEFT_ALONE, _whole_text(error)) and _count_with_others(REFUSED, 0)
+        another_ended = re.search(LEFT_ALONE, " ".join(map(str, chain))) and _count_with_others(REFUSED, 0)
         return None if another_ended else sys.__excepthook__(kind, error, trace)
     first = _count_with_others(hashlib.sha256(problem.encode()).hexdigest(), 1) <= 1
     if first:
@@ -232,9 +230,13 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> 
     return None
 
 
-def _whole_text(error: BaseException | None) -> str:
-    """What an error and those it was raised from say."""
-    return "" if error is None else f"{error} {_whole_text(error.__cause__)}"
+def _with_causes(error: BaseException) -> list[BaseException]:
+    """An error and those it was raised from: MONAI wraps what a component raises."""
+    chain = [error]
+    # each once: MONAI keeps what a component raised, and where that is raised again it is its own cause's cause
+    while (cause := chain[-1].__cause__) is not None and not any(cause is known for known in chain):
+        chain.append(cause)
+    return chain
 
 
 REFUSED = "refused"

@@ -56,12 +56,11 @@ class LevelEvidenced(MapTransform):
             evidence, findings = level_evidence(logits.softmax(1), label, self.table, self.chain)
             found = label > 0
             other = (logits.argmax(1) != label)[found].float().mean() if found.any() else 1.0
+            field = field_of(image.shape[1:], image.affine.cpu().numpy()) if isinstance(image, MetaTensor) else None
             d[EVIDENCE] = {
                 "evidence": evidence,
                 "findings": findings,
-                "field": field_of(image.shape[1:], image.affine.cpu().numpy())
-                if isinstance(image, MetaTensor)
-                else None,
+                "field": field,
                 "level_disagreement": round(float(other), 5),
             }
         return d

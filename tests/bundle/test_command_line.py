@@ -200,6 +200,12 @@ class TestErrors:
             self.show(error)
         assert capsys.readouterr().err == "Error: no scans\n"
 
+    def test_errors_that_are_each_other_s_cause(self, capsys: pytest.CaptureFixture[str]) -> None:
+        wrapped, inner = RuntimeError("wrapped by MONAI"), DataError("no scans")
+        wrapped.__cause__, inner.__cause__ = inner, wrapped
+        self.show(wrapped)
+        assert capsys.readouterr().err == "Error: no scans\n"
+
     def test_full_disk_is_excepthook(self, capsys: pytest.CaptureFixture[str]) -> None:
         wrapped = RuntimeError("wrapped by MONAI")
         wrapped.__cause__ = StorageError("c.pt cannot be written: the disk is full")

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ...bundle.launch import config_paths
 from .grid import Grid, Settings, device_name, read, write_csv, write_json
 from .jobs import POLL_S, Job, Locks, run_jobs, share, with_needs
 from .subsets import Cell, Source, cell, full_cell
@@ -97,9 +98,11 @@ def open_folder(args: argparse.Namespace, full: bool) -> tuple[Path, Locks, list
     """Open the folder of the runs: its path, its locks, its cells, and the cells with all labels if `full`.
 
     Raises:
+        FileError: a config file is missing.
         ValueError: the folder holds runs of other settings.
         DataError: there are not that many labelled patients.
     """
+    config_paths([*args.overlays, *getattr(args, "stage1_overlays", [])])
     if args.jobs > 1:
         os.environ["OMP_NUM_THREADS"] = "1"
     out = args.out.absolute()
