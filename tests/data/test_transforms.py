@@ -182,6 +182,12 @@ class TestInPlaneSpacingd:
         made = InPlaneSpacingd("image", pixel_mm)({"image": image})["image"].as_tensor()
         torch.testing.assert_close(made, torch.full_like(made, 5.0))
 
+    def test_missing_key(self) -> None:
+        """A list of transforms that names a key wants it, unless it says that the key may be missing."""
+        with pytest.raises(KeyError, match="image"):
+            InPlaneSpacingd("image", 1.0)({"label": torch.zeros(1)})
+        assert InPlaneSpacingd("image", 1.0, allow_missing_keys=True)({"case": "a"}) == {"case": "a"}
+
 
 LABEL_MAP = {"map": {"0": 0, "101": "L5", "7": "ignore", "102": 3}}
 
@@ -230,6 +236,12 @@ class TestCountedFromTheBack:
         back = self.SPACING.inverse_top_class(torch.cat([made, -made]))
         assert back.shape == (1, 12, 40, 3)
         torch.testing.assert_close(back.affine, self.volume(40).affine)
+
+    def test_inverse_of_parallel_axes_makes_no_volume_of_scores(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Scores of 20 classes in the scan's grid are a hundred times the scan: only a sheared scan needs them."""
+        made = self.SPACING({"image": self.volume(40)})["image"]
+        monkeypatch.setattr(self.SPACING.spacing_transform, "inverse", lambda _: pytest.fail("resampled every class"))
+        self.SPACING.inverse_top_class(torch.cat([made, -made]))
 
 
 class TestCropEmptyd:
@@ -289,7 +301,9 @@ class TestMapLabelValuesd:
     def test_rounds_to_the_nearest_whole_number(self) -> None:
         """As some programs write labels in floating point."""
         values = torch.tensor([2.9996, 3.0004, 0.0004, -0.0004]).reshape(1, 4, 1, 1)
-        assert MapLabelValuesd("label")({"label": values})["label"].flatten().tolist() == [3, 3, 0, 0]
+        made = MapLabelValuesd("label")({"label": values})["label"]
+        assert made.flatten().tolist() == [3, 3, 0, 0]
+        assert type(made) is torch.Tensor
 
     def label(self, *values: float) -> MetaTensor:
         return MetaTensor(torch.tensor(values).view(1, 1, -1, 1), meta={"filename_or_obj": "mask_1.nii.gz"})
@@ -370,6 +384,8 @@ class TestSaveLabelMapd:
         assert image.get_data_dtype() == np.uint8
         np.testing.assert_array_equal(np.asarray(image.dataobj), values[0].numpy())
         np.testing.assert_allclose(image.affine, self.AFFINE, atol=1e-6)
+        codes = [int(image.header[field]) for field in ("qform_code", "sform_code")]
+        assert codes == [1, 1]  # "scanner": what a file of another format says of itself
 
     def test_is_left_out_by_monai_label(self) -> None:
         assert issubclass(SaveLabelMapd, SaveImaged)

@@ -61,6 +61,7 @@ class TestCaseScores:
         summary = json.loads(path.read_text(encoding="utf-8"))
         assert summary["groups"]["disc"]["dice"] is None  # NaN is no JSON
         assert "NaN" not in path.read_text(encoding="utf-8")
+        assert path.read_text(encoding="utf-8").startswith('{\n "')  # a line a value, for people
         lines = (tmp_path / "new" / "per_case.csv").read_text(encoding="utf-8").splitlines()
         assert lines[0] == "case,class_id,class,dice,iou,hd95_mm,assd_mm"
         rows = pd.read_csv(tmp_path / "new" / "per_case.csv")

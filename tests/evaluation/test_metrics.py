@@ -151,6 +151,12 @@ class TestSurfaceDistances:
         pred[4, :] = True  # a line three rows of 2 mm further down
         assert surface_distances(pred, truth, SPACING) == (6.0, 6.0)
 
+    def test_value_of_the_95th_percentile(self):
+        """A row of 40 predicted pixels lies on the truth; 1 to 38 pixels of the truth run on beyond it."""
+        pred, truth = np.zeros((2, 40, 3), dtype=bool)
+        pred[:2, 1], truth[:, 1] = True, True
+        assert surface_distances(pred, truth, (1.0, 1.0))[0] == pytest.approx(np.percentile([0, *range(39)], 95))
+
     def test_twin(self, labels):
         pred, truth = (a == 3 for a in labels)
         points = [np.argwhere(m & ~binary_erosion(m)) * SPACING for m in (pred, truth)]
@@ -238,3 +244,18 @@ class TestVolumeScores:
         torch.testing.assert_close(metric.get_buffer(), rows, equal_nan=True)
         metric(truth, truth)  # without a number it is another one
         assert len(metric.get_buffer()) == 3
+
+    def test_rows_follow_the_numbers(self) -> None:
+        """Those without a number first, all of them; of the others each once."""
+        truth = torch.tensor([[0, 1, 2, 3]])
+        metric = VolumeScores(N)
+        for volume, pred in (
+            (2, [0, 1, 2, 0]),
+            (0, [0, 1, 0, 3]),
+            (1, [0, 0, 2, 3]),
+            (0, [0, 1, 0, 3]),
+            *[(-1, [0, 1, 2, 3])] * 2,
+        ):
+            metric(torch.tensor([pred]), truth, volume=volume)
+        expected = [[1, 1, 1], [1, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 0]]
+        assert metric.get_buffer()[:, :3].tolist() == expected

@@ -61,6 +61,9 @@ class TestRandomBox:
             corners.add((int(rows.min()), int(columns.min())))
         assert corners == {(top, left) for top in range(5) for left in range(3)}
 
+    def test_is_a_pixel_at_least(self) -> None:
+        assert random_box(torch.zeros(4, 4), 0.1).sum() == 1
+
     def test_follows_the_generator(self) -> None:
         """Which a checkpoint keeps, so that a resumed run draws the boxes of the whole run."""
         image, state = torch.zeros(8, 8), torch.get_rng_state()

@@ -236,6 +236,16 @@ class TestOrderedLevelEvidenceFusion:
         ]
         assert torch.equal(*results)
 
+    @pytest.mark.parametrize("level", [2, 3])
+    def test_value_a_vertebra_alone_has_the_level_of_its_map(self, level: int) -> None:
+        tissue = torch.tensor([0, 2, 2, 2, 0])[:, None].expand(5, 4)  # (H, W) types
+        logits = 8 * (GROUPS[:, None, None] == tissue).float()[None]
+        maps = torch.zeros(1, 6, 5, 4)
+        maps[:, level, 1:4] = 0.5
+        evidence = PromptEvidence(maps, torch.zeros(1, 5, 4, dtype=torch.int64))
+        result = ordered_level_evidence_fusion(logits, evidence, groups=GROUPS, chain=CHAIN)
+        assert result[0, :, 1].tolist() == [0, level, level, level, 0]
+
     def test_value_maps_decide_where_the_teacher_cannot(self) -> None:
         """The teacher sees two vertebrae with a disc between them and knows no names; the maps know one of them."""
         tissue = torch.tensor([0, 2, 2, 2, 3, 2, 2, 2, 0])[:, None].expand(9, 4)  # (H, W) types

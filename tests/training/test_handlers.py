@@ -119,6 +119,13 @@ class TestEMATeacher:
         engine.run([0])
         assert teacher.weight.item() == pytest.approx(0.8)
 
+    def test_decay_by_default(self) -> None:
+        """Once warmed up, the teacher takes a hundredth of the student."""
+        student, teacher = nn.Linear(1, 1), nn.Linear(1, 1)
+        nn.init.zeros_(student.weight), nn.init.ones_(teacher.weight)
+        EMATeacher(student, teacher, first_step=1000)(Engine(lambda e, b: None))
+        assert teacher.weight.item() == pytest.approx(0.99)
+
     @pytest.mark.parametrize("buffers", ["batch", "copy"])
     def test_buffers(self, buffers: str) -> None:
         student, teacher = nn.BatchNorm1d(2), nn.BatchNorm1d(2)

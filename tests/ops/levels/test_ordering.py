@@ -93,6 +93,13 @@ class TestSpineRows:
             assert disc.max() - disc.min() <= 2  # of the row it crosses the line at, rounding remains
             assert (disc - (40 + place / (1 + slope**2) ** 0.5)).abs().max() <= 1.5
 
+    def test_value_the_line_is_not_drawn_to_the_edge(self) -> None:
+        """A thin line far from column 0: a pixel on it has its own row."""
+        y = torch.arange(64)
+        weight = torch.zeros(1, 64, 1024)
+        weight[0, y, 960 + y - 32] = 1.0
+        assert (spine_rows(weight)[0, y, 960 + y - 32] - y).abs().max() <= 1
+
     def test_value_empty(self) -> None:
         rows = spine_rows(torch.zeros(1, 7, 5))
         assert torch.equal(rows, torch.arange(7)[:, None].expand(1, 7, 5))
@@ -372,8 +379,9 @@ class TestPooled:
 
 class TestOrderProbabilities:
     @pytest.mark.parametrize("pooled", [False, True])
-    def test_arg_max_is_the_decoded_label_map(self, pooled: bool) -> None:
-        logits = noisy(3)
+    @pytest.mark.parametrize("noise", [0.1, 2.0])
+    def test_arg_max_is_the_decoded_label_map(self, pooled: bool, noise: float) -> None:
+        logits = noisy(3, noise)
         probs = logits.softmax(1)
         ordered = order_probabilities(probs, logits, groups=GROUPS, chain=CHAIN, pooled=pooled)
         assert torch.equal(ordered.argmax(1), decode(logits, pooled=pooled))

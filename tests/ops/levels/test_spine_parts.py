@@ -120,6 +120,13 @@ class TestPartsAway:
         label[45:53, 150:160] = 0
         assert off_spine(label, columns_of(1.0))[1] == 1
 
+    @pytest.mark.parametrize(("column", "parts"), [(10, 0), (60, 1)])
+    def test_line_of_one_structure_is_straight(self, column: int, parts: int) -> None:
+        """A vertebra alone has no direction of its own: what lies above it is on its line, what lies beside is not."""
+        label = np.zeros((80, 260, 9), np.uint8)
+        label[10:26, 100, 3:6], label[column : column + 10, 160, 3:6] = L4, L4
+        assert removed(label)[1] == parts
+
     def test_the_largest_part_is_the_spine(self) -> None:
         label = np.zeros((80, 260, 10), np.uint8)
         label[60:63, 10:13, 1:3] = L4
