@@ -71,9 +71,17 @@ def write_dicom(
 
 
 def enhanced(
-    path: Path, places: list[float], echoes: list[float] | None = None, turned: int | None = None, shift: float = 0.0
+    path: Path,
+    places: list[float],
+    echoes: list[float] | None = None,
+    turned: int | None = None,
+    shift: float = 0.0,
+    study: str = "",
 ) -> Path:
-    """An enhanced MR file with frames at some left-right places in mm; every frame holds 100 + 10 x its place."""
+    """An enhanced MR file with frames at some left-right places in mm; every frame holds 100 + 10 x its place.
+
+    It is of a study of its own, and so of another patient than the others of a batch, unless one is given.
+    """
     pydicom = pytest.importorskip("pydicom", reason="requirements-dicom.txt")
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.sequence import Sequence
@@ -89,9 +97,9 @@ def enhanced(
     file = Dataset()
     file.file_meta = meta
     file.SOPClassUID = meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4.1"
-    study = f"1.2.826.0.1.{zlib.crc32(str(path).encode())}"  # files of a batch are of different patients
-    file.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = f"{study}.5"
-    file.StudyInstanceUID, file.SeriesInstanceUID, file.Modality = study, f"{study}.1", "MR"
+    own = f"1.2.826.0.1.{zlib.crc32(str(path).encode())}"
+    file.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = f"{own}.5"
+    file.StudyInstanceUID, file.SeriesInstanceUID, file.Modality = study or own, f"{own}.1", "MR"
     file.SeriesNumber, file.PatientName = 7, "Doe^Jane"
     file.Rows, file.Columns, file.NumberOfFrames = 8, 10, len(places)
     file.SamplesPerPixel, file.PhotometricInterpretation, file.PixelRepresentation = 1, "MONOCHROME2", 0

@@ -220,6 +220,7 @@ class TestCountedFromTheBack:
         found = self.SPACING({"image": volume})["image"]
         torch.testing.assert_close(found.as_tensor(), expected.as_tensor(), atol=1e-5, rtol=0)
         torch.testing.assert_close(found.affine, expected.affine)
+        torch.testing.assert_close(found.affine[:, 2], volume.affine[:, 2])  # slices lie where they lay
 
     def test_narrow_is_unchanged(self) -> None:
         volume = self.volume(20)

@@ -387,6 +387,14 @@ class TestOrderProbabilities:
         assert torch.equal(ordered.argmax(1), decode(logits, pooled=pooled))
         assert torch.allclose(ordered.sum(1), torch.ones(2, 96, 48), atol=1e-5)
 
+    def test_arg_max_where_the_first_type_has_several_classes(self) -> None:
+        """Also in the middle of a structure, far from all others."""
+        groups, chain = torch.tensor([0, 1, 1, 2, 2]), torch.tensor([1, 3, 2, 4])
+        label = torch.tensor([0] * 3 + [4] * 3 + [2] * 9 + [3] * 3 + [1] * 9)[None, :, None].repeat(1, 1, 12)
+        logits = 6.0 * F.one_hot(label, 5).movedim(-1, 1).float()
+        ordered = order_probabilities(logits.softmax(1), logits, groups=groups, chain=chain)
+        assert torch.equal(ordered.argmax(1), label)
+
     @pytest.mark.parametrize("chain", [CHAIN, WITHOUT_SACRUM])
     def test_resampled_as_if_sought_everywhere(self, chain: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
         probs = noisy(5, 1.0).softmax(1)
