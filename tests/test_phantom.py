@@ -46,6 +46,33 @@ class TestDrawSpine:
         assert t12.max() > l3.min()
 
 
+class TestAnomalies:
+    """The lumbosacral junction of the same patient, with and without transitional anatomy; all above stays."""
+
+    @staticmethod
+    def drawn(anomaly):
+        return draw_spine(np.random.default_rng(5), anomaly)
+
+    def test_sacralised_l5(self):
+        regular, changed = self.drawn(None), self.drawn("sacralised_l5")
+        s1, l5, l4 = (NAMES.index(name) for name in ("S1", "L5", "L4"))
+        assert changed.gap[s1] < 0.4 * regular.gap[s1]
+        assert changed.half_width[l5] > 1.5 * regular.half_width[l5]
+        np.testing.assert_array_equal(changed.gap[l4:], regular.gap[l4:])
+
+    def test_lumbarised_s1(self):
+        regular, changed = self.drawn(None), self.drawn("lumbarised_s1")
+        s2, s1, l5 = (NAMES.index(name) for name in ("S2", "S1", "L5"))
+        assert changed.gap[s2] > 3 * regular.gap[s2]
+        assert changed.half_width[s1] < 0.6 * regular.half_width[s1]
+        np.testing.assert_array_equal(changed.gap[l5:], regular.gap[l5:])
+
+    def test_is_seen_in_the_labels(self):
+        whole, disc = (make_phantom(0, 1, **SMALL, anomaly=a)[1] for a in (None, "sacralised_l5"))
+        low = TABLE.id_of("L5/S")
+        assert np.isin(disc, [low]).sum() < 0.6 * np.isin(whole, [low]).sum()
+
+
 class TestScanner:
     def test_value(self):
         late = Scanner(echo=1.5)
@@ -79,6 +106,8 @@ class TestMakePhantom:
     def test_exception(self):
         with pytest.raises(ValueError, match="contrast must be one of t2, t1, got 'flair'"):
             make_phantom(0, 0, contrast="flair")
+        with pytest.raises(ValueError, match="anomaly must be one of sacralised_l5, lumbarised_s1, got 'scoliosis'"):
+            make_phantom(0, 0, anomaly="scoliosis")
         with pytest.raises(ValueError, match=r"scanner must be one of tse_1\.5t, .*, got 'ct'"):
             make_phantom(0, 0, scanner="ct")
         with pytest.raises(ValueError, match="must be positive"):

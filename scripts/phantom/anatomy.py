@@ -35,6 +35,14 @@ BODIES: dict[str, tuple[float, float, float, float, float]] = {
     "T4": (18.5, 23.0, 14.0, 3.6, -26.0),
     "T3": (18.0, 22.0, 13.5, 3.5, -24.0),
 }
+ANOMALIES: dict[str, dict[str, tuple[float, float, float, float, float]]] = {
+    # L5 grown together with the sacrum: the disc L5/S is rudimentary, and the body as broad as S1
+    "sacralised_l5": {"S1": (29.0, 32.0, 52.0, 2.4, 7.0), "L5": (28.0, 33.0, 46.0, 10.5, -6.0)},
+    # S1 as a sixth lumbar vertebra: a full disc S1/S2, and a slender body above it; its label stays the sacrum's
+    "lumbarised_s1": {"S2": (25.0, 29.0, 50.0, 8.5, 14.0), "S1": (28.0, 33.0, 28.0, 10.0, -4.0)},
+}
+"""Lumbosacral transitional anatomy: rows of `BODIES` that replace its own. Ribs are not drawn, so anomalies of the
+twelfth rib cannot be."""
 NAMES = tuple(BODIES)
 S1, L5, L4, L3, L1, T12 = (NAMES.index(name) for name in ("S1", "L5", "L4", "L3", "L1", "T12"))
 CURVE_STEP_MM = 1.0
@@ -81,9 +89,10 @@ class Spine:
         return np.interp(arc, self.centre, values).astype(np.float32)
 
 
-def draw_spine(rng: np.random.Generator) -> Spine:
-    """Draw one patient's spine at random."""
-    height, depth, width, gap, angle = np.array(list(BODIES.values())).T
+def draw_spine(rng: np.random.Generator, anomaly: str | None = None) -> Spine:
+    """Draw one patient's spine at random, with an anomaly of `ANOMALIES` or without."""
+    bodies = BODIES | (ANOMALIES[anomaly] if anomaly else {})
+    height, depth, width, gap, angle = np.array(list(bodies.values())).T
     count = len(NAMES)
     scale = rng.uniform(0.84, 1.16)
     # neighbouring bodies may swap their order of size, so that the size of a body does not tell its level

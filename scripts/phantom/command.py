@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from .anatomy import ANOMALIES
 from .scanners import SCANNERS
 from .write import write_phantoms
 
@@ -21,12 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contrast", choices=("t2", "t1"), default="t2")
     parser.add_argument("--scanner", choices=tuple(SCANNERS), help="all on this one; if not given they take turns")
     parser.add_argument("--mixed-axes", action="store_true", help="store volumes in other axes and slightly oblique")
+    parser.add_argument("--anomaly", choices=tuple(ANOMALIES), help="transitional anatomy of the lumbosacral junction")
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw the volumes and print where the datalist is."""
     counts = {name: getattr(args, name) for name in ("labelled", "unlabelled", "validation", "test", "seed")}
-    drawing = {name: getattr(args, name) for name in ("pixel_mm", "contrast", "scanner", "mixed_axes")}
+    drawing = {name: getattr(args, name) for name in ("pixel_mm", "contrast", "scanner", "mixed_axes", "anomaly")}
     drawing["shape_hw"] = tuple(args.shape)
     print(write_phantoms(args.folder, **counts, **drawing))
     return 0

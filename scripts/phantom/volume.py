@@ -8,7 +8,7 @@ from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from .anatomy import draw_spine
+from .anatomy import ANOMALIES, draw_spine
 from .appearance import paint_volume
 from .coordinates import locate
 from .outlines import draw_labels, draw_shapes
@@ -20,12 +20,16 @@ ORIENTATIONS = ("PIR", "PSR", "AIL", "ASR", "RPI", "LAS", "IPL", "SAR")
 """Axis codes that scanners and converters leave sagittal volumes in; the first is used unless they are mixed."""
 
 
-def check_drawing(shape_hw: tuple[int, int], pixel_mm: float, contrast: str, scanner: str | None) -> None:
+def check_drawing(
+    shape_hw: tuple[int, int], pixel_mm: float, contrast: str, scanner: str | None, anomaly: str | None
+) -> None:
     """Check the settings of :func:`make_phantom`; a ValueError as there."""
     if contrast not in TISSUES:
         raise ValueError(f"contrast must be one of {', '.join(TISSUES)}, got {contrast!r}")
     if scanner is not None and scanner not in SCANNERS:
         raise ValueError(f"scanner must be one of {', '.join(SCANNERS)}, got {scanner!r}")
+    if anomaly is not None and anomaly not in ANOMALIES:
+        raise ValueError(f"anomaly must be one of {', '.join(ANOMALIES)}, got {anomaly!r}")
     if len(shape_hw) != 2 or min(shape_hw) < 1 or pixel_mm <= 0:
         raise ValueError(f"shape_hw (two numbers) and pixel_mm must be positive, got {shape_hw} and {pixel_mm}")
 
@@ -39,6 +43,7 @@ def make_phantom(
     contrast: str = "t2",
     scanner: str | None = None,
     mixed_axes: bool = False,
+    anomaly: str | None = None,
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.float64]]:
     """Make one synthetic sagittal spine volume with its label map.
 
@@ -52,6 +57,7 @@ def make_phantom(
         contrast: "t2" or "t1".
         scanner: name in `SCANNERS`; None: the volumes of a set alternate between all.
         mixed_axes: store the array in a random orientation, slightly oblique, instead of straight PIR.
+        anomaly: name in `ANOMALIES`, lumbosacral transitional anatomy; None for regular spines.
 
     Returns:
         image: int16, (W, H, S) with axes PIR (array axes run to the back, downwards, to the right) unless mixed.
@@ -59,12 +65,12 @@ def make_phantom(
         affine: (4, 4) from array index to mm in RAS.
 
     Raises:
-        ValueError: unknown contrast or scanner, or a shape or pixel size that is not positive.
+        ValueError: unknown contrast, scanner or anomaly, or a shape or pixel size that is not positive.
     """
-    check_drawing(shape_hw, pixel_mm, contrast, scanner)
+    check_drawing(shape_hw, pixel_mm, contrast, scanner, anomaly)
     # separate generators, so that the anatomy depends neither on the contrast nor on the scanner
     patient, view, tissue = (np.random.default_rng([seed, index, part]) for part in range(3))
-    spine = draw_spine(patient)
+    spine = draw_spine(patient, anomaly)
     slices = int(view.integers(SLICES[0], SLICES[1] + 1))
     bottom = spine.scale * (view.uniform(12, 95) if view.random() < 0.92 else view.uniform(-60, -5))
     down = bottom + pixel_mm * (np.arange(shape_hw[0]) - shape_hw[0] + 0.5)

@@ -60,7 +60,7 @@ def write_phantoms(
         raise ValueError(f"unknown settings {', '.join(unknown)}; phantoms know {', '.join(defaults)}")
     settings = {"version": DRAWING_VERSION, "seed": seed, **defaults, **drawing}
     # before anything is removed or written
-    check_drawing(settings["shape_hw"], settings["pixel_mm"], settings["contrast"], settings["scanner"])
+    check_drawing(**{name: settings[name] for name in ("shape_hw", "pixel_mm", "contrast", "scanner", "anomaly")})
     folder = Path(folder)
     total = sum(counts.values())
     _draw_missing(folder, range(1, total + 1), settings, seed, drawing)
