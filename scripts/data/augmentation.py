@@ -17,7 +17,8 @@ class BatchAugmentation:
     """Random affine and elastic deformation and intensity augmentation, with parameters per sample.
 
     MONAI's random transforms work on one slice at a time and would here cost more than the network. There is no
-    flipping.
+    flipping. The kinds are those of nnU-Net (Isensee et al., nnU-Net: a self-configuring method for deep learning-based
+    biomedical image segmentation, Nature Methods 2021), and a bias field.
 
     Args:
         rotate_degrees: rotation within ±this angle.
@@ -27,7 +28,11 @@ class BatchAugmentation:
         elastic_nodes: nodes of the displacement field along (H, W).
         contrast: factor of the grey values within 1 ± this.
         brightness: shift of the grey values within ± this (standard deviations of the volume).
-        gamma: exponent on the grey values scaled to [0, 1], within exp(± this).
+        gamma: exponent on the grey values scaled to [0, 1], within exp(± this); for half of the slices counted from
+            white instead of black.
+        bias: standard deviation of the logarithm of a smooth field that multiplies the scaled grey values; 0 for none.
+        bias_nodes: nodes of that field along (H, W).
+        blur: largest weight of the slice averaged over 3 x 3 pixels beside itself, in [0, 1].
         noise: largest standard deviation of added Gaussian noise.
         seed: seed and step fix all random draws, so that a resumed run repeats those of an unbroken one. Noise is drawn
             on the batch's device: a GPU draws other numbers than a CPU.
@@ -48,6 +53,9 @@ class BatchAugmentation:
         contrast: float = 0.25,
         brightness: float = 0.25,
         gamma: float = 0.3,
+        bias: float = 0.0,
+        bias_nodes: tuple[int, int] = (4, 3),
+        blur: float = 0.0,
         noise: float = 0.1,
         seed: int = 0,
         rank: int = 0,
@@ -57,6 +65,7 @@ class BatchAugmentation:
         self.shift = (shift, shift) if isinstance(shift, float | int) else tuple(shift)
         self.elastic_px, self.elastic_nodes = elastic_px, tuple(elastic_nodes)
         self.contrast, self.brightness, self.gamma, self.noise = contrast, brightness, gamma, noise
+        self.bias, self.bias_nodes, self.blur = bias, tuple(bias_nodes), blur
         self.seed, self.rank, self.ranks = seed, rank, ranks
 
     def __call__(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
@@ -95,20 +104,29 @@ class BatchAugmentation:
         grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
         if self.elastic_px > 0:
             nodes = self._own(torch.randn, batch, 2, *self.elastic_nodes, generator=generator) * self.elastic_px
-            field = F.interpolate(nodes, size=(height, width), mode="bicubic", align_corners=True)
+            field = _smooth(nodes, size)
             grid = grid + field.permute(0, 2, 3, 1) * torch.tensor([2 / width, 2 / height])
         return grid
 
     def grey_values(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """Random gamma, contrast, brightness and Gaussian noise; (B, 1, H, W) in and out."""
+        """Random gamma, bias field, blur, contrast, brightness and Gaussian noise; (B, 1, H, W) in and out."""
 
         def uniform(bound: float) -> Tensor:
             draws = (2 * self._own(torch.rand, image.shape[0], 1, 1, 1, generator=generator) - 1) * bound
             return draws.to(image.device, non_blocking=True)
 
         low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
-        unit = (image - low) / (high - low).clamp_min(1e-6)
-        image = low + (high - low) * unit.clamp(0, 1) ** uniform(self.gamma).exp()
+        unit = ((image - low) / (high - low).clamp_min(1e-6)).clamp(0, 1)
+        from_white = uniform(1.0) > 0
+        unit = torch.where(from_white, 1 - unit, unit) ** uniform(self.gamma).exp()
+        unit = torch.where(from_white, 1 - unit, unit)
+        if self.bias > 0:
+            nodes = self._own(torch.randn, image.shape[0], 1, *self.bias_nodes, generator=generator) * self.bias
+            unit = unit * _smooth(nodes, image.shape[-2:]).exp().to(image.device, non_blocking=True)
+        image = low + (high - low) * unit
+        if self.blur > 0:
+            blurred = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
+            image = image + uniform(self.blur).abs() * (blurred - image)
         image = image * (1 + uniform(self.contrast)) + uniform(self.brightness)
         noise = self._normal(image, generator)
         return image + uniform(self.noise).abs() * noise
@@ -125,6 +143,11 @@ class BatchAugmentation:
     ) -> Tensor:
         """Random numbers (batch, *size) of this process, out of those for the batch of all processes."""
         return draw(self.ranks * batch, *size, generator=generator, device=device)[self.rank * batch :][:batch]
+
+
+def _smooth(nodes: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Field (B, C, H, W) through values at nodes (B, C, h, w), which span the slice to its corners."""
+    return F.interpolate(nodes, size=tuple(size), mode="bicubic", align_corners=True)
 
 
 def warp(image: Tensor, grid: Tensor) -> Tensor:

@@ -116,6 +116,39 @@ class TestBatchAugmentation:
         BatchAugmentation()({"labelled": made}, 0)
         assert all(torch.equal(made[name], before[name]) for name in before)
 
+    def test_bias_is_a_smooth_factor_of_the_scaled_grey_values(self) -> None:
+        image = torch.rand(3, 1, 64, 32) + 0.5
+        augment = BatchAugmentation(**NOTHING, bias=0.3)
+        made = augment.grey_values(image, torch.Generator().manual_seed(1))
+        low, high = (f(image, (1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+        field = ((made - low) / (image - low).clamp_min(1e-6)).log()[(image - low > 0.05 * (high - low))]
+        assert 0.1 < field.std() < 0.5
+        steps = (made - low).clamp_min(1e-6).log().diff(dim=2) - (image - low).clamp_min(1e-6).log().diff(dim=2)
+        assert steps[image[:, :, 1:] - low > 0.2].abs().median() < 0.1
+
+    def test_blur_is_a_mean_of_neighbours(self) -> None:
+        """A single bright pixel keeps 1 - 8 w / 9 of its height above the others, w < the largest weight."""
+        image = torch.zeros(50, 1, 9, 9)
+        image[:, :, 4, 4] = 9.0
+        made = BatchAugmentation(**NOTHING, blur=0.6).grey_values(image, torch.Generator().manual_seed(0))
+        weight = made[:, 0, 4, 3]
+        torch.testing.assert_close(made[:, 0, 4, 4], 9 - 8 * weight)
+        torch.testing.assert_close(made.sum((1, 2, 3)), torch.full((50,), 9.0))
+        assert 0 <= weight.min() < 0.05
+        assert 0.5 < weight.max() <= 0.6
+
+    def test_gamma_counts_from_black_or_from_white(self) -> None:
+        """The value at half the range moves up as often by the one as down by the other."""
+        image = torch.tensor([0.0, 0.5, 1.0]).repeat(400, 1, 1, 1)
+        made = BatchAugmentation(**{**NOTHING, "gamma": 0.7}).grey_values(image, torch.Generator().manual_seed(0))
+        assert torch.equal(made[..., [0, 2]], image[..., [0, 2]])
+        moved = made[:, 0, 0, 1]
+        assert moved.median() == pytest.approx(0.5, abs=0.03)
+        least = 0.5 ** torch.tensor(0.7).exp()
+        assert least - 1e-4 <= min(moved.min(), 1 - moved.max())
+        assert 1 - moved.min() > 0.7
+        assert moved.max() > 0.7
+
     def test_image_label_and_maps_stay_aligned(self) -> None:
         moved = []
         for step in range(10):
