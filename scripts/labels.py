@@ -121,6 +121,13 @@ class ClassTable:
         """The classes that have a place in the chain, lowest structure first."""
         return tuple(sorted((c for c in self.classes if c.chain is not None), key=lambda c: c.chain or 0))
 
+    @cached_property
+    def judged_levels(self) -> tuple[int, ...]:
+        """Ids of the vertebrae by which a case's levels are called right: L1 to L5, where a table has no such all."""
+        vertebrae = [c.id for c in self.chain if c.group == "vertebra"]
+        lumbar = [c for c in vertebrae if re.fullmatch(r"L[1-5]", self.names[c])]
+        return tuple(lumbar or vertebrae)
+
     def group(self, group: str) -> tuple[int, ...]:
         """Ids of the classes of one group."""
         return tuple(c.id for c in self.classes if c.group == group)

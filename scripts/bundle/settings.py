@@ -14,7 +14,7 @@ from ..data.datalist import DataError
 from ..files import StorageError, as_storage_error
 
 ROOT = Path(__file__).resolve().parents[2]
-LEVELS = ("decoded", "raw")
+LEVELS = ("named", "decoded", "raw")
 """Names of the levels that a label map may have."""
 COUNTS = ("max_epochs", "iters_per_epoch", "batch_size", "unlabelled_batch_size", "val_interval")
 
@@ -75,7 +75,7 @@ def _check_positive(key: str, value: Any) -> None:
 
 def _check_levels(key: str, value: Any) -> None:
     if value not in LEVELS:
-        raise DataError(f"--{key} must be {' or '.join(LEVELS)}, got {value!r}")
+        raise DataError(f"--{key} must be one of {', '.join(LEVELS)}, got {value!r}")
 
 
 def _is_count(value: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch.distributed
+from scipy.stats import binomtest
 
 from ..files import write_whole
 from ..labels import ClassTable
@@ -21,6 +22,8 @@ from .metrics import LabelArray, confusion_matrix, level_agnostic_dice, missed, 
 
 MEASURES = ("dice", "iou", "hd95_mm", "assd_mm")
 COUNTS = ("missed", "spurious", "wrong_level")
+RIGHT = 0.5
+"""Dice of a structure from which its level is right."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,11 @@ class CaseScore:
     rows: list[dict[str, Any]]
     level_agnostic_dice: dict[str, float]
     mistakes: dict[str, list[int]]
+
+    def levels_right(self, judged: Sequence[int]) -> bool | None:
+        """Whether every judged structure of the truth has a Dice above `RIGHT`; None where the truth has none."""
+        dice = [row["dice"] for row in self.rows if row["class_id"] in judged and not math.isnan(row["dice"])]
+        return all(of > RIGHT for of in dice) if dice else None
 
 
 class CaseScores:
@@ -132,7 +140,22 @@ class CaseScores:
             "per_class": {c.name: self._class_summary(cases, c.id) for c in self.table.foreground},
             "groups": {group: self._group_summary(cases, group) for group in self.table.groups},
             "level_agnostic_dice": {g: _mean(c.level_agnostic_dice[g] for c in cases) for g in groups},
+            **self._levels_right(cases),
             **{kind: sum(len(c.mistakes[kind]) for c in cases) for kind in COUNTS},
+        }
+
+    def _levels_right(self, cases: list[CaseScore]) -> dict[str, Any]:
+        """Share of cases whose levels are all right, its 95 % interval (Wilson), mean Dice of these and of others."""
+        right = [(c, of) for c in cases if (of := c.levels_right(self.table.judged_levels)) is not None]
+        count = sum(of for _, of in right)
+        interval = binomtest(count, len(right)).proportion_ci(method="wilson") if right else (math.nan, math.nan)
+        return {
+            "levels_right": count / len(right) if right else math.nan,
+            "levels_right_interval": [float(bound) for bound in interval],
+            **{
+                f"mdice_levels_{word}": _mean(_mean(row["dice"] for row in c.rows) for c, of in right if of is wanted)
+                for word, wanted in (("right", True), ("wrong", False))
+            },
         }
 
     def _class_summary(self, cases: list[CaseScore], class_id: int) -> dict[str, Any]:
@@ -166,4 +189,6 @@ def _without_nan(value: Any) -> Any:
     """Replace NaN by None, since JSON has no NaN."""
     if isinstance(value, dict):
         return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value

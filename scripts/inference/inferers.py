@@ -127,8 +127,8 @@ class SlicewiseInferer(SliceInferer):
 
     Args:
         statistics: see `scripts.ops.batch_norm`; for "volume", `sw_batch_size` should reach the number of slices.
-        order: probabilities (S, N, H, W) of a volume's slices -> the same with levels in anatomical order, see
-            `scripts.ops.levels.ordering.order_predictions`; None for no decoding.
+        orders: each probabilities (S, N, H, W) of a volume's slices -> the same with levels in anatomical order, as
+            `scripts.ops.levels.ordering.order_predictions` or `scripts.ops.levels.naming.ChainNaming`.
         labelled: ids of the classes that training labels contained; None for all. A network that never saw a label of
             the others tells them from background by chance alone: their scores are added to the background's.
         args: as `SliceInferer`; `spatial_dim` is 2.
@@ -142,16 +142,16 @@ class SlicewiseInferer(SliceInferer):
         self,
         *args: Any,
         statistics: str = "running",
-        order: Callable[[Tensor], Tensor] | None = None,
+        orders: Sequence[Callable[[Tensor], Tensor]] = (),
         labelled: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.statistics, self.order, self.labelled = statistics, order, labelled
+        self.statistics, self.orders, self.labelled = statistics, orders, labelled
         self.width = int(self.roi_size[1])
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Return logits (B, N, H, W, S); with `order` (B, 2N, H, W, S), logits and decoded log-probabilities."""
+        """Return logits (B, N, H, W, S), and behind them N log-probabilities of each of the `orders`."""
         slide = super().__call__
 
         def run(volume: Tensor) -> Any:
@@ -163,10 +163,10 @@ class SlicewiseInferer(SliceInferer):
             return torch.cat([self._around_spine(volume, run) for volume in inputs.split(1)])
 
     def _decoded(self, logits: Tensor) -> Tensor:
-        return logits if self.order is None else append_decoded(logits, self.order)
+        return append_decoded(logits, self.orders)
 
     def _around_spine(self, volume: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """Result (1, N or 2N, H, W, S) for a volume (1, 1, H, W, S) that is wider than the window."""
+        """Result (1, N and more, H, W, S) for a volume (1, 1, H, W, S) that is wider than the window."""
         columns = torch.arange(self.width, device=volume.device)
         last = volume.shape[3] - self.width
 
@@ -236,15 +236,15 @@ class SavedProbabilities(Inferer):
 
     Args:
         folder: holds `<case>.npz` with `probabilities` (N, S, H, W), as nnU-Net saves them.
-        order: see `SlicewiseInferer`.
+        orders: see `SlicewiseInferer`.
     """
 
-    def __init__(self, folder: str | Path, order: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, folder: str | Path, orders: Sequence[Callable[[Tensor], Tensor]] = ()) -> None:
         super().__init__()
-        self.folder, self.order = Path(folder), order
+        self.folder, self.orders = Path(folder), orders
 
     def __call__(self, inputs: Tensor, network: nn.Module, case: Sequence[str], *args: Any, **kwargs: Any) -> Tensor:
-        """Return log-probabilities (1, N, H, W, S) for the slices (1, 1, H, W, S) of a case; with `order` (1, 2N, ...).
+        """Return log-probabilities (1, N, H, W, S) for the slices (1, 1, H, W, S) of a case; and those of the `orders`.
 
         Raises:
             ValueError: the file is missing, or of another shape.
@@ -260,10 +260,13 @@ class SavedProbabilities(Inferer):
                 f"{tuple(kept.shape[2:])}; predict the case anew"
             )
         logits = kept.to(inputs.device).clamp_min(1e-6).log()
-        return logits if self.order is None else append_decoded(logits, self.order)
+        return append_decoded(logits, self.orders)
 
 
-def append_decoded(logits: Tensor, order: Callable[[Tensor], Tensor]) -> Tensor:
-    """Logits (B, N, H, W, S) -> (B, 2N, H, W, S): logits, then the decoded log-probabilities."""
-    ordered = [order(volume.float().softmax(0).movedim(-1, 0)).movedim(0, -1) for volume in logits]
-    return torch.cat([logits, torch.stack(ordered).clamp_min(1e-6).log().to(logits.dtype)], 1)
+def append_decoded(logits: Tensor, orders: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+    """Logits (B, N, H, W, S) -> (B, (1 + len(orders)) N, H, W, S): logits, then log-probabilities by each order."""
+    if not orders:
+        return logits
+    probs = logits.float().softmax(1).movedim(-1, 1)  # (B, S, N, H, W)
+    ordered = [torch.stack([order(volume) for volume in probs]).movedim(1, -1) for order in orders]
+    return torch.cat([logits, *(of.clamp_min(1e-6).log().to(logits.dtype) for of in ordered)], 1)

@@ -17,6 +17,7 @@ from ..data.check.grid import grid_of
 from ..data.output_folder import OutputFolder
 from ..data.transforms import result_name, source_of
 from ..labels import ClassTable
+from ..ops.levels.naming import ChainNaming
 from ..ops.levels.report import base_confidence, level_evidence
 from ..ops.levels.spine_parts import off_spine
 from ..ops.levels.structures import as_volume, field_of, measure
@@ -31,31 +32,43 @@ FLAGS = ("size", "neighbours", "overlap", "order", "cut above")
 class LevelEvidenced(MapTransform):
     """Keep what the network itself says about the levels, on its own grid, before its scores become a label map.
 
-    Takes predictions by `SlicewiseInferer` with `order`, before `ChooseLevelsd`. Adds `level_evidence`: the `evidence`
+    Takes predictions by `SlicewiseInferer` with `orders`, before `ChooseLevelsd`. Adds `level_evidence`: the `evidence`
     of each class and the `findings` of `scripts.ops.levels.report.level_evidence`, the `field` that the scan shows
     without borders of zeros, and `level_disagreement`, the share in [0, 1] of foreground pixels with another class
     before decoding; 1 without foreground.
 
     Args:
-        keys: predictions (2N, H, W, S).
+        keys: predictions ((1 + number of orders) N, H, W, S).
         image_key: preprocessed scan (1, H, W, S) with meta data.
         table: the classes.
         chain: class ids from the lowest structure upwards.
+        order: number of the order whose levels are written, from 0.
+        naming: gives the posterior of the names, if they are those of the cohort's geometry; else None.
     """
 
-    def __init__(self, keys: KeysCollection, image_key: str, table: ClassTable, chain: Sequence[int]) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str,
+        table: ClassTable,
+        chain: Sequence[int],
+        order: int = 0,
+        naming: ChainNaming | None = None,
+    ) -> None:
         super().__init__(keys)
         self.image_key, self.table, self.chain = image_key, table, chain
+        self.order, self.naming = order, naming
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the evidence."""
         d, image = dict(data), data.get(self.image_key)
         for key in self.key_iterator(d):
-            logits, ordered = convert_to_tensor(d[key], track_meta=False).float().movedim(-1, 0).chunk(2, 1)
-            label = ordered.argmax(1)
-            evidence, findings = level_evidence(logits.softmax(1), label, self.table, self.chain)
+            parts = convert_to_tensor(d[key], track_meta=False).float().movedim(-1, 0).split(self.table.num_classes, 1)
+            probs, label = parts[0].softmax(1), parts[1 + self.order].argmax(1)
+            posterior = None if self.naming is None else self.naming.confidence(probs)
+            evidence, findings = level_evidence(probs, label, self.table, self.chain, posterior)
             found = label > 0
-            other = (logits.argmax(1) != label)[found].float().mean() if found.any() else 1.0
+            other = (probs.argmax(1) != label)[found].float().mean() if found.any() else 1.0
             field = field_of(image.shape[1:], image.affine.cpu().numpy()) if isinstance(image, MetaTensor) else None
             d[EVIDENCE] = {
                 "evidence": evidence,

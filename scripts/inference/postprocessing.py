@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,31 +22,33 @@ UNLIKE = "unlike_training"
 
 
 class ChooseLevelsd(MapTransform):
-    """Select the decoded or the raw half (N, ...) of a prediction by `SlicewiseInferer` with `order` (2N, ...).
+    """Select one of the read-outs (N, ...) of a prediction by `SlicewiseInferer` with `orders`.
 
     Args:
         keys: predictions.
-        levels: "decoded", or "raw" for a prediction that holds the network's logits alone.
-        raw_key: key for the raw logits if `levels` is "decoded"; None drops them.
+        levels: the read-out to keep under the key, "raw" or one of `orders`.
+        orders: names of the inferer's orders, whose read-outs lie behind the raw logits.
+        kept: read-outs that get a key of their own name, too.
 
     Raises:
         ValueError: unknown levels.
     """
 
-    def __init__(self, keys: KeysCollection, levels: str, raw_key: str | None = None) -> None:
+    def __init__(self, keys: KeysCollection, levels: str, orders: Sequence[str] = (), kept: Sequence[str] = ()) -> None:
         super().__init__(keys)
-        if levels not in ("decoded", "raw"):
-            raise ValueError(f"levels must be 'decoded' or 'raw', got {levels!r}")
-        self.levels, self.raw_key = levels, raw_key
+        self.readouts = ("raw", *orders)
+        for name in (levels, *kept):
+            if name not in self.readouts:
+                raise ValueError(f"levels must be {' or '.join(map(repr, self.readouts))}, got {name!r}")
+        self.levels, self.kept = levels, tuple(kept)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the selected prediction."""
         d = dict(data)
         for key in self.key_iterator(d):
-            if self.levels == "decoded":
-                raw, d[key] = d[key].chunk(2)
-                if self.raw_key:
-                    d[self.raw_key] = raw
+            parts = dict(zip(self.readouts, d[key].split(len(d[key]) // len(self.readouts)), strict=True))
+            d |= {name: parts[name] for name in self.kept}
+            d[key] = parts[self.levels]
         return d
 
 
@@ -56,7 +58,7 @@ class DetectDomainShiftd(MapTransform):
     Comes before `ChooseLevelsd`; adds the list `unlike_training` with one sentence or none.
 
     Args:
-        keys: predictions (N or 2N, H, W, S), raw logits first.
+        keys: predictions (N or more, H, W, S), raw logits first.
         image_key: preprocessed scan (1, H, W, S) with meta data.
         training_ranges: value of `scripts.data.domain_shift.TrainingRanges`; None for no check.
         table: the classes.

@@ -47,6 +47,8 @@ def start_inference(
     made_by: str = "train one with configs/train.yaml",
     input_dir: str = "",
     dicom_seg: bool = False,
+    levels: str = "",
+    naming: str = "",
 ) -> list[Problem]:
     """Check overrides and weights, exclude faulty scans, refuse to replace files, write the label names.
 
@@ -64,6 +66,8 @@ def start_inference(
         made_by: advice in the error if `ckpt_path` is missing.
         input_dir: folder of the scans; if given, an empty list of entries is no error (all may be done already).
         dicom_seg: whether DICOM SEG files are to be written.
+        levels: config id of the read-out of the levels that is written.
+        naming: config id of the `ChainNaming` that "named" needs; "" if there is none.
 
     Returns:
         Errors of the excluded scans, for :func:`finish_inference`.
@@ -79,6 +83,14 @@ def start_inference(
     if not Path(ckpt_path).is_file():
         raise DataError(f"there is no trained network {ckpt_path}; {made_by} or name its folder with --ckpt_dir")
     as_data_error(trained_settings, Path(ckpt_path).parent, class_table)
+    if (
+        naming
+        and as_data_error(component_of, levels) == "named"
+        and as_data_error(component_of, naming).geometry is None
+    ):
+        raise DataError(
+            f"{Path(ckpt_path).parent} holds no geometry of the spine; train again, or add --levels decoded"
+        )
     if network:
         as_data_error(component_of, network)
     else:

@@ -22,11 +22,13 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         f"mDice {percent(summary['mdice'])} %, mIoU {percent(summary['miou'])} %, n = {summary['n_cases']} cases",
         f"Dice % of a group whatever the level: {agnostic}",
         "structures: {missed} missed, {spurious} spurious, {wrong_level} of wrong level".format(**summary),
+        f"levels L5 to L1 right in {percent(summary['levels_right'])} % of the cases",
     ]
-    decoded = summary.get("decoded")
-    if decoded:
-        scores = f"mDice {percent(decoded['mdice'])} %, mIoU {percent(decoded['miou'])} %"
-        lines.append(f"with decoded levels: {scores}, {decoded['wrong_level']} of wrong level")
+    for readout in ("decoded", "named"):
+        if other := summary.get(readout):
+            scores = f"mDice {percent(other['mdice'])} %, mIoU {percent(other['miou'])} %"
+            right = f"levels right in {percent(other['levels_right'])} %"
+            lines.append(f"with {readout} levels: {scores}, {other['wrong_level']} of wrong level, {right}")
     return "\n".join(lines) + "\n\n" + format_table(head, rows)
 
 

@@ -20,9 +20,16 @@ from ..data.cache import MAPS, SliceDataset, VolumeDataset, open_array
 from ..data.datalist import DataError
 from ..evaluation.metrics import mean_dice
 from ..files import whole_file
+from ..labels import IGNORE
+from ..ops.levels.geometry import ChainGeometry
 from ..ops.levels.ordering import decode_order
 from ..ops.precision import autocast
 from ..ops.prompt_map import upsample
+from .cohort import CohortNaming, Seen
+
+logger = logging.getLogger(__name__)
+SURE = 0.9
+"""Probability of a volume's names from which the log counts it as certain."""
 
 
 class PseudoLabelRounds:
@@ -43,6 +50,9 @@ class PseudoLabelRounds:
         device: where the teacher runs.
         amp: in mixed precision, see `scripts.ops.precision`.
         weigh: gives the `gamma` of `label` at each round, see `scripts.training.pseudo_labels`; None leaves its own.
+        cohort: names all volumes of a round together by their geometry, in place of `label`; a slice's pseudo-label is
+            then used in a batch with the probability of its volume's names, else ignored. None, or a cohort whose
+            labels show no landmark: each volume is named by `label`.
         keep_maps: whether a slice that has a pseudo-label comes with its attention maps, too. False where no term of
             the objective reads them: they need not be read from disk, moved to the device and warped.
     """
@@ -59,8 +69,12 @@ class PseudoLabelRounds:
         keep_maps: bool = True,
         amp: bool = False,
         weigh: MeasuredWeight | None = None,
+        cohort: CohortNaming | None = None,
     ) -> None:
         self.teacher, self.dataset, self.label, self.weigh = teacher, dataset, label, weigh
+        self.cohort = cohort
+        self.certainty: list[float] | None = None
+        """Probability of the names of each volume in the latest round; None where none is known."""
         self.folder, self.epochs, self.device = Path(folder), frozenset(epochs), device
         self.inferer, self.keep_maps, self.amp = inferer, keep_maps, amp
         self.epoch = 0
@@ -72,38 +86,52 @@ class PseudoLabelRounds:
         if epoch not in self.epochs or len(self.dataset) == 0 or (prompts is not None and not prompts.available):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._label_share()
+        cohort = self.cohort if self.cohort is not None and self.cohort.fit([]) is not None else None
+        seen = self._label_share(cohort)
         idist.barrier()
+        name, self.certainty = None, None
+        if cohort is not None:
+            seen = gathered(seen)
+            volumes = [seen[case] for case in range(len(self.dataset.data))]
+            geometry = cohort.fit(volumes)
+            assert geometry is not None  # it could be fitted to the labels alone
+            self.certainty = [cohort.certainty(of, geometry) for of in volumes]
+            name = partial(_name, cohort, geometry, volumes)
+            logger.info("names of %d volumes are certain, of %d", sum(c >= SURE for c in self.certainty), len(volumes))
         # A run that is resumed goes on in this round or in the one before; what else lies here is of earlier runs.
         needed = {self._file(epoch), self._file(self.epoch)}
         if idist.get_rank() == 0:
-            self._join_shares(self._file(epoch))
+            self._join_shares(self._file(epoch), name)
             for old in set(self.folder.glob("epoch_*.npy")) - needed:
                 old.unlink()
         idist.barrier()
         self._use(epoch)
 
-    def _label_share(self) -> None:
-        """Label this process's volumes, every `world size`-th, into a file of its own."""
+    def _label_share(self, cohort: CohortNaming | None) -> dict[int, Seen]:
+        """Write this process's volumes, every `world size`-th, into a file of its own: label maps, or types to name."""
         rank, ranks = idist.get_rank(), idist.get_world_size()
         mode = self.teacher.training
         self.teacher.eval()
-        label = self._weighed_label()
+        seen: dict[int, Seen] = {}
+        weight = self._weight(self.label if cohort is None else partial(_named, cohort))
+        label: Callable[..., Any] = self.label if cohort is None else partial(_see, cohort)
+        label = label if weight is None else partial(label, gamma=weight)
         cases = range(rank, len(self.dataset.data), ranks)
         bar = tqdm(cases, desc="pseudo-labels", leave=False, disable=True if rank else None)  # None: on a terminal
-        self._write(self._share(rank), cases, (self._label(case, label) for case in bar))
+        self._write(self._share(rank), cases, (self._label(case, label, seen) for case in bar))
         self.teacher.train(mode)
+        return seen
 
-    def _weighed_label(self) -> Callable[..., Tensor]:
-        """`label` with the weight that this round gives the class prompts; every process finds the same."""
-        prompts, weight = self.dataset.prompt_maps, None
-        if self.weigh is not None and prompts is not None:
-            prompts.build(self.weigh.volumes.slices)
-            weight = self.weigh(self._evidence, self.label)
-        return self.label if weight is None else partial(self.label, gamma=weight)
+    def _weight(self, label: Callable[..., Tensor]) -> float | None:
+        """Weight that this round gives the class prompts, None without a measure; every process finds the same."""
+        prompts = self.dataset.prompt_maps
+        if self.weigh is None or prompts is None:
+            return None
+        prompts.build(self.weigh.volumes.slices)
+        return self.weigh(self._evidence, label)
 
-    def _join_shares(self, file: Path) -> None:
-        """Put the volumes of all processes in their order."""
+    def _join_shares(self, file: Path, name: Callable[[int, np.ndarray], np.ndarray] | None) -> None:
+        """Put the volumes of all processes in their order, and give types their names."""
         ranks, cases = idist.get_world_size(), range(len(self.dataset.data))
         shares = [self._share(rank) for rank in range(ranks)]
         labels = [np.load(share, mmap_mode="r") for share in shares]
@@ -113,15 +141,19 @@ class PseudoLabelRounds:
             for case in cases:
                 rank = case % ranks
                 first, ends[rank] = ends[rank], ends[rank] + len(self.dataset.image(case))
-                yield labels[rank][first : ends[rank]]
+                volume = labels[rank][first : ends[rank]]
+                yield volume if name is None else name(case, volume)
 
         self._write(file, cases, volumes())
         for share in shares:
             share.unlink()
 
     @torch.no_grad()
-    def _label(self, case: int, label: Callable[..., Tensor]) -> np.ndarray:
-        return label(*self._evidence(self.dataset, case)).to(torch.uint8).cpu().numpy()
+    def _label(self, case: int, label: Callable[..., Any], seen: dict[int, Seen]) -> np.ndarray:
+        made = label(*self._evidence(self.dataset, case))
+        if isinstance(made, tuple):
+            made, seen[case] = made
+        return made.to(torch.uint8).cpu().numpy()
 
     def _evidence(self, dataset: SliceDataset, case: int) -> tuple[Tensor, Tensor | None]:
         """The teacher's logits (S, N, H, W) of a volume, and its attention maps of that shape if there are prompts."""
@@ -156,13 +188,16 @@ class PseudoLabelRounds:
         # opened for one batch: what was read of a memory map counts as the run's memory as long as it is open
         label_maps = np.load(self._file(self.epoch), mmap_mode="r")
         labels = torch.from_numpy(label_maps[stream["index"].numpy()])[:, None]
+        if self.certainty is not None:  # in the mean over steps a volume counts as much as its names are certain
+            certain = np.repeat(self.certainty, [len(self.dataset.image(case)) for case in range(len(self.certainty))])
+            labels[torch.rand(len(labels)) >= torch.from_numpy(certain[stream["index"].numpy()])] = IGNORE
         # also here: a loader's own processes do not see that the data set has been told to leave the maps out
         kept = {name: value for name, value in stream.items() if self.keep_maps or name not in MAPS}
         return {**batch, "unlabelled": {**kept, "pseudo_label": labels}}
 
     def state_dict(self) -> dict[str, Any]:
-        """Which round it is; its label maps stay in their file."""
-        return {"epoch": self.epoch}
+        """Which round it is, and how certain its names are; its label maps stay in their file."""
+        return {"epoch": self.epoch, "certainty": self.certainty}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the label maps of the round that the checkpoint names.
@@ -170,6 +205,7 @@ class PseudoLabelRounds:
         Raises:
             FileNotFoundError: they are gone.
         """
+        self.certainty = state.get("certainty")
         if state["epoch"]:
             if not self._file(state["epoch"]).is_file():
                 raise FileNotFoundError(
@@ -187,6 +223,33 @@ class PseudoLabelRounds:
 
     def _file(self, epoch: int) -> Path:
         return self.folder / f"epoch_{epoch:06d}.npy"
+
+
+def _see(cohort: CohortNaming, logits: Tensor, maps: Tensor | None, gamma: float | None = None) -> tuple[Tensor, Seen]:
+    return cohort.see(logits.softmax(1), maps, gamma)
+
+
+def _named(cohort: CohortNaming, logits: Tensor, maps: Tensor | None, gamma: float) -> Tensor:
+    """Label map of a volume by the labelled volumes' geometry alone."""
+    geometry = cohort.fit([])
+    assert geometry is not None
+    return cohort.label(*_see(cohort, logits, maps, gamma), geometry)
+
+
+def _name(
+    cohort: CohortNaming, geometry: ChainGeometry, seen: Sequence[Seen], case: int, tissue: np.ndarray
+) -> np.ndarray:
+    label = cohort.label(torch.from_numpy(tissue.astype(np.int64)), seen[case], geometry)
+    return label.to(torch.uint8).numpy()
+
+
+def gathered(seen: dict[int, Seen]) -> dict[int, Seen]:
+    """What all processes have seen, in each of them."""
+    if idist.get_world_size() == 1:
+        return seen
+    parts: list[Any] = [None] * idist.get_world_size()
+    torch.distributed.all_gather_object(parts, seen)
+    return {case: volume for part in parts for case, volume in part.items()}
 
 
 class PseudoLabelledSlices(Dataset[dict[str, Any]]):
@@ -268,9 +331,6 @@ def ordered_label(
     if maps is not None and gamma > 0:
         evidence.add_((maps + 1e-3).log_(), alpha=gamma)
     return decode_order(probs, evidence, groups=groups, chain=chain, level_weight=level_weight, pooled=True)
-
-
-logger = logging.getLogger(__name__)
 
 
 class MeasuredWeight:

@@ -17,7 +17,10 @@ from scripts.labels import ClassTable
 
 TABLE = ClassTable.load()
 L5, L4, SACRUM = 2, 3, 1
-KEYS = {"mdice", "miou", "n_cases", "per_class", "groups", "level_agnostic_dice", "wrong_level", "missed", "spurious"}
+KEYS = {
+    *("mdice", "miou", "n_cases", "per_class", "groups", "level_agnostic_dice", "wrong_level", "missed", "spurious"),
+    *("levels_right", "levels_right_interval", "mdice_levels_right", "mdice_levels_wrong"),
+}
 
 
 def spine(*ids: int) -> np.ndarray:
@@ -55,6 +58,31 @@ class TestCaseScores:
         assert summary["mdice"] == pytest.approx((1 / 3 + 1 + 2 / 3) / 3)
         assert summary["miou"] == pytest.approx((1 / 3 + 1 + 1 / 2) / 3)
         assert [summary["per_class"][name]["n"] for name in ("L5", "L4", "L3", "L2")] == [3, 1, 1, 0]
+
+    def test_levels_right(self, scores):
+        """Case a has L4 under another name, case b is right, case c is right by half a vertebra and a pixel."""
+        truth, pred = spine(L5), spine(L5)
+        pred[: 5 * 8 // 8] = 0  # 3 of 8 rows are left: Dice 6 / 11
+        scores.add("c", pred, truth, (1, 1, 3))
+        summary = scores.summary()
+        assert summary["levels_right"] == pytest.approx(2 / 3)
+        assert summary["levels_right_interval"] == pytest.approx([0.2077, 0.9385], abs=1e-4)  # Wilson, by hand
+        assert summary["mdice_levels_right"] == pytest.approx((1 + 6 / 11) / 2)
+        assert summary["mdice_levels_wrong"] == pytest.approx(1 / 3)
+
+    def test_levels_right_at_half_and_without_lumbar_vertebrae(self):
+        found, half = CaseScores(TABLE), spine(L5)
+        half[4:] = 0
+        found.add("a", half, spine(L5), (1, 1, 3))  # Dice 2 / 3
+        half[2:] = 0
+        found.add("b", half, spine(L5), (1, 1, 3))  # Dice 0.4
+        found.add("c", spine(0), spine(SACRUM), (1, 1, 3))  # no vertebra from L5 to L1: not judged
+        assert found.summary()["levels_right"] == 0.5
+        none = CaseScores(TABLE)
+        none.add("c", spine(SACRUM), spine(SACRUM), (1, 1, 3))
+        summary = none.summary()
+        assert math.isnan(summary["levels_right"])
+        assert all(map(math.isnan, summary["levels_right_interval"]))
 
     def test_files(self, scores, tmp_path):
         path = scores.write(tmp_path / "new")

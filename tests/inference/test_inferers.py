@@ -171,7 +171,7 @@ class TestOrder:
         order = lambda probs: probs.flip(1)  # noqa: E731
         volume = torch.rand(1, 1, 8, 8, 5)
         plain = SlicewiseInferer(roi_size=(8, 8), spatial_dim=2, sw_batch_size=5)(volume, network)
-        both = SlicewiseInferer(roi_size=(8, 8), spatial_dim=2, sw_batch_size=5, order=order)(volume, network)
+        both = SlicewiseInferer(roi_size=(8, 8), spatial_dim=2, sw_batch_size=5, orders=[order])(volume, network)
         assert both.shape == (1, 6, 8, 8, 5)
         torch.testing.assert_close(both[:, :3], plain)
         torch.testing.assert_close(both[:, 3:].exp(), plain.softmax(1).flip(1))
@@ -212,7 +212,7 @@ class TestSpineInThePlane:
     ) -> Tensor:
         inferer = SlicewiseInferer(
             roi_size=(24, 16), spatial_dim=2, sw_batch_size=64, overlap=0.5, mode="gaussian",
-            statistics=statistics, order=order, labelled=labelled,
+            statistics=statistics, orders=[order] if order else [], labelled=labelled,
         )  # fmt: skip
         with torch.no_grad():
             return inferer(volume, network or Bright())

@@ -22,7 +22,7 @@ TABLE = ClassTable.load()
 
 
 def prediction(own: Tensor, ordered: Tensor) -> MetaTensor:
-    """Two label maps (H, W, S) -> what an inferer with `order` gives, (2N, H, W, S)."""
+    """Two label maps (H, W, S) -> what an inferer with an order gives, (2N, H, W, S)."""
     both = [6.0 * F.one_hot(label, TABLE.num_classes).movedim(-1, 0).float() for label in (own, ordered)]
     return MetaTensor(torch.cat(both), meta={"filename_or_obj": "scans/anna.nii.gz"})
 
@@ -37,17 +37,25 @@ def pair() -> tuple[Tensor, Tensor]:
 
 class TestChooseLevels:
     def test_decoded(self, pair: tuple[Tensor, Tensor]) -> None:
-        out = ChooseLevelsd("pred", "decoded", raw_key="raw")({"pred": prediction(*pair)})
+        out = ChooseLevelsd("pred", "decoded", orders=["decoded"], kept=["raw"])({"pred": prediction(*pair)})
         assert torch.equal(out["raw"].argmax(0), pair[0])
         assert torch.equal(out["pred"].argmax(0), pair[1])
 
     def test_raw_is_left_as_it_is(self) -> None:
         logits = MetaTensor(torch.rand(TABLE.num_classes, 4, 4, 2))
-        assert ChooseLevelsd("pred", "raw")({"pred": logits})["pred"] is logits
+        assert torch.equal(ChooseLevelsd("pred", "raw")({"pred": logits})["pred"], logits)
 
-    def test_exception(self) -> None:
-        with pytest.raises(ValueError, match="levels must be 'decoded' or 'raw', got 'both'"):
-            ChooseLevelsd("pred", "both")
+    def test_three_readouts(self, pair: tuple[Tensor, Tensor]) -> None:
+        three = torch.cat([prediction(*pair), prediction(*pair)[: TABLE.num_classes] + 1])
+        out = ChooseLevelsd("pred", "named", orders=["decoded", "named"], kept=["decoded"])({"pred": three})
+        assert set(out) == {"pred", "decoded"}
+        assert torch.equal(out["decoded"].argmax(0), pair[1])
+        assert torch.equal(out["pred"], three[2 * TABLE.num_classes :])
+
+    @pytest.mark.parametrize(("levels", "kept"), [("both", []), ("decoded", ["both"])])
+    def test_exception(self, levels: str, kept: list[str]) -> None:
+        with pytest.raises(ValueError, match="levels must be 'raw' or 'decoded', got 'both'"):
+            ChooseLevelsd("pred", levels, orders=["decoded"], kept=kept)
 
 
 class TestInvertedTopClass:

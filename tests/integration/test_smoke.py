@@ -22,6 +22,7 @@ import yaml
 from scripts.data.structure_sizes import measure_label
 from scripts.labels import ClassTable, LabelMap
 from scripts.networks.prompt_model import load_prompt_model
+from scripts.ops.levels.geometry import ChainGeometry
 from scripts.ops.levels.sizes import size_words
 from scripts.tools.accuracy.systems import one_key_ablations
 from tests.overlays import methods_on
@@ -50,7 +51,10 @@ ABLATIONS: dict[str, list[Any]] = {
 }
 """Files, and keys with their values, of each ablation of a stage."""
 TABLE = ClassTable.load()
-SCORES = {"mdice", "miou", "n_cases", "per_class", "groups", "level_agnostic_dice", "wrong_level", "missed", "spurious"}
+SCORES = {
+    *("mdice", "miou", "n_cases", "per_class", "groups", "level_agnostic_dice", "wrong_level", "missed", "spurious"),
+    *("levels_right", "levels_right_interval", "mdice_levels_right", "mdice_levels_wrong"),
+}
 REPORT = [
     *("verdict", "reasons", "source", "structures", "notes"),
     *("removed_components", "removed_ml", "level_disagreement", "unlike_training"),
@@ -214,6 +218,10 @@ class TestTraining:
         assert state_dict(trained.models / "model.pt").keys() == network.keys()
         settings = json_of(trained.models / "model.json")
         seen, sizes = settings.pop("training_ranges"), settings.pop("structure_sizes")
+        geometry = ChainGeometry.from_json(settings.pop("chain_geometry"))
+        assert geometry.mean.shape == geometry.spread.shape == (10, 4)
+        assert (geometry.spread > 0).all()
+        assert (geometry.mean[1:, 3] < geometry.mean[:-1, 3]).all()  # each place lies above the one below it
         assert (seen["scans"], seen["planes"]) == (4, ["any"])  # pixels of 7 mm, slices every 4
         assert seen["ranges"]["height_mm"] == [280.0, 280.0]
         digest = hashlib.sha256((trained.models / "model.pt").read_bytes()).hexdigest()
@@ -399,8 +407,9 @@ class TestEvaluating:
 
     def test_summary(self, results: Path) -> None:
         summary = json_of(results / "summary.json")
-        assert set(summary) - {"decoded"} == SCORES
-        assert set(summary.get("decoded", SCORES)) == SCORES  # a prompt-guided map has no decoded form
+        assert set(summary) - {"decoded", "named"} == SCORES
+        for readout in ("decoded", "named"):  # a prompt-guided map has neither
+            assert set(summary.get(readout, SCORES)) == SCORES
         assert summary["n_cases"] == len(list(results.glob("*_seg.nii.gz")))
         assert 0 <= summary["miou"] <= summary["mdice"] <= 1
         assert set(summary["per_class"]) <= set(TABLE.names[1:])

@@ -21,6 +21,7 @@ def summary() -> dict:
         "per_class": {"L5": scores(0.25) | counts, "T9": scores(None, n=0) | counts},
         "groups": {"vertebra": scores(0.5), "disc": scores(None, n=0)},
         "level_agnostic_dice": {"vertebra": 0.75, "disc": None},
+        "levels_right": 0.25,
         **counts,
     }
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.inference.inferers import VolumeInferer
-from scripts.labels import ClassTable
+from scripts.labels import IGNORE, ClassTable
 from scripts.ops.levels.ordering import chain_index, decode_order
 from scripts.ops.levels.tissue import group_index
 from scripts.ops.losses import sigmoid_ramp
@@ -59,6 +60,65 @@ def rounds(folder: Path, teacher: nn.Module | None = None, **changes: Any) -> Ps
 def batch(*index: int) -> dict[str, Any]:
     images = torch.from_numpy(np.concatenate(Slices().images).astype(np.float32))[list(index), None]
     return {"labelled": {}, "unlabelled": {"image": images, "index": torch.tensor(index)}}
+
+
+class Cohort:
+    """Names class 1 as class 5 plus the number of volumes that were fitted; sure of the first volume only."""
+
+    def __init__(self, fits: bool = True) -> None:
+        self.fits = fits
+
+    def fit(self, seen: Sequence[float]) -> int | None:
+        return len(seen) if self.fits else None
+
+    def see(self, probs: Tensor, maps: Tensor | None, gamma: float | None) -> tuple[Tensor, float]:
+        return probs.argmax(1), float(len(probs))
+
+    def certainty(self, seen: float, geometry: int) -> float:
+        return 1.0 if seen == 3 else 0.25  # the first volume has three slices
+
+    def label(self, tissue: Tensor, seen: float, geometry: int) -> Tensor:
+        return tissue * (5 + geometry)
+
+
+class TestRoundsOfACohort:
+    def test_all_volumes_are_named_together(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        made = rounds(tmp_path, cohort=Cohort())
+        with caplog.at_level(logging.INFO):
+            made.start(2)
+        assert "names of 1 volumes are certain, of 2" in caplog.text
+        data = batch(0, 1, 2)
+        label = made(data)["unlabelled"]["pseudo_label"]
+        assert torch.equal(label, 7 * (data["unlabelled"]["image"] > 0).to(torch.uint8))
+
+    def test_a_slice_counts_as_often_as_its_volume_s_names_are_certain(self, tmp_path: Path) -> None:
+        made = rounds(tmp_path, cohort=Cohort())
+        made.start(2)
+        torch.manual_seed(0)
+        drawn = torch.stack([made(batch(2, 3, 4))["unlabelled"]["pseudo_label"] for _ in range(400)])  # (400, 3, ...)
+        ignored = (drawn == IGNORE).flatten(2)
+        assert torch.equal(ignored.any(2), ignored.all(2))  # a slice as a whole
+        share = ignored.any(2).float().mean(0)
+        assert share[0] == 0
+        assert ((share[1:] - 0.75).abs() < 0.07).all()
+
+    def test_what_is_drawn_repeats_after_a_restart(self, tmp_path: Path) -> None:
+        made = rounds(tmp_path, cohort=Cohort())
+        made.start(2)
+        again = rounds(tmp_path, cohort=Cohort())
+        again.load_state_dict(made.state_dict())
+        labels = []
+        for of in (made, again):
+            torch.manual_seed(3)
+            labels.append(torch.stack([of(batch(3, 4))["unlabelled"]["pseudo_label"] for _ in range(9)]))
+        assert torch.equal(*labels)
+
+    def test_labels_without_a_landmark_are_decoded(self, tmp_path: Path) -> None:
+        made = rounds(tmp_path, cohort=Cohort(fits=False))
+        made.start(2)
+        assert made.certainty is None
+        data = batch(0, 4)
+        assert torch.equal(made(data)["unlabelled"]["pseudo_label"], (data["unlabelled"]["image"] > 0).to(torch.uint8))
 
 
 class TestPseudoLabelRounds:
@@ -201,12 +261,12 @@ class TestPseudoLabelRounds:
         seen: list[int] = []
         made = rounds(tmp_path / "shared")
         label = made._label
-        monkeypatch.setattr(made, "_label", lambda case, names: seen.append(case) or label(case, names))
+        monkeypatch.setattr(made, "_label", lambda case, *args: seen.append(case) or label(case, *args))
         monkeypatch.setattr("scripts.training.pseudo_labels.idist.get_world_size", lambda: ranks)
         (tmp_path / "shared").mkdir()
         for rank in reversed(range(ranks)):  # the first comes last: it joins what the others left
             monkeypatch.setattr("scripts.training.pseudo_labels.idist.get_rank", lambda rank=rank: rank)
-            made._label_share() if rank else made.start(2)
+            made._label_share(None) if rank else made.start(2)
         assert sorted(seen) == [0, 1]
         data = batch(*range(5))
         assert torch.equal(*(r(data)["unlabelled"]["pseudo_label"] for r in (alone, made)))

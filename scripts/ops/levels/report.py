@@ -22,6 +22,8 @@ SECOND_SHARE = 0.3
 """Share of a structure's pixels from which a second name of the network counts."""
 MOST_TWICE = 2 / 3
 """Share of the structures whose names the network gave twice, from which the scan is to be looked at."""
+CERTAIN = 0.9
+"""Mean posterior of the names from which they are not doubted."""
 OWN_NAMES = "the network's own names"
 """Rule of `verdict`."""
 
@@ -33,19 +35,28 @@ class Evidence:
     Attributes:
         probability: mean probability in [0, 1] of the decoded level given the type.
         own_name: the network's own majority name over the pixels of the structure.
+        posterior: probability in [0, 1] of the name by the cohort's geometry; None where names do not come from it.
     """
 
     probability: float
     own_name: str
+    posterior: float | None = None
 
 
 def base_confidence(evidence: Mapping[int, Evidence]) -> dict[int, float]:
-    """Confidence in [0, 1] of every structure's name before the rules of `verdict`: the network's own probability."""
-    return {c: of.probability for c, of in evidence.items()}
+    """Confidence in [0, 1] of every structure's name before the rules of `verdict`.
+
+    The posterior of the geometry where there is one, else the network's own probability.
+    """
+    return {c: of.probability if of.posterior is None else of.posterior for c, of in evidence.items()}
 
 
 def level_evidence(
-    probs: Tensor, label: Tensor, table: ClassTable, chain: Sequence[int] | Tensor
+    probs: Tensor,
+    label: Tensor,
+    table: ClassTable,
+    chain: Sequence[int] | Tensor,
+    posterior: Mapping[int, float] | None = None,
 ) -> tuple[dict[int, Evidence], list[Finding]]:
     """Compare decoded level names with the network's own.
 
@@ -54,10 +65,12 @@ def level_evidence(
         label: (S, H, W) int64 decoded class ids.
         table: class table.
         chain: class ids from the lowest structure upwards, as :func:`scripts.ops.levels.ordering.chain_index` gives it.
+        posterior: class id -> probability of the name by the cohort's geometry; None where names do not come from it.
 
     Returns:
-        Class id -> evidence, from the lowest upwards, and findings: most names differ from the network's, a name that
-        the network gave twice, and signs of transitional anatomy (four or six lumbar vertebrae).
+        Class id -> evidence, from the lowest upwards, and findings: names that are uncertain, most names differ from
+        the network's, a name that the network gave twice, and signs of transitional anatomy (four or six lumbar
+        vertebrae).
 
     Raises:
         ValueError: the shapes do not fit.
@@ -67,7 +80,7 @@ def level_evidence(
     chain = [int(c) for c in chain if c]
     groups = group_index(table).to(probs.device)
     levels = level_probability(probs, groups)
-    own = top_class(
+    top = top_class(
         levels.masked_fill(groups[:, None, None] != groups[label][:, None], -1.0)
     )  # the network's class within the decoded type
     position = {c: k for k, c in enumerate(chain)}
@@ -78,13 +91,28 @@ def level_evidence(
         inside = label == c
         if not inside.any():
             continue
-        votes = torch.bincount(own[inside], minlength=len(table.names)).float()
+        votes = torch.bincount(top[inside], minlength=len(table.names)).float()
         most = int(votes.argmax())
-        evidence[c] = Evidence(float(levels[:, c][inside].mean()), table.names[most])
+        known = None if posterior is None else posterior.get(c, 0.0)
+        evidence[c] = Evidence(float(levels[:, c][inside].mean()), table.names[most], known)
         offsets.append((position[c], position.get(most, position[c]) - position[c]))
         for other in (votes >= SECOND_SHARE * votes.sum()).nonzero().flatten().tolist():
             given.setdefault(other, []).append(c)
-    return evidence, [*_otherwise(evidence, table), *_twice(given, table), *_extra(offsets, table, chain)]
+    own = [*_otherwise(evidence, table), *_twice(given, table), *_extra(offsets, table, chain)]
+    return evidence, [*_uncertain(evidence), *own]
+
+
+def _uncertain(evidence: Mapping[int, Evidence]) -> list[Finding]:
+    """A finding where the geometry leaves it open which level the spine begins with."""
+    known = [of.posterior for of in evidence.values() if of.posterior is not None]
+    mean = sum(known) / len(known) if known else 1.0
+    if mean >= CERTAIN:
+        return []
+    sentence = (
+        f"All levels may be one off: their names have a probability of {100 * mean:.0f} %. Count from the sacrum: "
+        "possible transitional anatomy."
+    )
+    return [Finding("uncertain levels", sentence)]
 
 
 def _otherwise(evidence: Mapping[int, Evidence], table: ClassTable) -> list[Finding]:

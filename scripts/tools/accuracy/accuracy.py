@@ -24,7 +24,9 @@ from .systems import System, chosen, pairs, systems, variant
 FIELDS = (
     "method", "labelled", "seed", "mdice", "miou", "mdice_decoded", "miou_decoded", "unlabelled_mdice",
     "unlabelled_mdice_decoded", "steps", "stage1_steps", "resolution", "device", "date", "map_mdice",
-    "pseudo_label_mdice", "validation_mdice",
+    "pseudo_label_mdice", "validation_mdice", "mdice_named", "miou_named", "unlabelled_mdice_named", "levels_right",
+    "levels_right_decoded", "levels_right_named", "unlabelled_levels_right", "unlabelled_levels_right_decoded",
+    "unlabelled_levels_right_named",
 )  # fmt: skip
 SAME = (
     "source", "layout", "overlays", "stage1_overlays", "warm", "epochs", "learning_rate", "stage1_epochs", "iters",

@@ -157,9 +157,8 @@ class Grid:
         bundle_runs(runs, folder / "scores.txt")
         test, unlabelled, pseudo = (read(path / "summary.json") for path in out.values())
         return {
-            "mdice": test["mdice"], "miou": test["miou"], **decoded_columns(test, "mdice", "miou"),
-            "unlabelled_mdice": unlabelled.get("mdice"),
-            **{f"unlabelled_{k}": v for k, v in decoded_columns(unlabelled, "mdice").items()},
+            **columns(test, "mdice", "miou", "levels_right"),
+            **{f"unlabelled_{k}": v for k, v in columns(unlabelled, "mdice", "levels_right").items()},
             "pseudo_label_mdice": pseudo.get("mdice"),
         }  # fmt: skip
 
@@ -233,7 +232,7 @@ def _marked(folder: Path, epochs: int, kept: str = "models") -> str:
     return "done" if (folder / "done").is_file() else training_state(folder, epochs, kept)
 
 
-def decoded_columns(summary: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Scores of the predictions whose levels were decoded, None where there are none."""
-    decoded = summary.get("decoded") or {}
-    return {f"{name}_decoded": decoded.get(name) for name in names}
+def columns(summary: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Scores by read-out of the levels (the network's own, decoded, named), None where there are none."""
+    readouts = {"": summary, "_decoded": summary.get("decoded") or {}, "_named": summary.get("named") or {}}
+    return {f"{name}{ending}": scores.get(name) for ending, scores in readouts.items() for name in names}

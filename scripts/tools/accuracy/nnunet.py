@@ -29,7 +29,7 @@ from ...data.datalist import load_datalist, raise_problems
 from ...data.prepare.nnunet import DATASET, DATASET_ID, file_name, write_raw_dataset
 from ...files import write_whole
 from .accuracy import add_cell_arguments, open_folder, run_rows
-from .grid import decoded_columns, device_name, evaluation, read, write_json
+from .grid import columns, device_name, evaluation, read, write_json
 from .jobs import Job
 from .subsets import Cell
 
@@ -155,9 +155,8 @@ def _score(folder: Path, cell: Cell, sections: list[str]) -> dict[str, Any]:
     bundle_runs(runs, folder / "scores.txt")
     test, unlabelled = (read(folder / f"network_{section}" / "summary.json") for section in ("test", "unlabelled"))
     return {
-        "mdice": test["mdice"], "miou": test["miou"], **decoded_columns(test, "mdice", "miou"),
-        "unlabelled_mdice": unlabelled.get("mdice"),
-        **{f"unlabelled_{k}": v for k, v in decoded_columns(unlabelled, "mdice").items()},
+        **columns(test, "mdice", "miou", "levels_right"),
+        **{f"unlabelled_{k}": v for k, v in columns(unlabelled, "mdice", "levels_right").items()},
     }  # fmt: skip
 
 

@@ -106,7 +106,7 @@ def inference_rows(sizes: Sizes, setting: Setting, work: Path, pairs: int) -> It
     yield goals[0].row(times, **rest, profile=profile(ours, plain, sizes.device))
     yield goals[1].row(in_turns(decoded.label, plain.label, pairs, 1, sizes.device), **rest)
     probs = ours.network()[0].softmax(0).movedim(-1, 0)
-    order = decoded.inferer.order
+    (order,) = decoded.inferer.orders
     yield goals[2].row(in_turns(lambda: order(probs), ours.network, pairs, 1, sizes.device), **rest)
 
 

@@ -189,9 +189,9 @@ class Labelling:
     @torch.no_grad()
     def network(self) -> torch.Tensor:
         """Logits (1, N, H, W, S) of the scan, without level decoding."""
-        order, self.inferer.order = self.inferer.order, None
+        orders, self.inferer.orders = self.inferer.orders, ()
         logits = self.inferer(self.slices, self.net)
-        self.inferer.order = order
+        self.inferer.orders = orders
         return logits
 
     def label(self) -> None:
