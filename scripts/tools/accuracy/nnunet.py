@@ -28,6 +28,8 @@ from ...data.check.command import check_datalist
 from ...data.datalist import load_datalist, raise_problems
 from ...data.prepare.nnunet import DATASET, DATASET_ID, file_name, write_raw_dataset
 from ...files import write_whole
+from ...ops.levels.geometry import ChainGeometry
+from ...weights import model_settings
 from .accuracy import add_cell_arguments, open_folder, run_rows
 from .grid import columns, device_name, evaluation, read, write_json
 from .jobs import Job
@@ -112,6 +114,7 @@ class NnunetRows:
         # nnU-Net writes a label map behind its probabilities
         if any(not (predicted / f"{name}.nii.gz").is_file() for name in names):
             self._call(folder, predicting(raw / "imagesTs", predicted, a.nnunet_device), "predict.txt")
+        keep_geometry(folder, cell, a.overlays, a.image_size, self.out / "cache")
         scores = _score(folder, cell, sections)
         write_json(folder / "schedule.json", self._schedule(folder))
         row = {
@@ -304,6 +307,36 @@ def write_slices(
             yield entry["case"], np.moveaxis(np.asarray(image)[0], -1, 0)
 
     return write_raw_dataset(folder / "nnUNet_raw", names, labelled(), others(), pixel_mm)
+
+
+def keep_geometry(
+    folder: Path, cell: Cell, overlays: Sequence[str], image_size: Sequence[int], cache: Path
+) -> ChainGeometry | None:
+    """Fit the cohort's geometry to nnU-Net's predictions, as our trainings do, and add it to `slices/model.json`.
+
+    Labelled and unlabelled volumes of the training take part, no others; see `scripts.training.cohort`.
+
+    Args:
+        folder: of the row; holds `slices` and `predictions`.
+        cell: see :func:`write_slices`.
+        overlays: see :func:`write_slices`.
+        image_size: see :func:`write_slices`.
+        cache: see :func:`write_slices`.
+
+    Returns:
+        What was kept; None if no label shows a landmark of the chain.
+    """
+    train = _graph(["train.yaml", *overlays], datalist=str(cell.datalist), cache_dir=str(cache), image_size=image_size)
+    cohort, seen = train.get_parsed_content("cohort"), []
+    for entry in entries_of(cell, ["unlabelled"] if cell.hidden else []):
+        with np.load(folder / "predictions" / f"{file_name(entry['case'])}.npz") as file:
+            probs = torch.from_numpy(file["probabilities"]).float().movedim(0, 1)  # (N, S, H, W) -> (S, N, H, W)
+        seen.append(cohort.see(probs)[1])
+    geometry: ChainGeometry | None = cohort.fit(seen)
+    if geometry is not None:
+        settings = {**(model_settings(folder / "slices") or {}), "chain_geometry": geometry.as_json()}
+        write_model(torch.nn.Identity(), folder / "slices", settings)
+    return geometry
 
 
 def entries_of(cell: Cell, sections: Sequence[str]) -> list[dict[str, Any]]:

@@ -269,6 +269,11 @@ class TestRun:
         ]  # fmt: skip
         assert rows[0]["unlabelled_mdice"] != "" == rows[1]["unlabelled_mdice"]
         assert rows[0]["mdice_decoded"] != ""
+        assert rows[0]["mdice_named"] != "" != rows[1]["mdice_named"]
+        kept = [
+            json.loads((out / name / "slices/model.json").read_text()) for name in ("nnunet_1_0", "nnunet_full_2_0")
+        ]
+        assert all(np.shape(settings["chain_geometry"]["mean"]) == (10, 4) for settings in kept)
         schedule = json.loads((out / "nnunet_1_0/schedule.json").read_text(encoding="utf-8"))
         assert (schedule["steps"], schedule["batch_size"], schedule["patch_size"]) == (40, 6, [32, 16])
         calls = out / "nnunet_1_0/calls.txt"
