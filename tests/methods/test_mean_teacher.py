@@ -44,6 +44,29 @@ class TestMeanTeacher:
         total = 0.7 * losses["supervised"] + 1.3 * 0.5 * losses["consistency"]
         torch.testing.assert_close(losses["loss"], total)
 
+    def test_noise_of_the_teacher_s_view(self) -> None:
+        """Drawn from the global generator, cut off at two standard deviations; the student sees the slice as it is."""
+        seen: list[Tensor] = []
+
+        class Spy(nn.Module):
+            def __init__(self, inner: nn.Module) -> None:
+                super().__init__()
+                self.inner = inner
+
+            def forward(self, image: Tensor) -> Tensor:
+                seen.append(image)
+                return self.inner(image)
+
+        method, data = objective(Spy(network(seed=1)), noise=0.1), batch()
+        image = data["unlabelled"]["image"]
+        torch.manual_seed(4)
+        method(data, 0.5)
+        torch.manual_seed(4)
+        expected = image + (0.1 * torch.randn(image.shape)).clamp(-0.2, 0.2)
+        torch.testing.assert_close(seen[0], expected)
+        assert 0.05 < (seen[0] - image).std() < 0.12
+        assert (seen[0] - image).abs().max() <= 0.2 + 1e-5
+
     @pytest.mark.parametrize("consistency", ["hard_ce", "mse"])
     def test_overfits(self, consistency: str) -> None:
         teacher, data = network(seed=1), batch()
