@@ -55,7 +55,9 @@ def one_level_up(label: Tensor) -> Tensor:
 
 
 def probabilities(label: Tensor) -> Tensor:
-    return (4 * F.one_hot(label, TABLE.num_classes).movedim(-1, 1).float()).softmax(1)
+    """Of a network that is certain of the tissue, and holds a level for 4.5 times as likely as others."""
+    tissue = (GROUPS[:, None, None] == GROUPS[label][:, None]).float()  # (S, N, H, W)
+    return (6 * tissue + 1.5 * F.one_hot(label, TABLE.num_classes).movedim(-1, 1)).softmax(1)
 
 
 def naming(*labels: Tensor, **more: Any) -> CohortNaming:
@@ -124,14 +126,14 @@ class Certain(nn.Module):
         self.sure = nn.Parameter(torch.zeros(()))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.sure * F.one_hot(image[:, 0].long(), TABLE.num_classes).movedim(-1, 1).float()
+        return self.sure * probabilities(image[:, 0].long()).log()
 
 
 class TestKeepGeometry:
     def kept(self, folder: Path, *labels: Tensor) -> KeepGeometry:
         """With weights on disk that differ from those of the network, as after the best epoch of a training."""
         best = Certain()
-        nn.init.constant_(best.sure, 4.0)
+        nn.init.constant_(best.sure, 1.0)
         folder.mkdir(exist_ok=True)
         torch.save(best.state_dict(), folder / WEIGHTS)
         (folder / SETTINGS).write_text('{"network": "ResUNet"}')

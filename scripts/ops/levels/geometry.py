@@ -208,7 +208,7 @@ class _Paths:
         places = np.arange(self.num_places)
         prior = -0.5 * (POSTURES / POSTURE_SPREAD) ** 2
         self.prior = prior - logsumexp(prior)
-        self.first = SHORT * np.where(places == 0, 1, places - 1.0)  # what lies below the chain is rarely seen
+        self.first = SHORT * np.maximum(places - 1.0, 0)  # some networks see what lies below the chain, some do not
         behind = (self.n - 1.0 - np.arange(self.n))[:, None]  # landmarks above each, if it is the last on the path
         self.last = behind * np.where(places == self.num_places - 1, ABOVE, SPURIOUS)  # (n, P)
         self.climb = np.concatenate([[0.0], np.cumsum(self.mean[:-1, GAP])])

