@@ -128,6 +128,23 @@ class TestResume:
         # what inference reads is the plain network
         assert torch.load(made.models / "model.pt", weights_only=True).keys() == states[0]["student"].keys()
 
+    def test_trained_weights_compete_with_what_they_become(
+        self, train: Callable[..., SimpleNamespace], trained: SimpleNamespace, tmp_path: Path
+    ) -> None:
+        """Steps that ruin the network leave the one that it started from, also behind a restart."""
+        options: dict[str, Any] = {"warm_start": trained.models / "model.pt", "learning_rate": 5.0}
+        made = train(tmp_path, **options)
+        start, kept = (torch.load(run.models / "model.pt", weights_only=True) for run in (trained, made))
+        assert differences(start, kept) == []
+        assert differences(start, checkpoint(made.folder)["student"]) != []
+        best = checkpoint(made.folder)["best"]["best"]
+        rows = [float(row["value"]) for row in metrics(made.folder) if row["name"] == "val_mean_dice"]
+        assert rows
+        assert max(rows) < best
+        again = train(tmp_path, resume=True, max_epochs=3, **options)
+        assert differences(start, torch.load(again.models / "model.pt", weights_only=True)) == []
+        assert checkpoint(again.folder)["best"]["best"] == best
+
     def test_pretraining(
         self,
         run_bundle: Callable[..., None],
