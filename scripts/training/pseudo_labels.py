@@ -79,6 +79,8 @@ class PseudoLabelRounds:
         self.inferer, self.keep_maps, self.amp = inferer, keep_maps, amp
         self.epoch = 0
         """Epoch of the latest round; 0 before the first."""
+        self.draws = 0
+        """Batches of which slices were drawn by the certainty of their names."""
 
     def start(self, epoch: int) -> None:
         """Label all volumes if a round begins with this epoch, but for a run that goes on without its class prompts."""
@@ -190,14 +192,17 @@ class PseudoLabelRounds:
         labels = torch.from_numpy(label_maps[stream["index"].numpy()])[:, None]
         if self.certainty is not None:  # in the mean over steps a volume counts as much as its names are certain
             certain = np.repeat(self.certainty, [len(self.dataset.image(case)) for case in range(len(self.certainty))])
-            labels[torch.rand(len(labels)) >= torch.from_numpy(certain[stream["index"].numpy()])] = IGNORE
+            # for all slices, and by the number of the draw: it does not depend on how processes share the slices
+            drawn = torch.rand(len(certain), generator=torch.Generator().manual_seed(self.draws))
+            self.draws += 1
+            labels[(drawn >= torch.from_numpy(certain))[stream["index"]]] = IGNORE
         # also here: a loader's own processes do not see that the data set has been told to leave the maps out
         kept = {name: value for name, value in stream.items() if self.keep_maps or name not in MAPS}
         return {**batch, "unlabelled": {**kept, "pseudo_label": labels}}
 
     def state_dict(self) -> dict[str, Any]:
         """Which round it is, and how certain its names are; its label maps stay in their file."""
-        return {"epoch": self.epoch, "certainty": self.certainty}
+        return {"epoch": self.epoch, "certainty": self.certainty, "draws": self.draws}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the label maps of the round that the checkpoint names.
@@ -205,7 +210,7 @@ class PseudoLabelRounds:
         Raises:
             FileNotFoundError: they are gone.
         """
-        self.certainty = state.get("certainty")
+        self.certainty, self.draws = state.get("certainty"), state.get("draws", 0)
         if state["epoch"]:
             if not self._file(state["epoch"]).is_file():
                 raise FileNotFoundError(
