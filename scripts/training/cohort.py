@@ -123,19 +123,19 @@ class KeepGeometry:
     @torch.no_grad()
     def __call__(self) -> None:
         """Write `chain_geometry` into the settings beside the weights; nothing where it cannot be fitted."""
-        if idist.get_rank() == 0 and (self.folder / WEIGHTS).is_file():
+        if self.naming.fit([]) is None:
+            logger.info("no label shows a landmark of the chain: levels will be decoded, not named by geometry")
+        elif idist.get_rank() == 0 and (self.folder / WEIGHTS).is_file():
             network = deepcopy(self.network).eval()
             load_weights(self.folder / WEIGHTS, [network])
             step = -(-len(self.unlabelled.data) // MOST_VOLUMES) or 1
             cases = range(0, len(self.unlabelled.data), step)
             geometry = self.naming.fit([self._see(network, case) for case in cases])
-            if geometry is None:
-                logger.info("no label shows a landmark of the chain: levels will be decoded, not named by geometry")
-            else:
-                settings = {**(model_settings(self.folder) or {}), "chain_geometry": geometry.as_json()}
-                write_model_files(self.folder, (self.folder / WEIGHTS).read_bytes(), settings)
-                count = len(self.naming.labelled.data), len(cases)
-                logger.info("geometry of the chain: %d labelled and %d unlabelled volumes", *count)
+            assert geometry is not None  # it could be fitted to the labels alone
+            settings = {**(model_settings(self.folder) or {}), "chain_geometry": geometry.as_json()}
+            write_model_files(self.folder, (self.folder / WEIGHTS).read_bytes(), settings)
+            count = len(self.naming.labelled.data), len(cases)
+            logger.info("geometry of the chain: %d labelled and %d unlabelled volumes", *count)
         idist.barrier()
 
     def _see(self, network: nn.Module, case: int) -> Seen:

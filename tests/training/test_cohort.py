@@ -105,6 +105,8 @@ class TestCohortNaming:
 
     def test_labels_without_a_landmark(self) -> None:
         assert naming(torch.zeros(2, 40, 20, dtype=torch.int64)).fit([]) is None
+        labelled: Any = Volumes(volume(0))
+        assert CohortNaming(labelled, GROUPS, torch.tensor([], dtype=torch.int64), PIXEL_MM).fit([]) is None
         unlabelled: Any = Volumes(volume(0), with_label=False)
         assert CohortNaming(unlabelled, GROUPS, CHAIN, PIXEL_MM).fit([]) is None
 

@@ -102,6 +102,18 @@ class TestRoundsOfACohort:
         assert share[0] == 0
         assert ((share[1:] - 0.75).abs() < 0.07).all()
 
+    def test_processes_that_share_a_batch_leave_out_the_same_slices(self, tmp_path: Path) -> None:
+        made = [rounds(tmp_path / str(k), cohort=Cohort()) for k in range(3)]
+        for one in made:
+            one.start(2)
+        for seed in range(20):
+            torch.manual_seed(seed)  # what else a process has drawn does not matter
+            whole, *halves = (
+                of(batch(*index))["unlabelled"]["pseudo_label"]
+                for of, index in zip(made, [(1, 3, 2, 4), (1, 3), (2, 4)], strict=True)
+            )
+            assert torch.equal(whole, torch.cat(halves))
+
     def test_what_is_drawn_repeats_after_a_restart(self, tmp_path: Path) -> None:
         made = rounds(tmp_path, cohort=Cohort())
         made.start(2)

@@ -24,8 +24,8 @@ REACH_MM = 12.0
 UNLIKELY = -4.0
 """Least log-probability of a level in a pixel: single pixels are often certain and wrong."""
 NETWORK_WEIGHT = 0.35
-"""Of the network's own levels beside the geometry: pixels and landmarks of one volume are wrong together. Of three
-networks trained on one patient, all validation volumes are named right from 0.3 to 0.5, and not with 0.25."""
+"""Of the network's own levels beside the geometry: pixels and landmarks of one volume are wrong together. Chosen by the
+levels right on the validation volumes of three networks, trained on one patient each."""
 
 
 @dataclass(frozen=True)
@@ -52,25 +52,19 @@ class ChainNames:
     Args:
         groups: (N,) int64 tissue type of every class, see `scripts.ops.levels.tissue.group_index`.
         chain: (J,) class ids from the lowest structure upwards, see `scripts.ops.levels.ordering.chain_index`; zeros
-            are left out.
-
-    Raises:
-        ValueError: the chain has no class.
+            are left out. Without a class there is no landmark.
     """
 
     def __init__(self, groups: Tensor, chain: Sequence[int] | Tensor) -> None:
         ids = [int(c) for c in chain if c]
-        if not ids:
-            raise ValueError("the chain of structures is empty: no class has a place in it, or no label names one")
         kinds = [int(groups[c]) for c in ids]
         self.known = torch.zeros_like(groups)  # classes outside the chain are background
         self.known[ids] = groups[ids]
-        self.kind = max(dict.fromkeys(kinds), key=kinds.count)
+        self.kind = max(dict.fromkeys(kinds), key=kinds.count, default=-1)
         self.landmarks = [0] + [c for c, kind in zip(ids, kinds, strict=True) if kind == self.kind]
         """Class of the landmark at each place; 0 for the one below the chain."""
-        first = kinds.index(self.kind)
         ends = [k for k, kind in enumerate(kinds) if kind == self.kind] + [len(ids)]
-        self.between = [ids[:first]] + [ids[a + 1 : b] for a, b in pairwise(ends)]
+        self.between = [ids[: ends[0]]] + [ids[a + 1 : b] for a, b in pairwise(ends)]
         """Classes between the landmark at each place and the next, from below."""
         self.groups = groups
 

@@ -72,9 +72,12 @@ class TestChainNames:
         assert names.between == [[], [2], [3]]
         assert names.known.nonzero()[:, 0].tolist() == [2, 3, 11, 12]
 
-    def test_exception(self) -> None:
-        with pytest.raises(ValueError, match="the chain of structures is empty"):
-            ChainNames(GROUPS, [0])
+    def test_a_table_without_a_chain_has_no_landmark(self) -> None:
+        names = ChainNames(GROUPS, [0])
+        assert (names.landmarks, names.between) == ([0], [[]])
+        spine = names.spine(probabilities(volume(0)), PIXEL_MM)
+        assert len(spine.landmarks) == 0
+        assert names.evidence(probabilities(volume(0)), spine).shape == (0, 1)
 
     @pytest.mark.parametrize("index", range(4))
     def test_places_of_a_label(self, index: int) -> None:
