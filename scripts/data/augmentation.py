@@ -17,8 +17,8 @@ class BatchAugmentation:
     """Random affine and elastic deformation and intensity augmentation, with parameters per sample.
 
     MONAI's random transforms work on one slice at a time and would here cost more than the network. There is no
-    flipping. The kinds are those of nnU-Net (Isensee et al., nnU-Net: a self-configuring method for deep learning-based
-    biomedical image segmentation, Nature Methods 2021), and a bias field.
+    flipping. The kinds are nnU-Net's but for mirroring and low resolution, and a bias field (Isensee et al., nnU-Net: a
+    self-configuring method for deep learning-based biomedical image segmentation, Nature Methods 2021).
 
     Args:
         rotate_degrees: rotation within ±this angle.

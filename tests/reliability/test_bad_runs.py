@@ -74,7 +74,8 @@ def test_config_that_is_misspelt(tmp_path: Path, record_row: Callable[..., None]
     said = text.strip().splitlines()[-1]
     assert "narow.yaml" in said
     assert "narrow.yaml" in said.replace("narow.yaml", "")
-    record_row("bad_input", part="runs", kind="config misspelt", input="00", outcome="refused", run=[said])
+    run = [said.replace(f"{BUNDLE_ROOT}/", "")]
+    record_row("bad_input", part="runs", kind="config misspelt", input="00", outcome="refused", run=run)
 
 
 @pytest.mark.reliability

@@ -9,27 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scripts.labels import IGNORE, ClassTable
-from scripts.ops.levels.ordering import chain_index
-from scripts.ops.levels.tissue import group_index
-from scripts.phantom.volume import make_phantom
 from scripts.training.cohort import CohortNaming, KeepGeometry, Seen
 from scripts.weights import SETTINGS, WEIGHTS
-
-TABLE = ClassTable.load()
-GROUPS, CHAIN = group_index(TABLE), chain_index(TABLE)
-PIXEL_MM = 1.6
-
-
-def volume(index: int, slices: int = 3) -> Tensor:
-    """Label map (S, 176, 96) of a drawn patient's middle slices, without ignored pixels."""
-    _, label, _ = make_phantom(3, index, shape_hw=(176, 96), pixel_mm=PIXEL_MM)
-    middle = label.shape[2] // 2
-    found = torch.from_numpy(label[..., middle - 1 : middle - 1 + slices].astype(np.int64)).permute(2, 1, 0)
-    return found.masked_fill(found == IGNORE, 0)
+from tests.drawn_spines import CHAIN, GROUPS, PIXEL_MM, one_level_up, unsure, volume
 
 
 class Volumes:
@@ -46,20 +30,6 @@ class Volumes:
         return self.labels[case].numpy().astype(np.float16)
 
 
-def one_level_up(label: Tensor) -> Tensor:
-    up = torch.arange(256)
-    for kind in (2, 3):
-        ids = [int(c) for c in CHAIN if GROUPS[c] == kind]
-        up[ids[:-1]] = torch.tensor(ids[1:])
-    return up[label]
-
-
-def probabilities(label: Tensor) -> Tensor:
-    """Of a network that is certain of the tissue, and holds a level for 4.5 times as likely as others."""
-    tissue = (GROUPS[:, None, None] == GROUPS[label][:, None]).float()  # (S, N, H, W)
-    return (6 * tissue + 1.5 * F.one_hot(label, TABLE.num_classes).movedim(-1, 1)).softmax(1)
-
-
 def naming(*labels: Tensor, **more: Any) -> CohortNaming:
     dataset: Any = Volumes(*labels)
     return CohortNaming(dataset, GROUPS, CHAIN, PIXEL_MM, **more)
@@ -70,7 +40,7 @@ class TestCohortNaming:
         """One labelled patient, eleven others; in a third of these every level is one too high."""
         cohort, truths = naming(volume(0)), [volume(k) for k in range(1, 12)]
         found = [one_level_up(t) if k % 3 == 0 else t for k, t in enumerate(truths)]
-        tissue, seen = zip(*(cohort.see(probabilities(label)) for label in found), strict=True)
+        tissue, seen = zip(*(cohort.see(unsure(label)) for label in found), strict=True)
         geometry = cohort.fit(seen)
         assert geometry is not None
         right = [
@@ -88,7 +58,7 @@ class TestCohortNaming:
 
     def test_class_prompts_vote_by_their_weight(self) -> None:
         cohort, label = naming(volume(0), gamma=0.25), volume(1)
-        probs, maps = probabilities(label), probabilities(one_level_up(label))
+        probs, maps = unsure(label), unsure(one_level_up(label))
         network = cohort.see(probs)[1].evidence
         prompts = cohort.see(maps)[1].evidence
         np.testing.assert_allclose(cohort.see(probs, maps)[1].evidence, network + 0.25 * prompts)
@@ -98,7 +68,7 @@ class TestCohortNaming:
     def test_unlabelled_volumes_move_the_geometry(self) -> None:
         cohort = naming(volume(0))
         alone = cohort.fit([])
-        together = cohort.fit([cohort.see(probabilities(volume(k)))[1] for k in range(1, 5)])
+        together = cohort.fit([cohort.see(unsure(volume(k)))[1] for k in range(1, 5)])
         assert alone is not None
         assert together is not None
         assert np.abs(alone.mean - together.mean).max() > 1
@@ -114,7 +84,7 @@ class TestCohortNaming:
         cohort = naming(volume(0))
         geometry = cohort.fit([])
         assert geometry is not None
-        tissue, seen = cohort.see(probabilities(torch.zeros(2, 40, 20, dtype=torch.int64)))
+        tissue, seen = cohort.see(unsure(torch.zeros(2, 40, 20, dtype=torch.int64)))
         assert isinstance(seen, Seen)
         assert cohort.certainty(seen, geometry) == 0.0
         assert not cohort.label(tissue, seen, geometry).any()
@@ -128,7 +98,7 @@ class Certain(nn.Module):
         self.sure = nn.Parameter(torch.zeros(()))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.sure * probabilities(image[:, 0].long()).log()
+        return self.sure * unsure(image[:, 0].long()).log()
 
 
 class TestKeepGeometry:
@@ -147,7 +117,7 @@ class TestKeepGeometry:
         before = (tmp_path / "models" / WEIGHTS).read_bytes()
         keep()
         settings = json.loads((tmp_path / "models" / SETTINGS).read_text())
-        expected = keep.naming.fit([keep.naming.see(probabilities(volume(k)))[1] for k in (1, 2)])
+        expected = keep.naming.fit([keep.naming.see(unsure(volume(k)))[1] for k in (1, 2)])
         assert expected is not None
         assert settings["chain_geometry"] == expected.as_json()
         assert settings["network"] == "ResUNet"

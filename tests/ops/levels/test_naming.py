@@ -6,50 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scripts.labels import IGNORE, ClassTable
+from scripts.labels import IGNORE
 from scripts.ops.levels.geometry import ChainGeometry, find_places, fit_geometry
 from scripts.ops.levels.naming import NETWORK_WEIGHT, ChainNames, ChainNaming, name_probabilities, name_tissue
-from scripts.ops.levels.ordering import chain_index
-from scripts.ops.levels.tissue import group_index
-from scripts.phantom.volume import make_phantom
+from tests.drawn_spines import CHAIN, GROUPS, PIXEL_MM, TABLE, one_level_up, unsure, volume
 
-TABLE = ClassTable.load()
-GROUPS, CHAIN = group_index(TABLE), chain_index(TABLE)
-PIXEL_MM = 1.6
 NAMES = ChainNames(GROUPS, CHAIN)
-
-
-def volume(index: int, slices: int = 5, anomaly: str | None = None) -> Tensor:
-    """Label map (S, 176, 96) of a drawn patient's middle slices, without ignored pixels."""
-    _, label, _ = make_phantom(3, index, shape_hw=(176, 96), pixel_mm=PIXEL_MM, anomaly=anomaly)
-    middle = label.shape[2] // 2
-    label = label[..., middle - slices // 2 : middle + slices // 2 + 1].astype(np.int64)
-    found = torch.from_numpy(label).permute(2, 1, 0)
-    return found.masked_fill(found == IGNORE, 0)
 
 
 def probabilities(label: Tensor, certainty: float = 4.0) -> Tensor:
     return (certainty * F.one_hot(label, TABLE.num_classes).movedim(-1, 1).float()).softmax(1)
 
 
-def unsure(label: Tensor) -> Tensor:
-    """Probabilities of a network that is certain of the tissue, and holds a level for 4.5 times as likely as others."""
-    tissue = (GROUPS[:, None, None] == GROUPS[label][:, None]).float()  # (S, N, H, W)
-    return (6 * tissue + 1.5 * F.one_hot(label, TABLE.num_classes).movedim(-1, 1)).softmax(1)
-
-
-def shifted(label: Tensor) -> Tensor:
-    """Every structure under the name of the next of its type, upwards; the sacrum stays."""
-    up = torch.arange(256)
-    for kind in (2, 3):
-        ids = [int(c) for c in CHAIN if GROUPS[c] == kind]
-        up[ids[:-1]] = torch.tensor(ids[1:])
-    return up[label]
-
-
 @pytest.fixture(scope="module")
 def geometry() -> ChainGeometry:
-    spines = [(NAMES.spine_of_label(label, PIXEL_MM), label) for label in map(volume, range(8))]
+    spines = [(NAMES.spine_of_label(label, PIXEL_MM), label) for label in (volume(k, 5) for k in range(8))]
     return fit_geometry([(s.landmarks, NAMES.places_of_label(label, s)) for s, label in spines], [], NAMES.num_places)
 
 
@@ -149,7 +120,7 @@ class TestTransitionalAnatomy:
 class TestNameProbabilities:
     def test_types_keep_their_probability_under_the_rows_name(self, geometry: ChainGeometry) -> None:
         label = volume(2)
-        probs = probabilities(shifted(label), 3.0)
+        probs = probabilities(one_level_up(label), 3.0)
         spine = NAMES.spine_of_label(label, PIXEL_MM)
         table = NAMES.table(spine.landmarks, NAMES.places_of_label(label, spine), geometry)
         named = name_probabilities(probs, NAMES.known, spine, table)
@@ -169,13 +140,13 @@ class TestChainNaming:
     def test_a_spine_named_one_level_off_is_put_right(self, index: int, geometry: ChainGeometry) -> None:
         naming = ChainNaming(GROUPS, CHAIN, PIXEL_MM, geometry.as_json())
         label = volume(index)
-        named = naming(unsure(shifted(label))).argmax(1)
+        named = naming(unsure(one_level_up(label))).argmax(1)
         assert (named == label)[label > 0].float().mean() > 0.9
 
     def test_confidence(self, geometry: ChainGeometry) -> None:
         """High where geometry and network agree, lower where they do not; that of a landmark is its own."""
         naming, label = ChainNaming(GROUPS, CHAIN, PIXEL_MM, geometry.as_json()), volume(9)
-        agree, differ = (naming.confidence(unsure(shown)) for shown in (label, shifted(label)))
+        agree, differ = (naming.confidence(unsure(shown)) for shown in (label, one_level_up(label)))
         shown = [c for c in label.unique().tolist() if c in range(12, 17)]
         assert all(0.9 < agree[c] <= 1 + 1e-9 for c in shown)
         assert np.mean([agree[c] for c in shown]) > np.mean([differ[c] for c in shown])
