@@ -160,13 +160,15 @@ class TestPretraining:
             state_dict(folder / "model.pt")["prompt_matrix"] for folder in (models, stage1.models / "prompt")
         )
         assert not torch.equal(made, plain)
+        # never the bundle's own folder, in which somebody may have trained
+        other = {**given, "output_dir": tmp_path / "other", "prompt_model_dir": tmp_path / "other_models"}
         with pytest.raises(RuntimeError, match="Failed to evaluate") as caught:
-            run_bundle("pretraining", configs, **given, trusted_run=tmp_path, output_dir=tmp_path / "other")
+            run_bundle("pretraining", configs, **other, trusted_run=tmp_path)
         assert "holds no pseudo-labels; name the folder of a run" in str(caught.value.__cause__)
 
         shutil.copytree(trained.folder / "pseudo_labels", tmp_path / "foreign/pseudo_labels")
         with pytest.raises(RuntimeError, match="Failed to evaluate") as caught:
-            run_bundle("pretraining", configs, **given, trusted_run=tmp_path / "foreign", output_dir=tmp_path / "other")
+            run_bundle("pretraining", configs, **other, trusted_run=tmp_path / "foreign")
         assert "its pseudo-labels may be of other scans" in str(caught.value.__cause__)
 
     @pytest.mark.parametrize("overlay", ORIGINALS["pretrain"], ids=lambda path: path.stem)
