@@ -18,12 +18,19 @@ from scipy.stats import binomtest
 
 from ..files import write_whole
 from ..labels import ClassTable
-from .metrics import LabelArray, confusion_matrix, level_agnostic_dice, missed, per_class_scores, spurious, wrong_level
+from .metrics import (
+    RIGHT,
+    LabelArray,
+    confusion_matrix,
+    level_agnostic_dice,
+    missed,
+    per_class_scores,
+    spurious,
+    wrong_level,
+)
 
 MEASURES = ("dice", "iou", "hd95_mm", "assd_mm")
 COUNTS = ("missed", "spurious", "wrong_level")
-RIGHT = 0.5
-"""Dice of a structure from which its level is right."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from ..labels import IGNORE, ClassTable
 
 LabelArray = np.ndarray | Tensor
 NAN = float("nan")
+RIGHT = 0.5
+"""Dice of a structure above which its level is right."""
 
 
 def clean_pair(
@@ -196,11 +198,34 @@ class VolumeScores(CumulativeIterationMetric):
         return dice[sorted(first, key=numbers.__getitem__)]
 
     def aggregate(self) -> Tensor:
-        """Mean over the classes of a volume, then over volumes with structures; a ValueError without volumes."""
+        """Mean over the classes of a volume, then over volumes with structures; ValueError without volumes."""
         dice = self.get_buffer()
         if dice is None:
             raise ValueError("no volume was scored: is the list of volumes empty?")
+        return self.over_volumes(dice)
+
+    def over_volumes(self, dice: Tensor) -> Tensor:
+        """The score () of volumes by their Dice (V, N - 1)."""
         return dice.nanmean(dim=1).nanmean()
+
+
+class LevelsRight(VolumeScores):
+    """Share of whole volumes whose judged structures all have a Dice above `RIGHT`, cumulative as `VolumeScores`.
+
+    Args:
+        num_classes: number of classes, background included.
+        judged: ids of the structures that count, where a volume has them (`ClassTable.judged_levels`).
+    """
+
+    def __init__(self, num_classes: int, judged: Iterable[int]) -> None:
+        super().__init__(num_classes)
+        self.judged = [class_id - 1 for class_id in judged]
+
+    def over_volumes(self, dice: Tensor) -> Tensor:
+        """The share () in [0, 1] of the volumes with a judged structure; NaN if there are none."""
+        of_judged = dice[:, self.judged]
+        known = of_judged[~of_judged.isnan().all(1)]
+        return ((known > RIGHT) | known.isnan()).all(1).double().mean()
 
 
 def _as_long(labels: LabelArray) -> Tensor:

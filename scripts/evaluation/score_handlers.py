@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..files import write_whole
 from ..labels import ClassTable
 from ..report.tables import summary_table
 from .cases import CaseScores
-from .metrics import LabelArray, VolumeScores
+from .metrics import LabelArray, LevelsRight, VolumeScores
 
 logger = logging.getLogger(__name__)
 
@@ -90,16 +90,22 @@ class ScoreWriter:
 class VolumeScoresHandler(IgniteMetricHandler):
     """Mean Dice of whole volumes as an evaluator's metric (`key_val_metric`): see :class:`.metrics.VolumeScores`.
 
+    With `judged` the share of volumes whose levels are right, see :class:`.metrics.LevelsRight`.
+
     Takes outputs as :class:`ScoreWriter` does, of any geometry; `engine.state.metric_details` has all values.
 
     Args:
         num_classes: number of classes, background included.
         pred_key: key of the predicted label map in the output.
         label_key: key of the true label map.
+        judged: ids of the structures whose levels count; None for mean Dice.
     """
 
-    def __init__(self, num_classes: int, pred_key: str = "pred", label_key: str = "label") -> None:
-        super().__init__(metric_fn=VolumeScores(num_classes), output_transform=_items)
+    def __init__(
+        self, num_classes: int, pred_key: str = "pred", label_key: str = "label", judged: Sequence[int] | None = None
+    ) -> None:
+        metric = VolumeScores(num_classes) if judged is None else LevelsRight(num_classes, judged)
+        super().__init__(metric_fn=metric, output_transform=_items)
         self.pred_key = pred_key
         self.label_key = label_key
 

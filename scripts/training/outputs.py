@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..files import write_whole
 from ..report.charts import curves
-from .pictures import PicturesAtEnd
+from .pictures import RunPictures
 from .tracking import TrackedRun, named_losses
 
 
@@ -28,15 +28,17 @@ class RunOutputs:
     """Everything that a training shows and leaves behind, but for its weights and its checkpoint.
 
     A progress bar for each epoch, where standard error is a terminal, and one line for each epoch in the log; in
-    `folder` the TensorBoard events (losses of each step, validation scores), `metrics.csv` and `curves.png`
-    (:class:`MetricsLog`) and `pictures/`; and, with `--tracking mlflow`, the tags and artifacts of MLflow's run.
+    `folder` the TensorBoard events (losses and learning rate of each step, scores and a picture of each validation),
+    `metrics.csv` and `curves.png` (:class:`MetricsLog`) and `pictures/`; and, with `--tracking mlflow`, the tags and
+    artifacts of MLflow's run.
 
     Args:
         folder: of the run.
         title: what is trained, in front of the bar.
         evaluator: engine of the validation, whose scores are shown beside the losses; None if there is none.
-        volumes: of validation, see :class:`~scripts.training.pictures.PicturesAtEnd`; the first is drawn.
-        pictures: each is called as `draw(image, label, folder)` when training ends.
+        volumes: of validation, see :class:`~scripts.training.pictures.RunPictures`; the first is drawn.
+        pictures: each is called as `draw(image, label, folder)` when training ends, the first after each validation,
+            too.
         tags: of MLflow's run, see :func:`~scripts.training.tracking.run_tags`; None leaves MLflow alone.
 
     Attach it behind validation and checkpoint. Of several processes the first shows and writes.
@@ -53,7 +55,8 @@ class RunOutputs:
     ) -> None:
         self.folder, self.title, self.evaluator, self.tags = Path(folder), title, evaluator, tags
         self.log = MetricsLog(self.folder / "metrics.csv", evaluator, partial(curves, path=self.folder / "curves.png"))
-        self.pictures = PicturesAtEnd(volumes, pictures, self.folder / "pictures")
+        self.pictures = RunPictures(volumes, pictures, self.folder / "pictures", self._show)
+        self.writer: SummaryWriter | None = None
         self.bar = ProgressBar(desc=title, disable=None)  # None: only on a terminal
 
     def attach(self, engine: Engine) -> None:
@@ -64,17 +67,24 @@ class RunOutputs:
             self.bar.attach(engine, output_transform=lambda output: {k: f"{v:.3f}" for k, v in self.log.latest.items()})
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.tell)
             engine.add_event_handler(Events.EXCEPTION_RAISED, self.fail)
-        self.pictures.attach(engine)
+        self.pictures.attach(engine, self.evaluator)
         if self.tags is not None:
             files = [self.folder / name for name in ("curves.png", "metrics.csv", "config.yaml")]
             TrackedRun(self.tags, self.folder / "pictures", files).attach(engine)
 
     def _attach_tensorboard(self, engine: Engine) -> None:
-        writer = SummaryWriter(str(self.folder / "tensorboard"))
-        self.losses = StepLosses(writer)
+        self.writer = SummaryWriter(str(self.folder / "tensorboard"))
+        self.losses = StepLosses(self.writer)
         self.losses.attach(engine)
         if self.evaluator is not None:
-            TensorBoardStatsHandler(writer, iteration_log=False).attach(self.evaluator)
+            TensorBoardStatsHandler(self.writer, iteration_log=False).attach(self.evaluator)
+
+    def _show(self, path: Path, epoch: int) -> None:
+        """A picture of a validation as a TensorBoard event."""
+        if self.writer is not None:
+            from matplotlib.image import imread
+
+            self.writer.add_image(f"validation/{path.stem}", imread(path), epoch, dataformats="HWC")
 
     def tell(self, engine: Engine) -> None:
         """Write the loss of the epoch and the last validation score to the log."""
@@ -91,7 +101,9 @@ class RunOutputs:
 
 
 class StepLosses:
-    """Losses of each step as TensorBoard events, written after an epoch: to read one earlier would wait for a GPU.
+    """Losses and learning rate of each step as TensorBoard events, written after an epoch.
+
+    To read a loss earlier would wait for a GPU.
 
     Args:
         writer: of TensorBoard.
@@ -99,7 +111,7 @@ class StepLosses:
 
     def __init__(self, writer: SummaryWriter) -> None:
         self.writer = writer
-        self._kept: list[tuple[int, Mapping[str, Any]]] = []
+        self._kept: list[tuple[int, Mapping[str, Any], dict[str, float]]] = []
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -108,12 +120,12 @@ class StepLosses:
 
     def collect(self, engine: Engine) -> None:
         """Remember the losses of a step; they stay on their device."""
-        self._kept.append((engine.state.iteration, engine.state.output))
+        self._kept.append((engine.state.iteration, engine.state.output, learning_rate(engine)))
 
     def write(self) -> None:
         """Write what was collected."""
-        for step, losses in self._kept:
-            for name, value in named_losses(losses).items():
+        for step, losses, rate in self._kept:
+            for name, value in {**named_losses(losses), **rate}.items():
                 self.writer.add_scalar(name, value, step)
         self._kept.clear()
         self.writer.flush()
@@ -122,7 +134,8 @@ class StepLosses:
 class MetricsLog:
     """One row for each epoch and quantity in a CSV file: `epoch,step,name,value`; losses are means over the epoch.
 
-    Of several processes the first writes, and losses are means over all of them.
+    Beside them stand the learning rate of its steps and the scores of its validation. Of several processes the first
+    writes, and losses are means over all of them.
 
     Args:
         path: the CSV file; rows of epochs that a resumed run repeats are dropped.
@@ -139,6 +152,7 @@ class MetricsLog:
         self.latest: dict[str, float] = {}
         """The loss of the last epoch, and the scores of the last validation."""
         self._sums: dict[str, list[Any]] = defaultdict(list)
+        self._rate: dict[str, float] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, after its validation handler; its checkpoint comes first."""
@@ -166,6 +180,7 @@ class MetricsLog:
         """Remember the losses of a step; they stay on their device."""
         for name, value in engine.state.output.items():
             self._sums["loss" if name == "loss" else f"loss/{name}"].append(value)
+        self._rate = learning_rate(engine)  # before a schedule moves it at the end of the epoch
 
     def write(self, engine: Engine) -> None:
         """Write the means of the epoch, and the metrics if this epoch was validated."""
@@ -175,6 +190,7 @@ class MetricsLog:
             values.update({name: float(value) for name, value in self.evaluator.state.metrics.items()})
             self.evaluator.state.metrics = {}
         self.latest.update({name: value for name, value in values.items() if not name.startswith("loss/")})
+        values.update(self._rate)
         if idist.get_rank() > 0:
             return
         with self.path.open("a", newline="", encoding="utf-8") as file:
@@ -185,6 +201,12 @@ class MetricsLog:
         """Draw the curves."""
         if self.draw is not None and idist.get_rank() == 0:
             self.draw(self.path)
+
+
+def learning_rate(engine: Engine) -> dict[str, float]:
+    """`learning_rate` of a trainer's optimiser; empty for an engine that has none."""
+    optimizer = getattr(engine, "optimizer", None)
+    return {} if optimizer is None else {"learning_rate": optimizer.param_groups[0]["lr"]}
 
 
 def _over_processes(values: dict[str, float]) -> dict[str, float]:

@@ -30,41 +30,59 @@ CHUNK = 32
 """Slices that go through a network at once, as in validation."""
 
 
-class PicturesAtEnd:
-    """Draw pictures of a volume when training ends; what cannot be drawn is logged and stops nothing.
+class RunPictures:
+    """Draw pictures of a volume: all when training ends, the first kind after each validation, too.
 
-    Of several processes the first draws.
+    What cannot be drawn is logged and stops nothing. Of several processes the first draws.
 
     Args:
         volumes: items `image` (S, 1, H, W) and `label` (S, 1, H, W); the first is drawn.
         draws: each is called as `draw(image, label, folder)`, with `label` (S, H, W), and writes its pictures.
-        folder: where they go.
+        folder: where they go; those of epoch 7 into `epochs/0007` below it.
+        show: called with each picture of a validation as `show(path, epoch)`; None for nobody.
     """
 
-    def __init__(self, volumes: Any, draws: Sequence[Callable[..., Any]], folder: str | Path) -> None:
-        self.volumes, self.draws, self.folder = volumes, draws, Path(folder)
+    def __init__(
+        self,
+        volumes: Any,
+        draws: Sequence[Callable[..., Any]],
+        folder: str | Path,
+        show: Callable[[Path, int], Any] | None = None,
+    ) -> None:
+        self.volumes, self.draws, self.folder, self.show = volumes, draws, Path(folder), show
 
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
+    def attach(self, engine: Engine, evaluator: Engine | None = None) -> None:
+        """Register with a trainer, and with the engine of its validation."""
         engine.add_event_handler(Events.COMPLETED, self)
+        if evaluator is not None:
+            evaluator.add_event_handler(Events.COMPLETED, self.validated, engine)
 
     def __call__(self, engine: Engine) -> None:
-        """Draw."""
-        if idist.get_rank() > 0 or not self.draws or not len(self.volumes):
-            return
-        log, drawn = logging.getLogger(__name__), False
-        for draw in self.draws:
+        """Draw all."""
+        if self._draw(self.draws, engine, self.folder):
+            logging.getLogger(__name__).info("pictures are in %s", self.folder)
+
+    def validated(self, evaluator: Engine, engine: Engine) -> None:
+        """Draw the first kind into the folder of the trainer's epoch."""
+        folder = self.folder / "epochs" / f"{engine.state.epoch:04d}"
+        if self._draw(self.draws[:1], engine, folder) and self.show is not None:
+            for path in sorted(folder.glob("*.png")):
+                self.show(path, engine.state.epoch)
+
+    def _draw(self, draws: Sequence[Callable[..., Any]], engine: Engine, folder: Path) -> bool:
+        """Whether any could be drawn."""
+        drawn = False
+        for draw in draws if idist.get_rank() == 0 and len(self.volumes) else ():
             try:
                 item = self.volumes[0]
-                self.folder.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(parents=True, exist_ok=True)
                 with torch.no_grad():
-                    draw(item["image"].to(engine.state.device), item["label"].squeeze(1), self.folder)
+                    draw(item["image"].to(engine.state.device), item["label"].squeeze(1), folder)
             except Exception:  # whatever it is, hours of training must not end in it
-                log.exception("the pictures could not be drawn")
+                logging.getLogger(__name__).exception("the pictures could not be drawn")
             else:
                 drawn = True
-        if drawn:
-            log.info("pictures are in %s", self.folder)
+        return drawn
 
 
 def draw_overlay(

@@ -44,6 +44,9 @@ def named_losses(output: Mapping[str, Any]) -> dict[str, float]:
 class TrackedRun:
     """Tags the run that MLflow keeps of a training, and gives it the pictures and curves when training ends.
 
+    The tag `loss_terms` names the parts of the loss that there were; where `supervised` was the only one, `method` is
+    `Supervised`, whatever was asked for: a method without unlabelled scans or prompts trains on labels alone.
+
     `--tracking mlflow` appends MONAI's own handler to the trainer's; this one works on the same run, and does nothing
     where there is no such handler. In the list it stands behind the handlers that draw.
 
@@ -64,10 +67,12 @@ class TrackedRun:
         self.tags, self.pictures, self.files = dict(tags), Path(pictures), [Path(file) for file in files]
         self.handlers = handlers
         self._tagged = False
+        self._terms: dict[str, None] = {}
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.tag)  # MONAI's handler makes the run when training starts
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
         engine.add_event_handler(Events.COMPLETED, self.complete)  # before MONAI's, which closes the run
 
     def tag(self, engine: Engine) -> None:
@@ -81,10 +86,17 @@ class TrackedRun:
             for name, value in self.tags.items():
                 handler.client.set_tag(handler.cur_run.info.run_id, name, value)
 
+    def collect(self, engine: Engine) -> None:
+        """Remember the names of a step's losses."""
+        self._terms.update(dict.fromkeys(name for name in engine.state.output if name != "loss"))
+
     def complete(self, engine: Engine) -> None:
-        """Log the pictures and the files."""
+        """Log the pictures and the files, and tell what the loss was made of."""
         for handler in self._running():
             client, run_id = handler.client, handler.cur_run.info.run_id
+            client.set_tag(run_id, "loss_terms", " ".join(self._terms))
+            if list(self._terms) == ["supervised"]:
+                client.set_tag(run_id, "method", "Supervised")
             if self.pictures.is_dir():
                 client.log_artifacts(run_id, str(self.pictures), "pictures")
             for file in self.files:

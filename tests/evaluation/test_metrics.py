@@ -12,6 +12,7 @@ from monai.metrics import compute_dice, compute_iou
 from scipy.ndimage import binary_erosion
 
 from scripts.evaluation.metrics import (
+    LevelsRight,
     VolumeScores,
     clean_pair,
     confusion_matrix,
@@ -231,6 +232,21 @@ class TestVolumeScores:
     def test_exception(self):
         with pytest.raises(ValueError, match="no volume was scored"):
             VolumeScores(N).aggregate()
+
+    def test_levels_right(self) -> None:
+        """Half of a structure is not right; one that neither has says nothing, one that was made up speaks against."""
+        pairs = [
+            ([1, 2, 2, 2, 2], [3, 2, 2, 2, 2]),  # right: 1 and 3 are not judged
+            ([4, 2, 2, 0, 0], [4, 2, 2, 2, 2]),  # right: 2 * 2 / 6
+            ([4, 2, 0, 0, 0], [4, 2, 2, 2, 0]),  # wrong: 2 * 1 / 4 is not above a half
+            ([4, 2, 0, 0, 0], [0, 2, 0, 0, 0]),  # wrong: 4 is not there
+            ([1, 0, 0, 0, 0], [1, 0, 0, 0, 0]),  # nothing to judge
+        ]
+        metric = LevelsRight(N, judged=(2, 4))
+        for pred, truth in pairs:
+            metric(torch.tensor([pred]), torch.tensor([truth]))
+        assert metric.aggregate().item() == 0.5
+        assert metric.get_buffer().shape == (5, N - 1)
 
     def test_a_volume_that_two_processes_scored_counts_once(self) -> None:
         truth = torch.tensor([[0, 1, 2, 3]])

@@ -67,10 +67,12 @@ class TestMlflow:
         run, names = self.run_of(store, tmp_path)
         assert {name: run.data.tags[name] for name in EXPECTED} == EXPECTED
         assert run.data.tags["method"] == ("PromptPretraining" if stage == 1 else "CPS4")
+        assert run.data.tags["loss_terms"].split() == (["token", "pixel"] if stage == 1 else ["supervised", "enhanced"])
         assert run.data.tags["configs"].split()[0] == ("pretrain.yaml" if stage == 1 else "train.yaml")
         assert run.info.status == "FINISHED"
         assert "train_loss" in run.data.metrics
-        assert ("val_prompt_map_dice" if stage == 1 else "val_mean_dice") in run.data.metrics
+        wanted = {"val_prompt_map_dice"} if stage == 1 else {"val_mean_dice", "val_levels_right"}
+        assert wanted | {"lr_group_0"} <= set(run.data.metrics)
         assert {"curves.png", "metrics.csv", "config.yaml"} <= set(names)
         drawn = {path.name for path in (tmp_path / "run/pictures").iterdir()}
         assert drawn

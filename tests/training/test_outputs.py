@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from skimage.io import imsave
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts.training.outputs import MetricsLog, RunOutputs
@@ -55,6 +57,34 @@ class TestRunOutputs:
             "val_dice": [(1, pytest.approx(0.1)), (2, pytest.approx(0.2))],
         }
         assert not (tmp_path / "pictures").exists()  # no volume was given
+
+    def test_learning_rate_of_the_steps(self, tmp_path: Path) -> None:
+        """Not the one to which a schedule has moved at the end of the epoch."""
+        trainer = Engine(lambda e, b: {"loss": torch.tensor(1.0)})
+        trainer.state.device = torch.device("cpu")
+        trainer.optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.4)
+
+        def halve(engine: Engine) -> None:
+            trainer.optimizer.param_groups[0]["lr"] /= 2
+
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, halve)
+        RunOutputs(tmp_path, "training").attach(trainer)
+        trainer.run([0] * 2, max_epochs=2)
+        assert [r["value"] for r in rows(tmp_path / "metrics.csv") if r["name"] == "learning_rate"] == ["0.4", "0.2"]
+        events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("learning_rate")
+        assert [(e.step, e.value) for e in events] == [
+            (n, pytest.approx(v)) for n, v in enumerate([0.4] * 2 + [0.2] * 2, 1)
+        ]
+
+    def test_a_picture_of_each_validation(self, tmp_path: Path) -> None:
+        def draw(image: torch.Tensor, label: torch.Tensor, folder: Path) -> None:
+            imsave(folder / "overlay.png", np.full((4, 3, 3), 7, np.uint8), check_contrast=False)
+
+        volume = {"image": torch.zeros(2, 1, 4, 3), "label": torch.zeros(2, 1, 4, 3)}
+        evaluator = Engine(lambda e, b: None)
+        training(RunOutputs(tmp_path, "training", evaluator, volumes=[volume], pictures=[draw]), evaluator)
+        events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("validation/overlay")
+        assert [(e.step, e.height, e.width) for e in events] == [(1, 4, 3), (2, 4, 3)]
 
     def test_no_loss_is_read_before_the_epoch_ends(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each would wait for the device."""

@@ -9,7 +9,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import LoadImage
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from scripts.labels import ClassTable
 from scripts.ops.batch_norm import batch_norm_statistics
 from scripts.ops.prompt_map import average_slices, prompt_guided_map, upsample
 from scripts.training import pictures
-from scripts.training.pictures import CaseOverlays, PicturesAtEnd, canonical, draw_attention, draw_overlay, draw_targets
+from scripts.training.pictures import CaseOverlays, RunPictures, canonical, draw_attention, draw_overlay, draw_targets
 from tests.tiny import write_volume
 
 TABLE = ClassTable.load()
@@ -29,7 +29,7 @@ N = TABLE.num_classes
 VOLUME = {"image": torch.rand(3, 1, 16, 8), "label": torch.randint(0, 4, (3, 1, 16, 8), dtype=torch.uint8)}
 
 
-def finished(handler: PicturesAtEnd) -> None:
+def finished(handler: RunPictures) -> None:
     engine = Engine(lambda e, b: None)
     engine.state.device = torch.device("cpu")
     handler.attach(engine)
@@ -61,10 +61,10 @@ class Patches(nn.Module):
         return (5 * self.patches(image)).softmax(1)
 
 
-class TestPicturesAtEnd:
+class TestRunPictures:
     def test_first_volume_once(self, tmp_path: Path) -> None:
         drawn: list[tuple[Any, ...]] = []
-        finished(PicturesAtEnd([VOLUME, None], [lambda *args: drawn.append(args)], tmp_path / "new"))
+        finished(RunPictures([VOLUME, None], [lambda *args: drawn.append(args)], tmp_path / "new"))
         assert len(drawn) == 1
         image, label, folder = drawn[0]
         assert torch.equal(image, VOLUME["image"])
@@ -72,7 +72,7 @@ class TestPicturesAtEnd:
         assert folder.is_dir()
 
     def test_no_volumes(self, tmp_path: Path) -> None:
-        finished(PicturesAtEnd([], [lambda *args: pytest.fail("nothing to draw")], tmp_path / "new"))
+        finished(RunPictures([], [lambda *args: pytest.fail("nothing to draw")], tmp_path / "new"))
         assert not (tmp_path / "new").exists()
 
     def test_what_cannot_be_drawn_stops_nothing(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -80,15 +80,35 @@ class TestPicturesAtEnd:
             raise RuntimeError("no fonts")
 
         drawn: list[Any] = []
-        finished(PicturesAtEnd([VOLUME], [fail, lambda *args: drawn.append(args)], tmp_path))
+        finished(RunPictures([VOLUME], [fail, lambda *args: drawn.append(args)], tmp_path))
         assert len(drawn) == 1  # the next one is drawn
         assert "the pictures could not be drawn" in caplog.text
         assert "no fonts" in caplog.text
 
     def test_without_gradients(self, tmp_path: Path) -> None:
         grad: list[bool] = []
-        finished(PicturesAtEnd([VOLUME], [lambda *args: grad.append(torch.is_grad_enabled())], tmp_path))
+        finished(RunPictures([VOLUME], [lambda *args: grad.append(torch.is_grad_enabled())], tmp_path))
         assert grad == [False]
+
+    def test_the_first_kind_after_each_validation(self, tmp_path: Path) -> None:
+        shown: list[tuple[str, int]] = []
+
+        def draw(image: Tensor, label: Tensor, folder: Path) -> None:
+            (folder / "overlay.png").write_bytes(b"")
+
+        trainer, evaluator = Engine(lambda e, b: None), Engine(lambda e, b: None)
+        trainer.state.device = torch.device("cpu")
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(every=2), lambda: evaluator.run([0]))
+        pictures = RunPictures(
+            [VOLUME],
+            [draw, lambda image, label, folder: (folder / "targets.png").write_bytes(b"")],
+            tmp_path,
+            lambda path, epoch: shown.append((str(path.relative_to(tmp_path)), epoch)),
+        )
+        pictures.attach(trainer, evaluator)
+        trainer.run([0], max_epochs=4)
+        assert shown == [("epochs/0002/overlay.png", 2), ("epochs/0004/overlay.png", 4)]
+        assert {path.name for path in tmp_path.glob("*.png")} == {"overlay.png", "targets.png"}
 
 
 class TestDraw:
