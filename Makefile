@@ -64,7 +64,15 @@ $(OLDEST_READY): requirements-oldest.txt requirements-dev.txt
 test-oldest: $(OLDEST_READY)  ## what `make test` runs, with the oldest versions (requirements-oldest.txt)
 	$(OLDEST_BIN)/python -m pytest
 
-versions: $(READY) $(OLDEST_READY)  ## the tests with newest and oldest versions, counted in docs/results/reliability.json
+# the newest releases of all that requirements.txt and requirements-dev.txt name, on one Python
+.venv-newest-%/.ready: requirements.txt requirements-dev.txt
+	test -x $(@D)/bin/python || python$* -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet torch
+	sed '/^#/d; s/==.*//' $^ | xargs $(@D)/bin/python -m pip install --quiet
+	touch $@
+
+versions: $(READY) $(OLDEST_READY)  ## the tests with pinned, oldest and newest versions, the last on each Python from 3.11 to 3.13 that is there
+	for v in 3.11 3.12 3.13; do if python$$v -c "" 2> /dev/null; then $(MAKE) .venv-newest-$$v/.ready || exit 1; fi; done
 	$(BIN)/python -m scripts benchmark versions
 
 mutants: $(READY)  ## change 200 single expressions and see whether a test notices, counted in docs/results/reliability.json
