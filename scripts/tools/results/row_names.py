@@ -11,6 +11,8 @@ from ..accuracy.systems import one_key_ablations
 ABLATION_DIR = CONFIG_DIR / "ablations"
 REFERENCE, FULL = "cps4", "full"
 """The row that all others are compared with, and the one that trained on the labels of all training patients."""
+LITERAL = "cps4_literal"
+"""The paper's letter."""
 OUTSIDE_FULL = "nnunet_full"
 """nnU-Net on the labels of all training patients."""
 ALL_LABELLED = (FULL, OUTSIDE_FULL)
@@ -39,7 +41,7 @@ METHODS = {
     "mgca": MethodName("MGCA", "Text-guided"),
     "egma": MethodName("EGMA", "Text-guided"),
     "dusss": MethodName("DuSSS", "Text-guided"),
-    "cps4_literal": MethodName("CPS4 as published", "CPS4"),
+    LITERAL: MethodName("CPS4 as published", "CPS4"),
     "cps4": MethodName("CPS4 (ours)", "CPS4"),
     "token": MethodName("token loss alone", "Ablations"),
     "pixel": MethodName("pixel loss alone", "Ablations"),
@@ -66,6 +68,11 @@ def method_name(method: str, *, uses_prompts: bool = False, ablations: Path = AB
     if (ablations / f"{method}.yaml").is_file() or method in one_key_ablations(ablations.parent):
         return MethodName(method.replace("_", " "), "Ablations")
     return MethodName(method.replace("_", " "), "Text-guided" if uses_prompts else "Semi-supervised")
+
+
+def with_our_stage1(name: MethodName) -> MethodName:
+    """What a row of the paper's letter is called that took the stage 1 of `cps4`."""
+    return name._replace(title="CPS4: our stage 1, stage 2 as published")
 
 
 def in_order(names: dict[str, MethodName]) -> list[str]:
