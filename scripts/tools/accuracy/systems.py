@@ -54,7 +54,8 @@ def systems(configs: Path = CONFIGS) -> dict[str, System]:
     A method on `train` is a stage 2; with `prompt_maps: null` it takes no stage 1, else CPS4's. A method on `pretrain`
     is a stage 1, and `STAGE2_OF_COMPARED` follows it. An ablation on `train` changes CPS4's stage 2, one on `pretrain`
     its stage 1, by a file or by one key. What stands in a header as `# equal weights: KEY=VALUE, ...` makes the weights
-    of the unlabelled terms sum to 1 for the comparison; `# follows: SYSTEM as KEY` is what a stage 1 learns from.
+    of the unlabelled terms sum to 1 for the comparison; `# stage 1: FILE` is an overlay on `pretrain` that a method on
+    `train` takes in place of CPS4's own stage 1; `# follows: SYSTEM as KEY` is what a stage 1 learns from.
 
     Args:
         configs: the folder of the config files.
@@ -68,7 +69,7 @@ def systems(configs: Path = CONFIGS) -> dict[str, System]:
     for name, path in methods.items():
         system = System(name)
         if "train" not in bases(path) and follower:
-            system = _with_file(system, follower, configs)
+            system = replace(_with_file(system, follower, configs), stage1=())  # of the method, not of the follower
         _add(found, _with_file(system, path, configs), name)
     for path in sorted((configs / "ablations").glob("*.yaml")):
         _add(found, _with_file(System(path.stem), path, configs), path.stem)
@@ -172,6 +173,8 @@ def _with_file(system: System, path: Path, configs: Path) -> System:
         system = replace(system, stage2=(*system.stage2, file), overrides=weights)
         if "prompt_maps" in content:
             system = replace(system, stage1_of="" if content["prompt_maps"] is not None else None)
+        for name in header(path, "stage 1"):
+            system = _with_file(system, configs / name, configs)
     if "pretrain" in on:
         system = replace(system, stage1_of=system.name, stage1=(*system.stage1, file))
         for entry in header(path, "follows"):

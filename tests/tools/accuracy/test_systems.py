@@ -25,7 +25,10 @@ def configs(tmp_path: Path) -> Path:
     """Files of all kinds: who trains what follows from their headers alone."""
     files = {
         "methods/supervised": OVERLAY.format("train", "words", "prompt_maps: null\n"),
-        "methods/cps4_literal": OVERLAY.format("train", "equal weights: a#b=0.5, c=0.25", "prompt_map#gate: 0.0\n"),
+        "methods/cps4_literal": OVERLAY.format(
+            "train", "equal weights: a#b=0.5, c=0.25\n# stage 1: literal.yaml", "prompt_map#gate: 0.0\n"
+        ),
+        "literal": OVERLAY.format("pretrain", "words", ""),
         "methods/contrast": OVERLAY.format("pretrain", "words", ""),
         "methods/both": OVERLAY.format("train, pretrain", "words", ""),
         "ablations/one_loss": OVERLAY.format("pretrain", "words", ""),
@@ -54,7 +57,7 @@ class TestSystems:
             "cps4": System("cps4"),
             "supervised": System("supervised", supervised, stage1_of=None),
             "full": System("full", supervised, stage1_of=None, all_labelled=True),
-            "cps4_literal": System("cps4_literal", (literal,), equal),
+            "cps4_literal": System("cps4_literal", (literal,), equal, "cps4_literal", ("literal.yaml",)),
             "contrast": System("contrast", (literal,), equal, "contrast", ("methods/contrast.yaml",)),
             "both": System("both", ("methods/both.yaml",), {}, "both", ("methods/both.yaml",)),
             "one_loss": System("one_loss", (), {}, "one_loss", ("ablations/one_loss.yaml",)),
@@ -74,6 +77,8 @@ class TestSystems:
     def test_of_the_bundle(self) -> None:
         found = systems()
         assert found["mean_teacher"].stage1_of is None
+        assert found["cps4_literal"].stage1 == ("literal_pretraining.yaml",)
+        assert (found["clip"].stage1, found["clip"].stage1_of) == (("methods/clip.yaml",), "clip")
         assert found["cps4_literal"].overrides == {"loss_weights#prompt": "0.5", "loss_weights#enhanced": "0.5"}
         assert (found["token"].stage1_of, found["token"].stage2) == ("token", ())
         assert found["token"].stage1_overrides == {"loss_weights#pixel": 0.0}
