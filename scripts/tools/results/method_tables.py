@@ -172,11 +172,11 @@ def comparison_table(benchmark: Benchmark) -> Table | None:
     index = pd.MultiIndex.from_tuples(titles, names=["labelled", "CPS4 minus"])
     caption = (
         "Margin of CPS4 in mean Dice, points, with its 95 % interval, over the seeds and patients that both rows "
-        "have; in brackets seeds x patients, patients won–lost, and p, corrected for the number of rows of its "
-        "column at that number of labelled patients (Holm, 1979). Seeds and patients are drawn with replacement, the "
-        "same patients in all drawn seeds (Owen, 2007); the error of the drawn means and Student's t, with one "
-        "degree of freedom less than seeds or patients, whichever are fewer, give interval and p. With three seeds "
-        "only a large and steady margin is significant; a single seed has neither."
+        "have; in brackets seeds x patients, patients won–lost, and p, corrected for the number of rows at that "
+        "number of labelled patients (Holm, 1979), ablations apart from the others. Seeds and patients are drawn "
+        "with replacement, the same patients in all drawn seeds (Owen, 2007); the error of the drawn means and "
+        "Student's t, with one degree of freedom less than seeds or patients, whichever are fewer, give interval and "
+        "p. With three seeds only a large and steady margin is significant; a single seed has neither."
     )
     return Table("comparison", caption, pd.DataFrame(columns, index))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...labels import CONFIG_DIR
-from ..accuracy.systems import one_key_ablations
+from ..accuracy.systems import ORIGINAL, one_key_ablations
 
 ABLATION_DIR = CONFIG_DIR / "ablations"
 REFERENCE, FULL = "cps4", "full"
@@ -65,6 +65,8 @@ def method_name(method: str, *, uses_prompts: bool = False, ablations: Path = AB
     """
     if method in METHODS:
         return METHODS[method]
+    if (base := METHODS.get(method.removesuffix(ORIGINAL))) is not None:
+        return MethodName(f"{base.title}, its original's weights", base.group)
     if (ablations / f"{method}.yaml").is_file() or method in one_key_ablations(ablations.parent):
         return MethodName(method.replace("_", " "), "Ablations")
     return MethodName(method.replace("_", " "), "Text-guided" if uses_prompts else "Semi-supervised")
@@ -77,5 +79,9 @@ def with_our_stage1(name: MethodName) -> MethodName:
 
 def in_order(names: dict[str, MethodName]) -> list[str]:
     """Rows in the order of the tables: by group, in a group as in :data:`METHODS`, strangers last by name."""
-    places = {name: place for place, name in enumerate(METHODS.values())}
-    return sorted(names, key=lambda m: (GROUPS.index(names[m].group), places.get(names[m], len(places)), m))
+    places = {method: place for place, method in enumerate(METHODS)}
+
+    def place(method: str) -> tuple[int, int, str]:
+        return GROUPS.index(names[method].group), places.get(method.removesuffix(ORIGINAL), len(places)), method
+
+    return sorted(names, key=place)

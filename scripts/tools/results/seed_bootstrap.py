@@ -44,7 +44,7 @@ class Comparison(NamedTuple):
 
 @cache
 def comparisons(benchmark: Benchmark, labelled: int, readout: Readout, measure: str = "dice") -> dict[str, Comparison]:
-    """CPS4 minus every other row, p corrected for their number (Holm).
+    """CPS4 minus every other row, p corrected for their number (Holm), ablations apart from all others.
 
     Args:
         benchmark: the runs.
@@ -62,9 +62,12 @@ def comparisons(benchmark: Benchmark, labelled: int, readout: Readout, measure: 
         differences = (ours - theirs).dropna(how="all").dropna(axis="columns", how="all")
         if method != REFERENCE and not differences.empty:
             found[method] = compare(differences.to_numpy(float))
-    tested = [m for m, c in found.items() if not math.isnan(c.p)]
-    corrected = dict(zip(tested, holm([found[m].p for m in tested]), strict=True))
-    return {m: c._replace(p=corrected.get(m, c.p)) for m, c in found.items()}
+    for ablations in (True, False):
+        family = [m for m in found if (benchmark.names[m].group == "Ablations") is ablations]
+        tested = [m for m in family if not math.isnan(found[m].p)]
+        for method, p in zip(tested, holm([found[m].p for m in tested]), strict=True):
+            found[method] = found[method]._replace(p=p)
+    return found
 
 
 def compare(differences: NDArray[np.float64]) -> Comparison:

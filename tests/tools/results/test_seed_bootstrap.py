@@ -129,6 +129,8 @@ class TestComparisons:
         }
         compared = comparisons(many, 1, TEST)
         assert math.isnan(compared["full"].p)  # of one seed: not among those that count
-        smallest = min(alone, key=alone.get)
-        assert compared[smallest].p == pytest.approx(min(1, len(alone) * alone[smallest]))
+        for ablations in (True, False):
+            family = [m for m in alone if (many.names[m].group == "Ablations") is ablations]
+            smallest = min(family, key=alone.get)
+            assert compared[smallest].p == pytest.approx(min(1, len(family) * alone[smallest]))
         assert all(compared[m].p >= p for m, p in alone.items())
