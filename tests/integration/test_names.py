@@ -21,6 +21,9 @@ def test_of_a_run(
     config = (trained.folder / "config.yaml").read_text(encoding="utf-8")
     (row / "config.yaml").write_text(config.replace(str(stage1.datalist), str(edited())), encoding="utf-8")
     (row / "row.json").write_text(json.dumps({"method": "cps4", "labelled": 2, "seed": 0}))
+    (tmp_path / "results.csv").write_text(
+        "method,labelled,seed,mdice,miou,steps,stage1_steps,map_mdice\ncps4,2,0,,,1,1,\n"
+    )
     before = (row / "models" / "model.json").read_bytes()
     assert main(["benchmark", "names", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     with (tmp_path / "out" / "names.csv").open(newline="") as file:

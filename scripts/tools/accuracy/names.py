@@ -33,8 +33,8 @@ from ...ops.levels.ordering import order_predictions
 from ...ops.prompt_map import upsample
 from ...report.tables import format_table
 from ...training.cohort import CohortNaming, Seen
+from ..results.benchmark_folder import read_benchmark
 from ..results.level_tables import counted
-from ..results.row_names import method_name
 from .grid import read, write_csv
 
 OUT = BUNDLE_ROOT / "docs" / "results"
@@ -97,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
         scans += [about | scan for scan in name(cohort, volumes)]
     write_csv(args.out / "names.csv", FIELDS, scans)
     page = args.out / "names.md"
-    write_whole(page, markdown(pd.DataFrame(scans)))
+    titles = {method: of.title for method, of in read_benchmark(folder).names.items()}
+    write_whole(page, markdown(pd.DataFrame(scans), titles))
     print(page.read_text(encoding="utf-8"), page, sep="\n")
     return 0
 
@@ -167,11 +168,12 @@ def name(cohort: CohortNaming, volumes: Sequence[Volume]) -> Iterator[dict[str, 
         yield _scored(volume, NO_GEOMETRY, volume.decoded, table) | {"posterior": None}
 
 
-def markdown(scans: pd.DataFrame) -> str:
+def markdown(scans: pd.DataFrame, titles: Mapping[str, str]) -> str:
     """The page: levels right and mDice by evidence, and how many wrong names the posterior flags.
 
     Args:
         scans: a line for each scan, row and kind of evidence, with the columns `FIELDS`.
+        titles: row -> what it is called, in the order of the tables.
     """
     kinds = [kind for kind in (*KINDS, NO_GEOMETRY) if kind in set(scans["evidence"])]
     lines = [
@@ -187,11 +189,12 @@ def markdown(scans: pd.DataFrame) -> str:
     ]  # fmt: skip
     for (section, labelled), part in scans.groupby(["section", "labelled"], sort=False):
         rows = [
-            [method_name(str(method)).title, str(of["seed"].nunique())]
-            + [_cell(of[of["evidence"] == kind]) for kind in kinds]
-            for method, of in part.groupby("method", sort=False)
+            [title, str(of["seed"].nunique()), *(_cell(of[of["evidence"] == kind]) for kind in kinds)]
+            for method, title in titles.items()
+            if len(of := part[part["method"] == method])
         ]
-        lines += [f"{str(section).capitalize()} volumes, {labelled} labelled: levels right, and mDice, %.", ""]
+        words = "levels right, with the 95 % interval (Wilson) and the counts; mDice; %."
+        lines += [f"{str(section).capitalize()} volumes, {labelled} labelled: {words}", ""]
         lines += [format_table(["row", "seeds", *kinds], rows, markdown=True), ""]
     return "\n".join([*lines, *_flags(scans)]) + "\n"
 
@@ -215,8 +218,8 @@ def _flags(scans: pd.DataFrame) -> list[str]:
 
 
 def _cell(of: pd.DataFrame) -> str:
-    """Share of scans with right levels, and mDice: means over scans and seeds."""
-    return f"{100 * of['right'].mean():.0f}, {100 * of['mdice'].mean():.1f}" if len(of) else "–"
+    """Share of scans with right levels, and mDice: over all scans and seeds."""
+    return f"{counted(of['right'])}; {100 * of['mdice'].mean():.1f}" if len(of) else "–"
 
 
 def _scored(volume: Volume, kind: str, label: Tensor, table: ClassTable) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def method_name(method: str, *, uses_prompts: bool = False, ablations: Path = AB
     if method in METHODS:
         return METHODS[method]
     if (base := METHODS.get(method.removesuffix(ORIGINAL))) is not None:
-        return MethodName(f"{base.title}, its original's weights", base.group)
+        return MethodName(f"{base.title} by its original's weights", base.group)
     if (ablations / f"{method}.yaml").is_file() or method in one_key_ablations(ablations.parent):
         return MethodName(method.replace("_", " "), "Ablations")
     return MethodName(method.replace("_", " "), "Text-guided" if uses_prompts else "Semi-supervised")
@@ -74,7 +74,7 @@ def method_name(method: str, *, uses_prompts: bool = False, ablations: Path = AB
 
 def with_our_stage1(name: MethodName) -> MethodName:
     """What a row of the paper's letter is called that took the stage 1 of `cps4`."""
-    return name._replace(title="CPS4: our stage 1, stage 2 as published")
+    return name._replace(title="CPS4: published stage 2 on our stage 1")
 
 
 def in_order(names: dict[str, MethodName]) -> list[str]:

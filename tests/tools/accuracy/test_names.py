@@ -100,15 +100,16 @@ def scan(right: bool, mdice: float, posterior: float | None, **more: Any) -> dic
 
 class TestMarkdown:
     def test_value(self) -> None:
-        """Three wrong names, of which two are flagged, and four right ones, of which one is."""
+        """Of CPS4 three wrong names, two of them flagged, and four right ones, one of them flagged; one of BCP."""
         scans = [scan(False, 0.2, p) for p in (0.1, 0.89, 0.95)] + [scan(True, 0.8, p) for p in (0.9, 1.0, 1.0, 0.5)]
         scans += [scan(True, 0.7, None, evidence=NO_GEOMETRY), scan(True, 0.75, 1.0, section="test", seed=1)]
-        page = markdown(pd.DataFrame(scans)[list(FIELDS)])
+        scans += [scan(False, 0.3, 0.2, method="bcp", labelled=2)]
+        page = markdown(pd.DataFrame(scans)[list(FIELDS)], {"bcp": "BCP", "cps4": "CPS4 (ours)"})
         cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
-        assert ["CPS4 (ours)", "1", "57, 54.3", "100, 70.0"] in cells
-        assert ["CPS4 (ours)", "1", "100, 75.0", "–"] in cells
-        assert ["all", "unlabelled volumes", "7", "66.7 [20.8, 93.9] (2/3)", "25.0 [4.6, 69.9] (1/4)"] in cells
-        assert ["all", "all", "8", "66.7 [20.8, 93.9] (2/3)", "20.0 [3.6, 62.4] (1/5)"] in cells
+        assert ["CPS4 (ours)", "1", "57.1 [25.0, 84.2] (4/7); 54.3", "100.0 [20.7, 100.0] (1/1); 70.0"] in cells
+        assert ["CPS4 (ours)", "1", "100.0 [20.7, 100.0] (1/1); 75.0", "–"] in cells
+        assert ["all", "unlabelled volumes", "8", "75.0 [30.1, 95.4] (3/4)", "25.0 [4.6, 69.9] (1/4)"] in cells
+        assert ["all", "all", "9", "75.0 [30.1, 95.4] (3/4)", "20.0 [3.6, 62.4] (1/5)"] in cells
         assert [INFERENCE, "all", "0", "–", "–"] in cells
         assert "benchmark names DIR" in page
 

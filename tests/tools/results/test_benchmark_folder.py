@@ -82,7 +82,7 @@ class TestNames:
             lines += [f"cps4_literal,1,{seed},0.5,0.4{10 * ','}{map_mdice if seed == 0 else 0.4},,"]
         (tmp_path / "results.csv").write_text("\n".join(lines) + "\n")
         title = read_benchmark(tmp_path).names["cps4_literal"].title
-        expected = "CPS4: our stage 1, stage 2 as published" if shared or map_mdice == "" else "CPS4 as published"
+        expected = "CPS4: published stage 2 on our stage 1" if shared or map_mdice == "" else "CPS4 as published"
         assert title == expected
 
 
