@@ -16,6 +16,8 @@ CLASS_TABLE_FILE = CONFIG_DIR / "classes.json"
 LABEL_MAP_DIR = CONFIG_DIR / "label_maps"
 IGNORE = 255
 """Label of ignored pixels, left out of all losses and scores (partial vertebrae, for example)."""
+LEVEL_RIGHT = 0.5
+"""Dice above which a structure's level is right."""
 
 LEVELS = (*(f"C{n}" for n in range(1, 8)), *(f"T{n}" for n in range(1, 14)), *(f"L{n}" for n in range(1, 7)), "S")
 """Vertebral levels from the skull down, with the transitional T13 and L6; S is the whole sacrum."""

@@ -50,7 +50,7 @@ TABLE = {
     ),
     "info": ("labels", ""),
     "tools": (
-        "labels files weights ops networks phantom data bundle training report __main__",
+        "labels files weights ops networks phantom data evaluation bundle training report __main__",
         f"{MONAI} ignite nibabel itk scipy skimage pandas jinja2 markupsafe matplotlib tqdm yaml nbclient nbformat "
         "filelock pytest",
     ),

@@ -17,17 +17,8 @@ import torch.distributed
 from scipy.stats import binomtest
 
 from ..files import write_whole
-from ..labels import ClassTable
-from .metrics import (
-    RIGHT,
-    LabelArray,
-    confusion_matrix,
-    level_agnostic_dice,
-    missed,
-    per_class_scores,
-    spurious,
-    wrong_level,
-)
+from ..labels import LEVEL_RIGHT, ClassTable
+from .metrics import LabelArray, confusion_matrix, level_agnostic_dice, missed, per_class_scores, spurious, wrong_level
 
 MEASURES = ("dice", "iou", "hd95_mm", "assd_mm")
 COUNTS = ("missed", "spurious", "wrong_level")
@@ -42,9 +33,9 @@ class CaseScore:
     mistakes: dict[str, list[int]]
 
     def levels_right(self, judged: Sequence[int]) -> bool | None:
-        """Whether every judged structure of the truth has a Dice above `RIGHT`; None where the truth has none."""
+        """Whether every judged structure of the truth has a Dice above `LEVEL_RIGHT`; None where the truth has none."""
         dice = [row["dice"] for row in self.rows if row["class_id"] in judged and not math.isnan(row["dice"])]
-        return all(of > RIGHT for of in dice) if dice else None
+        return all(of > LEVEL_RIGHT for of in dice) if dice else None
 
 
 class CaseScores:

@@ -14,12 +14,10 @@ from monai.metrics import CumulativeIterationMetric, get_mask_edges, get_surface
 from scipy.ndimage import find_objects
 from torch import Tensor
 
-from ..labels import IGNORE, ClassTable
+from ..labels import IGNORE, LEVEL_RIGHT, ClassTable
 
 LabelArray = np.ndarray | Tensor
 NAN = float("nan")
-RIGHT = 0.5
-"""Dice of a structure above which its level is right."""
 
 
 def clean_pair(
@@ -210,7 +208,7 @@ class VolumeScores(CumulativeIterationMetric):
 
 
 class LevelsRight(VolumeScores):
-    """Share of whole volumes whose judged structures all have a Dice above `RIGHT`, cumulative as `VolumeScores`.
+    """Share of whole volumes whose judged structures all have a Dice above `LEVEL_RIGHT`, cumulative as `VolumeScores`.
 
     Args:
         num_classes: number of classes, background included.
@@ -225,7 +223,7 @@ class LevelsRight(VolumeScores):
         """The share () in [0, 1] of the volumes with a judged structure; NaN if there are none."""
         of_judged = dice[:, self.judged]
         known = of_judged[~of_judged.isnan().all(1)]
-        return ((known > RIGHT) | known.isnan()).all(1).double().mean()
+        return ((known > LEVEL_RIGHT) | known.isnan()).all(1).double().mean()
 
 
 def _as_long(labels: LabelArray) -> Tensor:

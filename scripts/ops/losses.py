@@ -12,10 +12,13 @@ from ..labels import IGNORE
 from .check_shape import check_shape
 
 
-def token_attention_loss(attention: Tensor, region: Tensor, present: Tensor, *, eps: float = 1e-6) -> Tensor:
+def token_attention_loss(
+    attention: Tensor, region: Tensor, present: Tensor, *, eps: float = 1e-6, per_image: bool = False
+) -> Tensor:
     """Token-level loss: mean squared share of each present class's attention that lies outside its region, eq. (1).
 
-    For a class with map A and region B: (1 - Σ A·B / Σ A)², averaged over the present classes of all images.
+    For a class with map A and region B: (1 - Σ A·B / Σ A)², averaged over the present classes of all images together,
+    or of each image first.
 
     Args:
         attention: (B, N, h, w) attention maps, ≥ 0, any scale.
@@ -23,6 +26,7 @@ def token_attention_loss(attention: Tensor, region: Tensor, present: Tensor, *, 
         present: (B, N) bool, labelled classes that are in the image. A class whose region is empty (too small for the
             patch grid) is left out, since its loss would be the constant 1.
         eps: floor of the denominator; a map of zeros has loss 1 instead of NaN.
+        per_image: an image counts as much as another one, however many classes it shows.
 
     Returns:
         () loss in [0, 1], float32 or wider; 0 if no class is present (the graph is kept).
@@ -45,10 +49,12 @@ def token_attention_loss(attention: Tensor, region: Tensor, present: Tensor, *, 
         if attention.dtype == torch.float16:
             eps = max(eps, 2.0**-14)  # the gradient of a map without any attention is up to 2 / eps
         share = (maps * region).sum(dim=(2, 3)) / maps.sum(dim=(2, 3)).clamp_min(eps)
-        return _mean_where((1 - share).square(), present & (region.amax(dim=(2, 3)) > 0))
+        return _mean_where((1 - share).square(), present & (region.amax(dim=(2, 3)) > 0), per_image)
 
 
-def pixel_attention_loss(attention: Tensor, region: Tensor, valid: Tensor, weight: Tensor | None = None) -> Tensor:
+def pixel_attention_loss(
+    attention: Tensor, region: Tensor, valid: Tensor, weight: Tensor | None = None, *, per_image: bool = False
+) -> Tensor:
     """Pixel-level loss: binary cross-entropy of attention maps against regions, eq. (2), mean over valid classes.
 
     Args:
@@ -58,6 +64,7 @@ def pixel_attention_loss(attention: Tensor, region: Tensor, valid: Tensor, weigh
             the data set does not label.
         weight: (B, 1, h, w) weight of the patches, ≥ 0, for example their valid area; None: equal weights. An image
             whose weights are all 0 is left out.
+        per_image: the mean over the valid classes of each image first, then over images; else over all together.
 
     Returns:
         () loss ≥ 0, float32 or wider, 0 only for exact hard targets; 0 if no class is valid (the graph is
@@ -79,12 +86,12 @@ def pixel_attention_loss(attention: Tensor, region: Tensor, valid: Tensor, weigh
             maps = maps.clamp(2.0**-14, 1 - 2.0**-11)
         patchwise = F.binary_cross_entropy(maps, region, reduction="none")
         if weight is None:
-            return _mean_where(patchwise.mean(dim=(2, 3)), valid)
+            return _mean_where(patchwise.mean(dim=(2, 3)), valid, per_image)
         check_shape("weight", weight, "B 1 h w", sizes)
         weight = weight.to(patchwise)
         total = weight.sum(dim=(2, 3))  # (B, 1)
         classwise = (patchwise * weight).sum(dim=(2, 3)) / total.where(total > 0, 1.0)
-        return _mean_where(classwise, valid & (total > 0))
+        return _mean_where(classwise, valid & (total > 0), per_image)
 
 
 def masked_pixel_loss(predicted: Tensor, image: Tensor, masked: Tensor) -> Tensor:
@@ -238,9 +245,12 @@ def _on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
-    """Masked mean; 0 (the graph is kept) if the mask is empty."""
+def _mean_where(values: Tensor, mask: Tensor, per_row: bool = False) -> Tensor:
+    """Masked mean, or that of the rows' masked means; 0 (the graph is kept) if the mask is empty."""
     mask = mask.to(values.device)
+    if per_row:
+        rows = values.where(mask, 0.0).sum(1) / mask.sum(1).clamp_min(1)
+        return rows.sum() / mask.any(1).sum().clamp_min(1)
     return values.where(mask, 0.0).sum() / mask.sum().clamp_min(1)
 
 

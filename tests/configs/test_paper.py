@@ -25,7 +25,7 @@ def stage2() -> ConfigParser:
 
 @pytest.fixture(scope="module")
 def stage1() -> ConfigParser:
-    return parsed("pretrain.yaml", GRID)
+    return parsed("pretrain.yaml", "literal_pretraining.yaml", GRID)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,8 @@ def test_the_rate_falls_at_epochs_100_and_200(stage2: ConfigParser) -> None:
         "learning_rate": 1e-5, "optimizer#_target_": "torch.optim.Adam", "num_classes": 20,
         "lr_scheduler#_target_": "torch.optim.lr_scheduler.ReduceLROnPlateau",
         "vision_encoder": "google/vit-base-patch16-224-in21k", "text_encoder": "emilyalsentzer/Bio_ClinicalBERT",
-        "loss_weights#token": 1.0, "loss_weights#pixel": 1.0,
+        "loss_weights#token": 1.0, "loss_weights#pixel": 1.0, "per_image": True, "negatives": False,
+        "target": "bilinear_gt0", "prompt_map#integration": "otsu_per_class", "train#step#max_grad_norm": None,
     }.items(),
 )  # fmt: skip
 def test_stage_1(stage1: ConfigParser, key: str, value: Any) -> None:

@@ -23,15 +23,22 @@ class PromptPretraining:
         target: how masks are down-scaled to the patch grid; see `scripts.ops.attention.region_targets`.
         negatives: whether absent classes enter the pixel loss with target 0; the paper's literal form uses present
             classes only.
+        per_image: whether both terms are means over the classes of each image first, the paper's N, or over the classes
+            of all images of the batch together.
 
     Unlabelled classes of a case are left out of both terms.
     """
 
     def __init__(
-        self, model: nn.Module, loss_weights: dict[str, float], target: str = "area", negatives: bool = True
+        self,
+        model: nn.Module,
+        loss_weights: dict[str, float],
+        target: str = "area",
+        negatives: bool = True,
+        per_image: bool = False,
     ) -> None:
         self.model, self.loss_weights = model, loss_weights
-        self.target, self.negatives = target, negatives
+        self.target, self.negatives, self.per_image = target, negatives, per_image
 
     def __call__(self, batch: dict[str, Any], progress: float) -> Losses:
         """Return `loss` and its parts `token` and `pixel`."""
@@ -42,9 +49,9 @@ class PromptPretraining:
         region = region_targets(label, attention.shape[1], grid, self.target)
         labelled_classes = ~labelled["is_unlabelled"]  # (B, N)
         present = labelled_classes & (region.flatten(2).amax(-1) > 0)
-        token = token_attention_loss(attention, region, present)
+        token = token_attention_loss(attention, region, present, per_image=self.per_image)
         valid = labelled_classes if self.negatives else present
-        pixel = pixel_attention_loss(attention, region, valid, valid_area(label, grid))
+        pixel = pixel_attention_loss(attention, region, valid, valid_area(label, grid), per_image=self.per_image)
         total = self.loss_weights["token"] * token + self.loss_weights["pixel"] * pixel
         return {"loss": total, "token": token, "pixel": pixel}
 

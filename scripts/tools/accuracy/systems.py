@@ -19,6 +19,8 @@ from ...bundle.launch import BUNDLE_ROOT
 CONFIGS = BUNDLE_ROOT / "configs"
 STAGE2_OF_COMPARED = "cps4_literal"
 """Method whose stage 2 follows a stage 1 that CPS4's is compared with: the form closest to the paper."""
+ORIGINAL = "_original"
+"""End of the name of a method with its original's weights of the loss."""
 ALIASES = {"baseline": "mean_teacher", "all": "cps4"}
 """Names of the paper's ablation (fig. 4) for rows that are there anyway, as `token` and `pixel` are."""
 
@@ -54,7 +56,9 @@ def systems(configs: Path = CONFIGS) -> dict[str, System]:
     A method on `train` is a stage 2; with `prompt_maps: null` it takes no stage 1, else CPS4's. A method on `pretrain`
     is a stage 1, and `STAGE2_OF_COMPARED` follows it. An ablation on `train` changes CPS4's stage 2, one on `pretrain`
     its stage 1, by a file or by one key. What stands in a header as `# equal weights: KEY=VALUE, ...` makes the weights
-    of the unlabelled terms sum to 1 for the comparison; `# follows: SYSTEM as KEY` is what a stage 1 learns from.
+    of the unlabelled terms sum to 1 for the comparison; `# stage 1: FILE` is an overlay on `pretrain` that a method on
+    `train` takes in place of CPS4's own stage 1; `# follows: SYSTEM as KEY` is what a stage 1 learns from. A method
+    whose file in `originals` has weights of the loss is a second system, NAME_original, with these and nothing else.
 
     Args:
         configs: the folder of the config files.
@@ -68,7 +72,7 @@ def systems(configs: Path = CONFIGS) -> dict[str, System]:
     for name, path in methods.items():
         system = System(name)
         if "train" not in bases(path) and follower:
-            system = _with_file(system, follower, configs)
+            system = replace(_with_file(system, follower, configs), stage1=())  # of the method, not of the follower
         _add(found, _with_file(system, path, configs), name)
     for path in sorted((configs / "ablations").glob("*.yaml")):
         _add(found, _with_file(System(path.stem), path, configs), path.stem)
@@ -79,6 +83,13 @@ def systems(configs: Path = CONFIGS) -> dict[str, System]:
         _add(found, changed, name)
     if "supervised" in found:
         _add(found, replace(found["supervised"], name="full", all_labelled=True), "full")
+    for path in sorted((configs / "originals").glob("*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        weights = {key: value for key, value in content.items() if key.startswith("loss_weights#")}
+        for base in header(path, "overlay on") if weights else ():
+            method = found[base.rpartition("/")[2]]
+            name = method.name + ORIGINAL
+            _add(found, replace(method, name=name, overrides={**method.overrides, **weights}), name)
     return found
 
 
@@ -172,6 +183,8 @@ def _with_file(system: System, path: Path, configs: Path) -> System:
         system = replace(system, stage2=(*system.stage2, file), overrides=weights)
         if "prompt_maps" in content:
             system = replace(system, stage1_of="" if content["prompt_maps"] is not None else None)
+        for name in header(path, "stage 1"):
+            system = _with_file(system, configs / name, configs)
     if "pretrain" in on:
         system = replace(system, stage1_of=system.name, stage1=(*system.stage1, file))
         for entry in header(path, "follows"):

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from .row_names import ALL_LABELLED, MethodName, in_order, method_name
+from ...labels import LEVEL_RIGHT, ClassTable
+from .row_names import ALL_LABELLED, LITERAL, REFERENCE, MethodName, in_order, method_name, with_our_stage1
 
 MEASURES = {"mdice": "dice", "miou": "iou"}
 """Mean over cases -> the column of per_case.csv behind it."""
@@ -49,7 +50,7 @@ class Readout(NamedTuple):
 
 
 TEST, UNLABELLED = Readout("test", "raw"), Readout("unlabelled", "raw")
-READOUTS = (TEST, Readout("test", "decoded"), UNLABELLED, Readout("unlabelled", "decoded"))
+READOUTS = tuple(Readout(s, v) for s in ("test", "unlabelled") for v in ("raw", "decoded", "named"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,10 @@ class Benchmark:
         """Row -> title and group, in the order of the tables."""
         steps = self.runs.groupby("method")["stage1_steps"].max()
         found = {method: method_name(method, uses_prompts=pd.notna(n) and n > 0) for method, n in steps.items()}
-        return {method: found[method] for method in in_order(found)}
+        ordered = {method: found[method] for method in in_order(found)}
+        if LITERAL in ordered and self._share_maps(LITERAL, REFERENCE):
+            ordered[LITERAL] = with_our_stage1(ordered[LITERAL])
+        return ordered
 
     @cached_property
     def labelled(self) -> list[int]:
@@ -86,10 +90,23 @@ class Benchmark:
     def _runs_of(self) -> dict[str, pd.DataFrame]:
         return dict(iter(self.runs.groupby("method")))
 
+    def _share_maps(self, one: str, other: str) -> bool:
+        """Whether the prompt-guided maps of two rows score alike in every cell: both took the same stage 1."""
+        maps = self.runs.pivot(index=["labelled", "seed"], columns="method", values="map_mdice")[[one, other]].dropna()
+        return not maps.empty and bool((maps[one] == maps[other]).all())
+
     @cached_property
     def patients(self) -> pd.DataFrame:
-        """Means over the classes of every patient: the columns of `cases` up to `case`, `dice` and `iou`."""
-        return self.cases.groupby(CASE_FIELDS[:6], as_index=False)[list(MEASURES.values())].mean()
+        """Scores of every patient, with the columns of `cases` up to `case`, and two kinds more.
+
+        - `dice`, `iou`: means over the classes;
+        - `right`: whether every level from L5 to L1 that the label holds is right, None where it holds none.
+        """
+        means = self.cases.groupby(CASE_FIELDS[:6])[list(MEASURES.values())].mean()
+        judged = self.cases[self.cases["class_id"].isin(ClassTable.load().judged_levels)]
+        lowest = judged.groupby(CASE_FIELDS[:6])["dice"].min().reindex(means.index)
+        means["right"] = (lowest > LEVEL_RIGHT).astype(object).where(lowest.notna(), None)
+        return means.reset_index()
 
     def of(self, method: str, labelled: int) -> pd.DataFrame:
         """Runs of a row at a number of labelled patients; runs on all labels belong to every number."""
@@ -108,6 +125,11 @@ class Benchmark:
         """Means over the classes of each patient: a line for each seed, a column for each patient."""
         found = self._scored(self.patients, method, labelled, readout)
         return found.pivot(index="seed", columns="case", values=measure)
+
+    def levels(self, method: str, labelled: int, readout: Readout) -> pd.DataFrame:
+        """Patients of every seed whose levels could be judged, with the columns of `patients`; `right` is bool."""
+        found = self._scored(self.patients, method, labelled, readout)
+        return found[found["right"].notna()].astype({"right": bool})
 
     def class_means(self, method: str, labelled: int, readout: Readout) -> dict[str, list[float]]:
         """Class -> mean Dice over the cases that show it, one number a seed."""

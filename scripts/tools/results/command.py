@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from ...files import write_whole
 from ...labels import ClassTable
 from .benchmark_folder import READOUTS, TEST, Benchmark, read_benchmark, write_cases
 from .document import Chapter, Picture, Table, markdown, settings_table, write_html, write_latex, write_markdown
+from .headline import RULE, headline_table, rivals_table
+from .level_tables import MEANING, level_table
 from .method_charts import ablation_bars, class_chart, curve_over_labelled
 from .method_tables import (
     all_columns_table,
@@ -25,11 +28,15 @@ from .method_tables import (
 )
 
 START, END = "<!-- results -->", "<!-- /results -->"
+LATEX = ("Summary", "Scores", "Ablation", "CPS4 against the others")
+"""Chapters whose tables are written for LaTeX, too."""
 READING = (
     "Percent, mean ± standard deviation over seeds; each has other labelled patients and initial weights. "
     "Test: mean over the test patients. Unlabelled: hidden labels of the unlabelled training patients (transductive). "
     "Map: the prompt-guided map of stage 1 on the unlabelled patients. Pseudo-label: what the teacher itself predicts "
     "there, before any fusion.",
+    "Names are given in three ways to all rows alike: raw, the network's own; decoded, in the order of the spine; "
+    "named, by the geometry of the training's spines, labelled and unlabelled.",
 )
 
 
@@ -39,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="results", help="start of the names of all files that are written")
     parser.add_argument("--title", default="Results", help="head of the page")
     parser.add_argument("--note", default="", help="a paragraph that the reader must know, below the head")
-    parser.add_argument("--into", type=Path, help="a Markdown file whose block <!-- results --> receives the overview")
+    parser.add_argument(
+        "--into", type=Path, nargs="+", default=[], metavar="FILE.md",
+        help="Markdown files whose block <!-- results --> receives the short table",
+    )  # fmt: skip
     parser.add_argument("--to", type=Path, help="where everything goes; default: the folder itself")
     parser.add_argument("--paper", action="store_true", help="the paper's numbers, marked as such, beside ours")
     shown = parser.add_argument_group("what the pictures show")
@@ -63,10 +73,11 @@ def run(args: argparse.Namespace) -> int:
         shutil.copyfile(args.folder / "results.csv", f"{start}.csv")
     write_cases(benchmark.cases, f"{start}_per_case.csv.gz")
     scores = [score_table(benchmark, readout, paper=args.paper and readout == TEST) for readout in READOUTS]
-    overview = overview_table(benchmark)
     steps, others = steps_table(benchmark), other_ablations_table(benchmark)
     parts: dict[str, list[str | Table | Picture | None]] = {
-        "Overview": [overview],
+        "Summary": [headline_table(benchmark), RULE, rivals_table(benchmark)],
+        "Overview": [overview_table(benchmark)],
+        "Levels": [MEANING, *(level_table(benchmark, readout) for readout in READOUTS)],
         "Scores": [*scores, _curve(benchmark, start)],
         "Ablation": [steps, _ablation(benchmark, start), others],
         "CPS4 against the others": [comparison_table(benchmark)],
@@ -74,21 +85,33 @@ def run(args: argparse.Namespace) -> int:
         "Structures": [_classes(benchmark, args, start)],
         "Pictures": [] if args.no_pictures else [*_pictures(benchmark, args, start)],
         "All columns": [all_columns_table(benchmark)],
-        "Settings": [_settings(args.folder)],
+        "Settings": [_settings(benchmark)],
     }
     chapters = [Chapter(head, [part for part in found if part]) for head, found in parts.items()]
     lead = [args.note, *READING] if args.note else list(READING)
-    latex = write_latex(Path(f"{start}.tex"), chapters[:4])
+    latex = write_latex(Path(f"{start}.tex"), [c for c in chapters if c.title in LATEX])
     page = write_markdown(Path(f"{start}.md"), args.title, lead, chapters)
     html = write_html(Path(f"{start}.html"), args.title, lead, chapters)
     print(page, html, latex, sep="\n")
-    if args.into:
-        text = args.into.read_text(encoding="utf-8")
-        before, _, rest = text.partition(START)
-        _, _, after = rest.partition(END)
-        block = markdown(overview) if overview else ""
-        write_whole(args.into, f"{before}{START}\n{block}\n{END}{after}")
+    for document in args.into:
+        _write_block(document, benchmark, page)
     return 0
+
+
+def _write_block(document: Path, benchmark: Benchmark, page: Path) -> None:
+    """Put the short table, with a link to the page, between the marks of a Markdown file.
+
+    Raises:
+        ValueError: the file has no such marks.
+    """
+    text = document.read_text(encoding="utf-8")
+    before, mark, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        raise ValueError(f"{document} has no lines {START} and {END}, between which the table is written")
+    link = Path(os.path.relpath(page, document.parent)).as_posix()
+    table = headline_table(benchmark, more=f"[{page.name}]({link})")
+    write_whole(document, f"{before}{START}\n{markdown(table) if table else ''}\n{END}{after}")
 
 
 def _curve(benchmark: Benchmark, start: str) -> Picture | None:
@@ -139,8 +162,13 @@ def _pictures(benchmark: Benchmark, args: argparse.Namespace, start: str) -> lis
     return found
 
 
-def _settings(folder: Path) -> Table | str:
-    file = folder / "settings.json"
+def _settings(benchmark: Benchmark) -> Table | str:
+    """What settings.json holds; of rows that were asked for those that were run."""
+    file = benchmark.folder / "settings.json"
     if not file.is_file():
         return "The benchmark left no settings.json."
-    return settings_table(json.loads(file.read_text(encoding="utf-8")), "What all runs share.")
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    for key, name in (("methods", str), ("variant", lambda words: words[0])):
+        if key in settings:
+            settings[key] = [entry for entry in settings[key] if name(entry) in benchmark.names]
+    return settings_table(settings, "What all runs share.")

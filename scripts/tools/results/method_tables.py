@@ -16,8 +16,8 @@ import pandas as pd
 
 from .benchmark_folder import MEASURES, READOUTS, TEST, UNLABELLED, Benchmark, Readout
 from .document import Table
-from .paired_test import EXACT_UP_TO, Comparison, compare
 from .row_names import ALL_LABELLED, FULL, REFERENCE, STEPS
+from .seed_bootstrap import Comparison, comparisons
 
 PAPER_FILE = Path(__file__).with_name("paper.json")
 HEADS = {
@@ -25,15 +25,25 @@ HEADS = {
     "miou": "mIoU",
     "mdice_decoded": "mDice, decoded",
     "miou_decoded": "mIoU, decoded",
+    "mdice_named": "mDice, named",
+    "miou_named": "mIoU, named",
+    "levels_right": "levels right",
+    "levels_right_decoded": "levels right, decoded",
+    "levels_right_named": "levels right, named",
     "unlabelled_mdice": "mDice, unlabelled patients",
     "unlabelled_mdice_decoded": "same, decoded",
+    "unlabelled_mdice_named": "same, named",
+    "unlabelled_levels_right": "levels right, unlabelled patients",
+    "unlabelled_levels_right_decoded": "same, decoded (levels)",
+    "unlabelled_levels_right_named": "same, named (levels)",
     "map_mdice": "prompt-guided map",
     "pseudo_label_mdice": "pseudo-label",
+    "validation_mdice": "validation patients, as training sees them",
 }
 """Columns of results.csv -> heads of the tables; a column that the file lacks, or leaves empty, is left out."""
 COSTS = {"steps": "steps", "stage1_steps": "stage-1 steps", "resolution": "resolution"}
 LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
-STARS = " Paired test against CPS4: * p < 0.05, ** p < 0.01, *** p < 0.001."
+STARS = " Against CPS4, corrected for the number of rows: * p < 0.05, ** p < 0.01, *** p < 0.001."
 OUTSIDE = (
     "nnU-Net v2 from its own package, in an environment of its own: its 2D configuration, fold all, its network, loss, "
     "optimiser, augmentation and schedule for so many steps (its own schedule has 250000). It sees the slices that our "
@@ -56,16 +66,17 @@ def overview_table(benchmark: Benchmark) -> Table | None:
 
     Ablations have a table of their own. The best of each column is bold, rows with all labels aside.
     """
-    seeds = _most_seeds(benchmark)
+    seeds = most_seeds(benchmark)
     columns = {
-        (_head(n, seeds[n]), r.section + (", decoded" if r.variant == "decoded" else "")): Column(n, r, "mdice")
+        (_head(n, seeds[n]), r.section + ("" if r.variant == "raw" else f", {r.variant}")): Column(n, r, "mdice")
         for n in benchmark.labelled
         for r in READOUTS
         if benchmark.has(r)
     }
     caption = (
         "Mean Dice, %, mean ± deviation over seeds (n in a cell where there are fewer), of test patients and of the "
-        "unlabelled ones of training; decoded: names put in the order of the spine, for all rows alike."
+        "unlabelled ones of training; decoded: names put in the order of the spine, named: by the geometry of the "
+        "cohort, for all rows alike."
     )
     return Table("overview", caption, *_scored(benchmark, columns, digits=1)) if columns else None
 
@@ -74,14 +85,14 @@ def score_table(benchmark: Benchmark, readout: Readout, *, paper: bool = False) 
     """Methods by numbers of labelled patients, as the paper's Table 1; None if no run was scored so.
 
     Ablations have a table of their own. The best of each column is bold, rows with all labels aside. Stars are of the
-    paired test of the patients' Dice against CPS4, over the seeds that both rows have.
+    patients' Dice against CPS4, over the seeds that both rows have, see `scripts.tools.results.seed_bootstrap`.
 
     Args:
         benchmark: the runs.
         readout: which patients, which form of the prediction.
         paper: whether the paper's own numbers, on its own data set, stand in columns behind ours.
     """
-    seeds = _most_seeds(benchmark)
+    seeds = most_seeds(benchmark)
     columns = {
         (_head(n, seeds[n], benchmark.n_cases(n, readout)), HEADS[measure]): Column(n, readout, measure)
         for n in benchmark.labelled
@@ -91,11 +102,12 @@ def score_table(benchmark: Benchmark, readout: Readout, *, paper: bool = False) 
     cells, best = _scored(benchmark, columns, starred=True)
     if cells.empty:
         return None
-    compared = [compare(benchmark, FULL, c.labelled, readout, MEASURES[c.measure]) for c in columns.values()]
-    if any(compared) and "Upper bound" in cells.index:
-        cells.loc[("Upper bound", "distance of CPS4 to it, over patients"), :] = [_points(c) for c in compared]
+    bound = [comparisons(benchmark, c.labelled, readout, MEASURES[c.measure]).get(FULL) for c in columns.values()]
+    if any(bound) and "Upper bound" in cells.index:
+        cells.loc[("Upper bound", "distance of CPS4 to it"), :] = [_points(c) for c in bound]
     caption = f"{readout.title[0].upper()}{readout.title[1:]}, %, mean ± deviation over seeds."
-    caption += _test_note(benchmark, readout)
+    if any(comparisons(benchmark, c.labelled, readout) for c in columns.values()):
+        caption += STARS
     if paper:
         printed = json.loads(PAPER_FILE.read_text(encoding="utf-8"))
         span = f"the paper's, on {printed['data']}: {' / '.join(printed['measures'])}"
@@ -126,10 +138,10 @@ def ablation_table(benchmark: Benchmark, methods: Mapping[str, str], name: str, 
         most = max(len(benchmark.of(m, n)) for m in found)
         for r in shown:
             head = f"{_head(n, most, benchmark.n_cases(n, r))}, {r.section}"
-            compared = [compare(benchmark, m, n, r) for m in found]
+            compared = [comparisons(benchmark, n, r).get(m) for m in found]
             columns[head, "mDice"] = [over_seeds(benchmark.scores(m, n, r), most) for m in found]
             columns[head, "to CPS4"] = [f"{_points(c, -1)} {stars(c.p) if c else ''}".strip() for c in compared]
-    reading = " %, mean ± deviation over seeds; the distance to CPS4 (points) ± its deviation over patients."
+    reading = " %, mean ± deviation over seeds; the distance to CPS4, points, with its 95 % interval."
     return Table(name, caption + reading + STARS, pd.DataFrame(columns, pd.Index(found.values(), name="row")))
 
 
@@ -155,15 +167,16 @@ def comparison_table(benchmark: Benchmark) -> Table | None:
     if not found:
         return None
     rows = [(n, m) for n in benchmark.labelled for m in benchmark.names if any((n, m) in c for c in found.values())]
-    columns = {}
-    for readout, compared in found.items():
-        most = max(c.n for c in compared.values())
-        columns[f"{readout.title} (n = {most})"] = [_record(compared.get(row), most) for row in rows]
+    columns = {r.title: [_record(compared.get(row)) for row in rows] for r, compared in found.items()}
     titles = [(f"{n} labelled", benchmark.names[m].title) for n, m in rows]
     index = pd.MultiIndex.from_tuples(titles, names=["labelled", "CPS4 minus"])
     caption = (
-        "Margin of CPS4 in mean Dice, points ± its deviation over patients, each patient's score averaged over the "
-        "seeds that both rows have; in brackets patients won–lost, and p of the two-sided sign-flip test."
+        "Margin of CPS4 in mean Dice, points, with its 95 % interval, over the seeds and patients that both rows "
+        "have; in brackets seeds x patients, patients won–lost, and p, corrected for the number of rows at that "
+        "number of labelled patients (Holm, 1979), ablations apart from the others. Seeds and patients are drawn "
+        "with replacement, the same patients in all drawn seeds (Owen, 2007); the error of the drawn means and "
+        "Student's t, with one degree of freedom less than seeds or patients, whichever are fewer, give interval and "
+        "p. With three seeds only a large and steady margin is significant; a single seed has neither."
     )
     return Table("comparison", caption, pd.DataFrame(columns, index))
 
@@ -221,9 +234,9 @@ def over_seeds(values: Sequence[float], n_runs: int, digits: int = 2) -> str:
     return text if len(values) == n_runs else f"{text} (n={len(values)})"
 
 
-def mean_sd(mean: float, sd: float, sign: str = "", digits: int = 2) -> str:
+def mean_sd(mean: float, sd: float, digits: int = 2) -> str:
     """Two fractions as percent, "55.31 ± 13.56"; the mean alone where the deviation is NaN."""
-    return f"{100 * mean:{sign}.{digits}f}" + ("" if math.isnan(sd) else f" ± {100 * sd:.{digits}f}")
+    return f"{100 * mean:.{digits}f}" + ("" if math.isnan(sd) else f" ± {100 * sd:.{digits}f}")
 
 
 def _scored(
@@ -235,11 +248,11 @@ def _scored(
         for method, name in benchmark.names.items()
         if name.group != "Ablations" and any(benchmark.scores(method, *column) for column in columns.values())
     }
-    seeds = _most_seeds(benchmark)
+    seeds = most_seeds(benchmark)
 
     def cell(method: str, column: Column) -> str:
         text = over_seeds(benchmark.scores(method, *column), seeds[column.labelled], digits)
-        tested = compare(benchmark, method, *column[:2]) if starred and column.measure == "mdice" else None
+        tested = comparisons(benchmark, *column[:2]).get(method) if starred and column.measure == "mdice" else None
         return f"{text} {stars(tested.p)}".strip() if tested else text
 
     def mean(method: str, column: Column) -> float:
@@ -254,20 +267,24 @@ def _scored(
 
 def _comparisons(benchmark: Benchmark, readout: Readout) -> dict[tuple[int, str], Comparison]:
     """(labelled patients, row) -> CPS4 against it."""
-    rows = [(n, m) for n in benchmark.labelled for m in benchmark.names]
-    return {(n, m): c for n, m in rows if (c := compare(benchmark, m, n, readout))}
+    return {(n, m): c for n in benchmark.labelled for m, c in comparisons(benchmark, n, readout).items()}
 
 
-def _record(compared: Comparison | None, n: int) -> str:
+def _record(compared: Comparison | None) -> str:
     if compared is None:
         return "–"
-    p = "< 0.001" if compared.p < 0.001 else f"{compared.p:.3f}"
-    fewer = f", n = {compared.n}" if compared.n != n else ""
-    return f"{_points(compared)} ({compared.wins}–{compared.losses}, {p}{fewer})"
+    p = "" if math.isnan(compared.p) else ", < 0.001" if compared.p < 0.001 else f", {compared.p:.3f}"
+    of = f"{compared.seeds} x {compared.patients}, {compared.wins}–{compared.losses}"
+    return f"{_points(compared)} ({of}{p})"
 
 
 def _points(compared: Comparison | None, sign: int = 1) -> str:
-    return mean_sd(sign * compared.mean, compared.sd, sign="+").replace("-", "−") if compared else "–"
+    """A difference in points with its interval, "+5.2 [+1.0, +9.4]"; `sign` -1 turns it round."""
+    if compared is None:
+        return "–"
+    ends = [] if math.isnan(compared.low) else sorted((sign * compared.low, sign * compared.high))
+    mean, *interval = (f"{100 * value:+.1f}".replace("-", "−") for value in (sign * compared.mean, *ends))
+    return f"{mean} [{', '.join(interval)}]" if interval else mean
 
 
 def _head(labelled: int, seeds: int, cases: int = 0) -> str:
@@ -275,18 +292,7 @@ def _head(labelled: int, seeds: int, cases: int = 0) -> str:
     return f"{labelled} labelled (n = {seeds} seed{'s' * (seeds != 1)}{patients})"
 
 
-def _test_note(benchmark: Benchmark, readout: Readout) -> str:
-    """The stars' meaning, and how small p can become with so few patients; nothing where nothing was compared."""
-    compared = _comparisons(benchmark, readout).values()
-    if not compared:
-        return ""
-    n = max(c.n for c in compared)
-    least = 2 / 2**n
-    small = f" With {n} patients p is at least {least:.2g}, whatever the scores." if n <= EXACT_UP_TO else ""
-    return STARS + (small if least >= 0.001 else "")
-
-
-def _most_seeds(benchmark: Benchmark) -> dict[int, int]:
+def most_seeds(benchmark: Benchmark) -> dict[int, int]:
     """Number of labelled patients -> seeds of the row that has most; rows with all labels aside."""
     rivals = [m for m in benchmark.names if m not in ALL_LABELLED]
     return {n: max((len(benchmark.of(m, n)) for m in rivals), default=0) for n in benchmark.labelled}

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...labels import CONFIG_DIR
-from ..accuracy.systems import one_key_ablations
+from ..accuracy.systems import ORIGINAL, one_key_ablations
 
 ABLATION_DIR = CONFIG_DIR / "ablations"
 REFERENCE, FULL = "cps4", "full"
 """The row that all others are compared with, and the one that trained on the labels of all training patients."""
+LITERAL = "cps4_literal"
+"""The paper's letter."""
 OUTSIDE_FULL = "nnunet_full"
 """nnU-Net on the labels of all training patients."""
 ALL_LABELLED = (FULL, OUTSIDE_FULL)
@@ -39,7 +41,7 @@ METHODS = {
     "mgca": MethodName("MGCA", "Text-guided"),
     "egma": MethodName("EGMA", "Text-guided"),
     "dusss": MethodName("DuSSS", "Text-guided"),
-    "cps4_literal": MethodName("CPS4 as published", "CPS4"),
+    LITERAL: MethodName("CPS4 as published", "CPS4"),
     "cps4": MethodName("CPS4 (ours)", "CPS4"),
     "token": MethodName("token loss alone", "Ablations"),
     "pixel": MethodName("pixel loss alone", "Ablations"),
@@ -63,12 +65,23 @@ def method_name(method: str, *, uses_prompts: bool = False, ablations: Path = AB
     """
     if method in METHODS:
         return METHODS[method]
+    if (base := METHODS.get(method.removesuffix(ORIGINAL))) is not None:
+        return MethodName(f"{base.title} by its original's weights", base.group)
     if (ablations / f"{method}.yaml").is_file() or method in one_key_ablations(ablations.parent):
         return MethodName(method.replace("_", " "), "Ablations")
     return MethodName(method.replace("_", " "), "Text-guided" if uses_prompts else "Semi-supervised")
 
 
+def with_our_stage1(name: MethodName) -> MethodName:
+    """What a row of the paper's letter is called that took the stage 1 of `cps4`."""
+    return name._replace(title="CPS4: published stage 2 on our stage 1")
+
+
 def in_order(names: dict[str, MethodName]) -> list[str]:
     """Rows in the order of the tables: by group, in a group as in :data:`METHODS`, strangers last by name."""
-    places = {name: place for place, name in enumerate(METHODS.values())}
-    return sorted(names, key=lambda m: (GROUPS.index(names[m].group), places.get(names[m], len(places)), m))
+    places = {method: place for place, method in enumerate(METHODS)}
+
+    def place(method: str) -> tuple[int, int, str]:
+        return GROUPS.index(names[method].group), places.get(method.removesuffix(ORIGINAL), len(places)), method
+
+    return sorted(names, key=place)

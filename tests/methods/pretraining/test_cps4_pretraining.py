@@ -36,10 +36,11 @@ def batch() -> dict[str, Any]:
 
 
 class TestPromptPretraining:
+    @pytest.mark.parametrize("per_image", [True, False])
     @pytest.mark.parametrize("negatives", [True, False])
     @pytest.mark.parametrize("target", ["area", "area_half"])
-    def test_twin(self, negatives: bool, target: str) -> None:
-        method, data = objective(negatives=negatives, target=target), batch()
+    def test_twin(self, negatives: bool, target: str, per_image: bool) -> None:
+        method, data = objective(negatives=negatives, target=target, per_image=per_image), batch()
         labelled = data["labelled"]
         labelled["is_unlabelled"][0, 2] = True
         losses = method(data, 0.0)
@@ -47,7 +48,8 @@ class TestPromptPretraining:
         grid = tuple(maps.shape[-2:])
         regions = region_targets(labelled["label"][:, 0].long(), CLASSES, grid, target)
         size = 16 // grid[0]
-        token, pixel = [], []
+        token: list[list[torch.Tensor]] = [[], []]
+        pixel: list[list[torch.Tensor]] = [[], []]
         for b in range(2):
             for c in range(CLASSES):
                 if labelled["is_unlabelled"][b, c]:
@@ -55,7 +57,7 @@ class TestPromptPretraining:
                 a, r = maps[b, c], regions[b, c]
                 present = bool(r.max() > 0)
                 if present:
-                    token.append((1 - (a * r).sum() / a.sum()) ** 2)
+                    token[b].append((1 - (a * r).sum() / a.sum()) ** 2)
                 if not (present or negatives):
                     continue
                 total, weights = torch.zeros(()), 0.0
@@ -66,9 +68,12 @@ class TestPromptPretraining:
                         p, q = a[i, j], float(r[i, j])
                         total = total - weight * (q * p.log() + (1 - q) * (1 - p).log())
                         weights += weight
-                pixel.append(total / weights)
-        torch.testing.assert_close(losses["token"], torch.stack(token).mean())
-        torch.testing.assert_close(losses["pixel"], torch.stack(pixel).mean())
+                pixel[b].append(total / weights)
+        assert len(token[0]) != len(token[1])  # else both means are the same
+        for name, parts in (("token", token), ("pixel", pixel)):
+            grouped = parts if per_image else [parts[0] + parts[1]]
+            expected = torch.stack([torch.stack(part).mean() for part in grouped]).mean()
+            torch.testing.assert_close(losses[name], expected)
         torch.testing.assert_close(losses["loss"], 0.6 * losses["token"] + 1.7 * losses["pixel"])
 
     def test_overfits(self) -> None:

@@ -25,7 +25,12 @@ def configs(tmp_path: Path) -> Path:
     """Files of all kinds: who trains what follows from their headers alone."""
     files = {
         "methods/supervised": OVERLAY.format("train", "words", "prompt_maps: null\n"),
-        "methods/cps4_literal": OVERLAY.format("train", "equal weights: a#b=0.5, c=0.25", "prompt_map#gate: 0.0\n"),
+        "methods/cps4_literal": OVERLAY.format(
+            "train", "equal weights: a#b=0.5, c=0.25\n# stage 1: literal.yaml", "prompt_map#gate: 0.0\n"
+        ),
+        "literal": OVERLAY.format("pretrain", "words", ""),
+        "originals/supervised": OVERLAY.format("train + methods/supervised", "words", "loss_weights#b: 0.5\n"),
+        "originals/contrast": OVERLAY.format("pretrain + methods/contrast", "words", ""),
         "methods/contrast": OVERLAY.format("pretrain", "words", ""),
         "methods/both": OVERLAY.format("train, pretrain", "words", ""),
         "ablations/one_loss": OVERLAY.format("pretrain", "words", ""),
@@ -54,13 +59,14 @@ class TestSystems:
             "cps4": System("cps4"),
             "supervised": System("supervised", supervised, stage1_of=None),
             "full": System("full", supervised, stage1_of=None, all_labelled=True),
-            "cps4_literal": System("cps4_literal", (literal,), equal),
+            "cps4_literal": System("cps4_literal", (literal,), equal, "cps4_literal", ("literal.yaml",)),
             "contrast": System("contrast", (literal,), equal, "contrast", ("methods/contrast.yaml",)),
             "both": System("both", ("methods/both.yaml",), {}, "both", ("methods/both.yaml",)),
             "one_loss": System("one_loss", (), {}, "one_loss", ("ablations/one_loss.yaml",)),
             "live": System("live", ("ablations/live.yaml",)),
             "between": System("between", (), {}, "between", ("ablations/between.yaml",)),
             "again": System("again", (), {}, "again", ("ablations/again.yaml",), follows=("cps4", "of_run")),
+            "supervised_original": System("supervised_original", supervised, {"loss_weights#b": 0.5}, stage1_of=None),
             "one_key": System("one_key", overrides={"a#b": 0}),
             "one_key_of_stage_1": System(
                 "one_key_of_stage_1", stage1_of="one_key_of_stage_1", stage1_overrides={"c": "$None"}
@@ -69,16 +75,21 @@ class TestSystems:
 
     def test_every_file_and_every_row_of_the_table_is_a_system(self) -> None:
         files = {path.stem for folder in ("methods", "ablations") for path in (CONFIGS / folder).glob("*.yaml")}
-        assert set(systems()) == files | set(one_key_ablations()) | {"cps4", "full"}
+        originals = {f"{name}_original" for name in ("bcp", "graphcl", "mc_net", "ss_net", "ucmt")}
+        assert set(systems()) == files | set(one_key_ablations()) | originals | {"cps4", "full"}
 
     def test_of_the_bundle(self) -> None:
         found = systems()
         assert found["mean_teacher"].stage1_of is None
+        assert found["cps4_literal"].stage1 == ("literal_pretraining.yaml",)
+        assert (found["clip"].stage1, found["clip"].stage1_of) == (("methods/clip.yaml",), "clip")
         assert found["cps4_literal"].overrides == {"loss_weights#prompt": "0.5", "loss_weights#enhanced": "0.5"}
         assert (found["token"].stage1_of, found["token"].stage2) == ("token", ())
         assert found["token"].stage1_overrides == {"loss_weights#pixel": 0.0}
         assert (found["live_maps"].stage1_of, found["live_maps"].stage2) == ("", ())
         assert found["live_maps"].overrides == {"attention_source": "$@prompt_maps.compute_online"}
+        assert found["mc_net_original"].stage2 == ("methods/mc_net.yaml",)
+        assert found["mc_net_original"].overrides == {"loss_weights#supervised": 1.5, "loss_weights#consistency": 0.6}
         assert found["measured_weight"].stage2 == ("ablations/measured_weight.yaml",)
 
     def test_exception(self, configs: Path) -> None:

@@ -44,7 +44,7 @@ def write_benchmark(
         labelled: numbers of labelled patients.
         seeds: of the runs.
         full: number of all training patients, if there is an upper bound; it has the first seed alone.
-        decoded: whether decoded levels were scored as well.
+        decoded: whether decoded and named levels were scored as well.
         n_test: test patients.
         n_unlabelled: unlabelled patients.
     """
@@ -58,7 +58,7 @@ def write_benchmark(
         run = folder / f"{method}_{number}_{seed}"
         for section, n in (("test", n_test), ("unlabelled", 0 if method == "full" else n_unlabelled)):
             summary: dict[str, object] = {}
-            for variant, gain in (("raw", 0.0), *([("decoded", 0.02)] if decoded else [])):
+            for variant, gain in (("raw", 0.0), *([("decoded", 0.02), ("named", 0.04)] if decoded else [])):
                 scores = _cases(f"{method}{number}{seed}{section}", seed, section, n, level + gain)
                 if scores:
                     out = run / f"network_{section}"
@@ -72,7 +72,7 @@ def write_benchmark(
                     means[f"{section}{variant}"] = mdice
         row = [method, number, seed, means["testraw"], means["testraw"] - 0.1, means.get("testdecoded", ""), "",
                means.get("unlabelledraw", ""), means.get("unlabelleddecoded", ""), 720, 200 * (method in TEXT),
-               "96x48", "cpu", "2026-01-01", "", "", ""]  # fmt: skip
+               "96x48", "cpu", "2026-01-01", "", "", level]  # fmt: skip
         lines.append(",".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row))
     (folder / "results.csv").write_text("\n".join(lines) + "\n")
     (folder / "settings.json").write_text(json.dumps({"labelled": list(labelled), "device": "cpu"}))

@@ -49,11 +49,41 @@ class TestReadout:
         assert [r.column("mdice") for r in READOUTS] == [
             "mdice",
             "mdice_decoded",
+            "mdice_named",
             "unlabelled_mdice",
             "unlabelled_mdice_decoded",
+            "unlabelled_mdice_named",
         ]
-        assert READOUTS[3].file == "network_unlabelled/per_case_decoded.csv"
-        assert READOUTS[3].title == "unlabelled patients, decoded levels"
+        assert READOUTS[4].file == "network_unlabelled/per_case_decoded.csv"
+        assert READOUTS[4].title == "unlabelled patients, decoded levels"
+
+
+class TestLevels:
+    def test_value(self, tmp_path):
+        """Levels L5 to L1 alone are judged; a case that shows none of them is not."""
+        (tmp_path / "results.csv").write_text(f"{HEAD}\ncps4,1,0,0.5,0.4{12 * ','}\n")
+        out = tmp_path / "cps4_1_0" / "network_test"
+        out.mkdir(parents=True)
+        scores = [("a", 2, "L5", 0.51), ("a", 6, "L1", 0.9), ("a", 8, "T11", 0.1), ("b", 2, "L5", 0.9)]
+        scores += [("b", 6, "L1", 0.5), ("c", 8, "T11", 0.9), ("d", 3, "L4", 0.7), ("d", 2, "L5", "")]
+        lines = [f"{case},{number},{name},{dice},0.1,," for case, number, name, dice in scores]
+        (out / "per_case.csv").write_text("\n".join(["case,class_id,class,dice,iou,hd95_mm,assd_mm", *lines]) + "\n")
+        found = read_benchmark(tmp_path).levels("cps4", 1, TEST)
+        assert dict(zip(found["case"], found["right"], strict=True)) == {"a": True, "b": False, "d": True}
+        assert found["dice"].tolist() == pytest.approx([1.51 / 3, 0.7, 0.7])
+
+
+class TestNames:
+    @pytest.mark.parametrize(("map_mdice", "shared"), [(0.2, True), (0.3, False), ("", False)])
+    def test_who_took_our_stage_1_is_not_called_published(self, tmp_path, map_mdice, shared):
+        lines = [HEAD]
+        for seed in (0, 1):
+            lines += [f"cps4,1,{seed},0.5,0.4{10 * ','}0.{2 + 2 * seed},,"]
+            lines += [f"cps4_literal,1,{seed},0.5,0.4{10 * ','}{map_mdice if seed == 0 else 0.4},,"]
+        (tmp_path / "results.csv").write_text("\n".join(lines) + "\n")
+        title = read_benchmark(tmp_path).names["cps4_literal"].title
+        expected = "CPS4: published stage 2 on our stage 1" if shared or map_mdice == "" else "CPS4 as published"
+        assert title == expected
 
 
 class TestWriteCases:

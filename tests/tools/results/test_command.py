@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from scripts.__main__ import main
@@ -33,10 +35,11 @@ class TestReport:
         assert "On phantoms" in page.words
         assert sum(tag == "img" for tag, _ in page.tags) == 3
         inside = readme.read_text(encoding="utf-8")
-        assert inside.startswith("before\n<!-- results -->\nMean Dice, %")
+        assert inside.startswith("before\n<!-- results -->\nUnlabelled patients: ")
         assert inside.endswith("<!-- /results -->\nafter\n")
         assert "old" not in inside
-        assert inside.count("\n| method") == 1  # all read-outs in one table
+        assert inside.count("\n| method") == 1
+        assert "[space.md](to/space.md)" in inside
 
     def test_pictures_that_cannot_be_drawn_are_named(self, folder, caplog):
         assert main(["report", str(folder)]) == 0
@@ -44,6 +47,20 @@ class TestReport:
         assert (folder / "results.md").is_file()
         assert (folder / "results.csv").read_text().startswith("method,labelled,seed")
 
-    def test_exception(self, tmp_path, capsys):
+    def test_rows_that_were_not_run_are_no_settings(self, folder, tmp_path):
+        settings = {"methods": ["cps4", "bcp"], "variant": [["token", "a=1"], ["masked_no_paste", "masked_images"]]}
+        (folder / "settings.json").write_text(json.dumps(settings))
+        assert main(["report", str(folder), "--no-pictures"]) == 0
+        text = (folder / "results.md").read_text(encoding="utf-8")
+        assert "['token', 'a=1']" in text
+        assert "masked_no_paste" not in text
+        assert "cps4, bcp" not in text
+
+    def test_exception(self, folder, tmp_path, capsys):
+        page = tmp_path / "page.md"
+        page.write_text("no marks\n")
+        assert main(["report", str(folder), "--no-pictures", "--into", str(page)]) == 1
+        assert "page.md has no lines <!-- results -->" in capsys.readouterr().err
+        assert page.read_text() == "no marks\n"
         assert main(["report", str(tmp_path)]) == 1
         assert "there is no" in capsys.readouterr().err

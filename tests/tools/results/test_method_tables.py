@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from scripts.tools.results.benchmark_folder import READOUTS, TEST, UNLABELLED, Readout, read_benchmark
@@ -16,6 +17,7 @@ from scripts.tools.results.method_tables import (
     stars,
     steps_table,
 )
+from scripts.tools.results.seed_bootstrap import compare
 from tests.tools.results.synthetic import HEAD
 
 FIELDS = "case,class_id,class,dice,iou,hd95_mm,assd_mm"
@@ -72,12 +74,12 @@ class TestScoreTable:
                 [
                     ["fully supervised, all patients", "80.00 (n=1)", "70.00 (n=1)"],
                     # the first seed alone: 0.5 - 0.8 and 0.4 - 0.8
-                    ["distance of CPS4 to it, over patients", "−35.00 ± 7.07", "−35.00 ± 7.07"],
+                    ["distance of CPS4 to it", "−35.0", "−35.0"],
                 ],
             ),
         ]
         assert best(table) == [("CPS4 (ours)", "mDice"), ("CPS4 (ours)", "mIoU")]
-        assert "With 2 patients p is at least 0.5" in table.caption
+        assert "Against CPS4, corrected for the number of rows" in table.caption
 
     def test_the_best_is_bold_below_the_distance_to_the_upper_bound(self, tmp_path):
         runs = {("cps4", 1): 0.5, ("full", 9): 0.8, ("nnunet", 1): 0.6}
@@ -88,14 +90,14 @@ class TestScoreTable:
             out.mkdir(parents=True)
             (out / "per_case.csv").write_text(f"{FIELDS}\na,2,L5,{dice},{dice - 0.1},,\n")
         table = score_table(read_benchmark(tmp_path), TEST)
-        assert "distance of CPS4 to it, over patients" in [title for title, *_ in rows(table)]
+        assert "distance of CPS4 to it" in [title for title, *_ in rows(table)]
         assert best(table) == [("nnU-Net v2, 2D", "mDice"), ("nnU-Net v2, 2D", "mIoU")]
 
     def test_of_many_methods(self, many):
         table = score_table(many, UNLABELLED)
         assert [title for title, _ in groups(table)] == ["Supervised", "Semi-supervised", "Text-guided", "CPS4"]
         assert len(rows(table)) == 15  # the upper bound has no unlabelled patients, ablations have their own table
-        assert rows(table)[0][1].endswith(" ***")
+        assert rows(table)[0][1].endswith(" **")
         assert all("*" not in row[2] for row in rows(table))
 
     def test_paper(self, many):
@@ -115,7 +117,7 @@ class TestScoreTable:
 
     def test_without_cps4(self, alone):
         table = score_table(alone, TEST)
-        assert "Paired" not in table.caption
+        assert "Against CPS4" not in table.caption
         assert len(rows(table)) == 2
 
     def test_means_alone(self, tmp_path):
@@ -194,7 +196,7 @@ class TestAblationTables:
         table = steps_table(hand)
         assert [row[0] for row in rows(table)] == ["+ token loss", "all"]
         # the first seed: 0.4 - 0.5 and 0.4 - 0.4
-        assert rows(table)[0] == ["+ token loss", "40.00 (n=1)", "−5.00 ± 7.07"]
+        assert rows(table)[0] == ["+ token loss", "40.00 (n=1)", "−5.0"]
         assert rows(table)[1] == ["all", "55.00 ± 14.14", "–"]
 
     def test_of_many_methods(self, many):
@@ -211,14 +213,15 @@ class TestAblationTables:
 class TestComparisonTable:
     def test_value(self, hand):
         table = comparison_table(hand)
-        assert list(table.cells.columns) == ["test patients (n = 2)"]
-        # BCP: a 0.5 - 0.25, b 0.6 - 0.45
+        assert list(table.cells.columns) == ["test patients"]
+        bcp = compare(np.array([[0.5 - 0.2, 0.4 - 0.4], [0.5 - 0.3, 0.8 - 0.5]]))
+        interval = "[" + ", ".join(f"{100 * end:+.1f}".replace("-", "−") for end in (bcp.low, bcp.high)) + "]"
         assert groups(table)[0] == (
             "1 labelled",
             [
-                ["BCP", "+20.00 ± 7.07 (2–0, 0.500)"],
-                ["token loss alone", "+5.00 ± 7.07 (1–0, 1.000)"],
-                ["fully supervised, all patients", "−35.00 ± 7.07 (0–2, 0.500)"],
+                ["BCP", f"+20.0 {interval} (2 x 2, 2–0, {bcp.p:.3f})"],  # the only one of two seeds: nothing to correct
+                ["token loss alone", "+5.0 (1 x 2, 1–0)"],
+                ["fully supervised, all patients", "−35.0 (1 x 2, 0–2)"],
             ],
         )
 

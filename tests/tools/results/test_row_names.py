@@ -16,6 +16,11 @@ class TestMethodName:
         assert method_name("other_one", uses_prompts=True) == MethodName("other one", "Text-guided")
         assert method_name("other_one").group == "Semi-supervised"
 
+    def test_with_the_weights_of_the_original(self):
+        assert method_name("mc_net_original") == MethodName("MC-Net+ by its original's weights", "Semi-supervised")
+        names = {m: method_name(m) for m in ("ucmt", "mc_net_original", "ss_net", "mc_net")}
+        assert in_order(names) == ["mc_net", "mc_net_original", "ss_net", "ucmt"]
+
     def test_of_the_overlays(self):
         assert method_name("live_maps").group == "Ablations"
 

@@ -1,0 +1,121 @@
+"""Names of drawn patients with one kind of evidence left out, and the page that counts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from torch import Tensor
+
+from scripts.tools.accuracy.names import FIELDS, INFERENCE, NO_GEOMETRY, Volume, markdown, name
+from scripts.training.cohort import CohortNaming
+from tests.drawn_spines import CHAIN, GROUPS, PIXEL_MM, one_level_up, unsure, volume
+
+
+class Labelled:
+    """One labelled patient, as a `SliceDataset` holds it."""
+
+    def __init__(self) -> None:
+        self.data = [{"image": "a.nii.gz"}]
+
+    def label(self, case: int) -> np.ndarray:
+        return volume(0).numpy().astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def cohort() -> CohortNaming:
+    labelled: Any = Labelled()
+    return CohortNaming(labelled, GROUPS, CHAIN, PIXEL_MM)
+
+
+def seen(cohort: CohortNaming, number: int, section: str, found: Tensor, prompts: Tensor | None = None) -> Volume:
+    """A drawn patient whose network and class prompts call its structures as `found` and `prompts` do."""
+    probs = unsure(found)
+    spine = cohort.names.spine(probs, PIXEL_MM)
+    votes = {"network": cohort.names.evidence(probs, spine)}
+    if prompts is not None:
+        votes["prompts"] = 4 * cohort.names.evidence(unsure(prompts), spine)
+    return Volume(str(number), section, spine.tissue, spine.landmarks, votes, found, volume(number))
+
+
+@pytest.fixture(scope="module")
+def lines(cohort: CohortNaming) -> pd.DataFrame:
+    """Networks that are one level off in one of four patients, prompts that are right."""
+    volumes = []
+    for number in range(1, 9):
+        truth = volume(number)
+        found = one_level_up(truth) if number % 4 == 0 else truth
+        volumes.append(seen(cohort, number, "test" if number > 6 else "unlabelled", found, truth))
+    return pd.DataFrame(name(cohort, volumes))
+
+
+class TestVolume:
+    def test_votes_that_are_left_out_say_nothing(self, cohort: CohortNaming) -> None:
+        of = seen(cohort, 1, "test", volume(1), one_level_up(volume(1)))
+        both = of.seen(("network", "prompts")).evidence
+        np.testing.assert_allclose(both, of.votes["network"] + of.votes["prompts"])
+        np.testing.assert_allclose(of.seen(("network",)).evidence, of.votes["network"])
+        assert not of.seen(()).evidence.any()
+        alone = seen(cohort, 1, "test", volume(1))
+        np.testing.assert_allclose(alone.seen(("network", "prompts")).evidence, alone.votes["network"])
+
+
+class TestName:
+    def test_every_volume_by_every_kind(self, lines: pd.DataFrame) -> None:
+        kinds = ["all", INFERENCE, "no network", "geometry alone", NO_GEOMETRY]
+        assert lines["evidence"].drop_duplicates().tolist() == kinds
+        assert (lines.groupby("evidence").size() == 8).all()
+        assert lines["posterior"].isna().equals(lines["evidence"] == NO_GEOMETRY)
+
+    def test_without_geometry_a_network_that_is_off_stays_off(self, lines: pd.DataFrame) -> None:
+        right = lines.groupby("evidence")["right"].mean()
+        assert right[NO_GEOMETRY] == 0.75
+        assert right["all"] >= 0.9
+        assert lines["mdice"].between(0, 1).all()
+
+    def test_test_volumes_take_no_part_in_the_geometry(self, cohort: CohortNaming) -> None:
+        volumes = [seen(cohort, n, "unlabelled", volume(n)) for n in (1, 2, 3)]
+        alone = list(name(cohort, volumes))
+        odd = seen(cohort, 4, "test", one_level_up(volume(4)))
+        beside = [line for line in name(cohort, [*volumes, odd]) if line["section"] == "unlabelled"]
+        assert alone == beside
+
+    def test_without_prompts(self, cohort: CohortNaming) -> None:
+        kinds = [line["evidence"] for line in name(cohort, [seen(cohort, 1, "test", volume(1))])]
+        assert kinds == ["all", INFERENCE, "geometry alone", NO_GEOMETRY]
+
+    def test_labels_that_show_no_landmark(self) -> None:
+        empty: Any = Labelled()
+        empty.label = lambda case: np.zeros((2, 40, 20), np.uint8)
+        cohort = CohortNaming(empty, GROUPS, CHAIN, PIXEL_MM)
+        assert [line["evidence"] for line in name(cohort, [seen(cohort, 1, "test", volume(1))])] == [NO_GEOMETRY]
+
+
+def scan(right: bool, mdice: float, posterior: float | None, **more: Any) -> dict[str, Any]:
+    about = {"method": "cps4", "labelled": 1, "seed": 0, "section": "unlabelled", "case": "a", "evidence": "all"}
+    return about | {"right": right, "mdice": mdice, "posterior": posterior} | more
+
+
+class TestMarkdown:
+    def test_value(self) -> None:
+        """Of CPS4 three wrong names, two of them flagged, and four right ones, one of them flagged; one of BCP."""
+        scans = [scan(False, 0.2, p) for p in (0.1, 0.89, 0.95)] + [scan(True, 0.8, p) for p in (0.9, 1.0, 1.0, 0.5)]
+        scans += [scan(True, 0.7, None, evidence=NO_GEOMETRY), scan(True, 0.75, 1.0, section="test", seed=1)]
+        scans += [scan(False, 0.3, 0.2, method="bcp", labelled=2)]
+        page = markdown(pd.DataFrame(scans)[list(FIELDS)], {"bcp": "BCP", "cps4": "CPS4 (ours)"})
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+        assert ["CPS4 (ours)", "1", "57.1 [25.0, 84.2] (4/7); 54.3", "100.0 [20.7, 100.0] (1/1); 70.0"] in cells
+        assert ["CPS4 (ours)", "1", "100.0 [20.7, 100.0] (1/1); 75.0", "–"] in cells
+        assert ["all", "unlabelled volumes", "8", "75.0 [30.1, 95.4] (3/4)", "25.0 [4.6, 69.9] (1/4)"] in cells
+        assert ["all", "all", "9", "75.0 [30.1, 95.4] (3/4)", "20.0 [3.6, 62.4] (1/5)"] in cells
+        assert [INFERENCE, "all", "0", "–", "–"] in cells
+        assert "benchmark names DIR" in page
+
+
+def test_a_folder_without_rows(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from scripts.__main__ import main
+
+    assert main(["benchmark", "names", str(tmp_path)]) == 1
+    assert "holds no finished row with a network" in capsys.readouterr().err
