@@ -1,4 +1,4 @@
-"""`python -m scripts COMMAND`: all commands beside training and inference, which `python -m monai.bundle` runs."""
+"""`python -m scripts COMMAND`: one word for what a user does; label and train stand for runs of MONAI's bundles."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 COMMANDS = {
+    "label": ("scripts.commands.label", "label scans with the shipped network, or with that of a training"),
+    "train": ("scripts.commands.train", "train on a datalist, stage 1 and stage 2"),
+    "evaluate": ("scripts.commands.evaluate", "score a folder of label maps against a folder of labels"),
     "info": ("scripts.info", "list the classes, label maps and methods"),
     "prepare": ("scripts.data.prepare.command", "make a datalist of a folder of scans"),
     "check": ("scripts.data.check.command", "open every file of a datalist and report problems"),
@@ -40,7 +43,10 @@ def main(argv: list[str] | None = None) -> int:
             command = importlib.import_module(module)
             command.add_arguments(sub)
             sub.set_defaults(run=command.run)
-    args = parser.parse_args(given)
+    args, settings = parser.parse_known_args(given)
+    if settings and not hasattr(args, "settings"):
+        parser.error(f"unrecognized arguments: {' '.join(settings)}")
+    args.settings = settings
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return int(args.run(args) or 0)

@@ -44,8 +44,9 @@ TABLE = {
     "bundle": ("labels files weights data", f"{TORCH} monai"),
     "inference": ("labels files weights ops data bundle", f"{MONAI} ignite"),
     "training": ("labels files weights ops data evaluation bundle report", f"{MONAI} ignite matplotlib tqdm yaml"),
+    "commands": ("labels files weights data evaluation bundle report", "torch numpy monai fire tqdm"),
     "label_server": (
-        "data phantom",
+        "weights data phantom",
         "monai yaml numpy nibabel fastapi pydicom monailabel monaibundle_app class_labels",
     ),
     "info": ("labels", ""),
