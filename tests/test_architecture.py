@@ -44,7 +44,7 @@ TABLE = {
     "bundle": ("labels files weights data", f"{TORCH} monai"),
     "inference": ("labels files weights ops data bundle", f"{MONAI} ignite"),
     "training": ("labels files weights ops data evaluation bundle report", f"{MONAI} ignite matplotlib tqdm yaml"),
-    "commands": ("labels files weights data evaluation bundle report", "torch numpy monai fire tqdm"),
+    "commands": ("labels files weights ops networks data evaluation bundle report", f"{MONAI} fire tqdm"),
     "label_server": (
         "weights data phantom",
         "monai yaml numpy nibabel fastapi pydicom monailabel monaibundle_app class_labels",
