@@ -6,6 +6,7 @@ import argparse
 import importlib
 import logging
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 COMMANDS = {
@@ -26,17 +27,28 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(
+    argv: list[str] | None = None, prog: str = "python -m scripts", names: Collection[str] = tuple(COMMANDS)
+) -> int:
     """Parse the command line and run one command; return its exit code.
 
     A command is a module with `add_arguments(parser)` and `run(args) -> int`; only the one asked for is imported. The
     Model Zoo's folder has not all of them, and offers those that it has.
+
+    Args:
+        argv: words behind the program's name; None takes this process's.
+        prog: how the program is called.
+        names: commands that it offers.
     """
     given = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="python -m scripts", description=__doc__)
+    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").replace("python -m scripts", prog))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     root = Path(__file__).parents[1]
-    there = {name: row for name, row in COMMANDS.items() if (root / f"{row[0].replace('.', '/')}.py").is_file()}
+    there = {
+        name: row
+        for name, row in COMMANDS.items()
+        if name in names and (root / f"{row[0].replace('.', '/')}.py").is_file()
+    }
     for name, (module, words) in there.items():
         sub = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
         if given[:1] == [name]:

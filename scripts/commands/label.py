@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ..bundle.launch import BUNDLE_ROOT
 from .long_form import long_command, read_settings, run_long, takes_settings
 
 RESULTS = {
@@ -40,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Label the scans; say by which long command, and where what was written."""
     settings: dict[str, Any] = {"input_dir": args.scans, "output_dir": args.out}
-    if args.ckpt_dir is not None or Path.cwd() != BUNDLE_ROOT:
-        settings["ckpt_dir"] = args.ckpt_dir or BUNDLE_ROOT / "models"
-    settings |= {key: value for key in ("levels", "device") if (value := getattr(args, key)) is not None}
+    settings |= {key: value for key in ("ckpt_dir", "levels", "device") if (value := getattr(args, key)) is not None}
     settings |= {"overwrite": True} if args.overwrite == "True" else {}
     settings |= read_settings(args.settings)
     configs = ["inference.yaml"]

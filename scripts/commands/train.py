@@ -155,5 +155,4 @@ def run(args: argparse.Namespace) -> int:
     print(f"in long: {long_command('run', plan.configs, plan.settings)}", flush=True)
     if not args.dry_run:
         run_long("run", plan.configs, plan.settings)
-        print(f"label scans with it: label SCANS --out OUT --ckpt_dir {plan.settings['output_dir']}/models", flush=True)
     return 0
