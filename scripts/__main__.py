@@ -1,4 +1,4 @@
-"""`python -m scripts COMMAND`: all commands beside training and inference, which `python -m monai.bundle` runs."""
+"""`python -m scripts COMMAND`: one word for what a user does; label and train stand for runs of MONAI's bundles."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import argparse
 import importlib
 import logging
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 COMMANDS = {
+    "label": ("scripts.commands.label", "label scans with the shipped network, or with that of a training"),
+    "train": ("scripts.commands.train", "train on a datalist, stage 1 and stage 2"),
+    "evaluate": ("scripts.commands.evaluate", "score a folder of label maps against a folder of labels"),
     "info": ("scripts.info", "list the classes, label maps and methods"),
     "prepare": ("scripts.data.prepare.command", "make a datalist of a folder of scans"),
     "check": ("scripts.data.check.command", "open every file of a datalist and report problems"),
@@ -23,24 +27,38 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(
+    argv: list[str] | None = None, prog: str = "python -m scripts", names: Collection[str] = tuple(COMMANDS)
+) -> int:
     """Parse the command line and run one command; return its exit code.
 
     A command is a module with `add_arguments(parser)` and `run(args) -> int`; only the one asked for is imported. The
     Model Zoo's folder has not all of them, and offers those that it has.
+
+    Args:
+        argv: words behind the program's name; None takes this process's.
+        prog: how the program is called.
+        names: commands that it offers.
     """
     given = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="python -m scripts", description=__doc__)
+    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").replace("python -m scripts", prog))
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     root = Path(__file__).parents[1]
-    there = {name: row for name, row in COMMANDS.items() if (root / f"{row[0].replace('.', '/')}.py").is_file()}
+    there = {
+        name: row
+        for name, row in COMMANDS.items()
+        if name in names and (root / f"{row[0].replace('.', '/')}.py").is_file()
+    }
     for name, (module, words) in there.items():
         sub = commands.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".")
         if given[:1] == [name]:
             command = importlib.import_module(module)
             command.add_arguments(sub)
             sub.set_defaults(run=command.run)
-    args = parser.parse_args(given)
+    args, settings = parser.parse_known_args(given)
+    if settings and not hasattr(args, "settings"):
+        parser.error(f"unrecognized arguments: {' '.join(settings)}")
+    args.settings = settings
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         return int(args.run(args) or 0)

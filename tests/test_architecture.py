@@ -42,10 +42,11 @@ TABLE = {
     "data": ("labels files weights ops", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
     "evaluation": ("labels files weights report", f"{MONAI} ignite nibabel scipy tqdm"),
     "bundle": ("labels files weights data", f"{TORCH} monai"),
-    "inference": ("labels files weights ops data bundle", f"{MONAI} ignite"),
+    "inference": ("labels files weights ops data bundle", f"{MONAI} ignite tqdm"),
     "training": ("labels files weights ops data evaluation bundle report", f"{MONAI} ignite matplotlib tqdm yaml"),
+    "commands": ("labels files weights ops networks data evaluation bundle report", f"{MONAI} fire tqdm"),
     "label_server": (
-        "data phantom",
+        "weights data phantom",
         "monai yaml numpy nibabel fastapi pydicom monailabel monaibundle_app class_labels",
     ),
     "info": ("labels", ""),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import torch
 from ..files import FileError, whole_file
 from ..labels import ClassTable
 from ..weights import SETTINGS, WEIGHTS, model_settings, write_model_files
+from .command_line import running_workflow
+
+OF_A_NETWORK, OF_A_GRID = ("channels", "norm"), ("image_size", "pixel_mm")
+"""Settings in which weights to start from have to agree with the run, and should."""
 
 
 def save_atomically(state: Any, path: Path) -> None:
@@ -44,20 +49,40 @@ def load_weights(path: str | Path | None, networks: Sequence[torch.nn.Module]) -
     """Warm start: load a file of `write_model` into every network; nothing if there is no path.
 
     Raises:
-        ValueError: the file is missing, of another network, or not the one that the settings beside it are of.
+        ValueError: the file is missing, of another network than the run's, or not the one that the settings beside it
+            are of. A grid other than the run's is warned of.
     """
     if not path:
         return
     if not Path(path).is_file():
         raise ValueError(f"there are no weights {path}; correct --warm_start or leave it out")
     if Path(path).name == WEIGHTS:
-        model_settings(Path(path).parent)
+        _compare_with_run(Path(path), model_settings(Path(path).parent) or {})
     state = load_tensors(Path(path), "name the weights that training wrote")
     for network in networks:
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"the weights {path} are of another network (channels, norm or classes differ)") from error
+
+
+def _compare_with_run(path: Path, trained: Mapping[str, Any]) -> None:
+    """Compare the settings beside weights with those of the running workflow; name the keys that would mend it."""
+    workflow = running_workflow()
+    if workflow is None:
+        return
+    for keys, refuse in ((OF_A_NETWORK, True), (OF_A_GRID, False)):
+        known = [key for key in keys if key in trained and key in workflow.parser.config]
+        others = {key: now for key in known if (now := workflow.parser.get_parsed_content(key)) != trained[key]}
+        if not others:
+            continue
+        differ = "; ".join(f"{key} {trained[key]} (this run: {now})" for key, now in others.items())
+        mend = " ".join(f'--{key} "{trained[key]}"' for key in others).replace(", ", ",")
+        if refuse:
+            raise ValueError(f"the weights {path} are of another network: {differ}; add {mend}")
+        logging.getLogger(__name__).warning(
+            "the weights %s were trained on another grid: %s; add %s", path, differ, mend
+        )
 
 
 def check_weights(path: str | Path) -> None:

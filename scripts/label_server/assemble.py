@@ -14,10 +14,15 @@ from pathlib import Path
 import yaml
 from monai.bundle import ConfigParser
 
+from ..weights import SETTINGS, WEIGHTS, model_settings
+
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = BUNDLE_ROOT / "models"
 NAME = "spine_mri_cps4_segmentation"
 SERVER_KEYS = {"ckpt_dir": "$@bundle_root + '/models'", "overwrite": True}
 """Keys of `train.yaml`: MONAI Label looks for the network in `models/`, and trains into the same folders."""
+OF_A_NETWORK = ("image_size", "pixel_mm", "channels", "norm", "statistics")
+"""Keys of `train.yaml` that the weights which training starts from decide."""
 PARTS = ("configs", "scripts", "LICENSE", "metadata.json")
 
 
@@ -26,11 +31,13 @@ def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str |
 
     MONAI Label reads `configs/train.yaml` only, so overlays are merged into the copy, and what a server needs:
     training replaces `models/model.pt`, time and again. An existing folder is updated; its weights and caches are kept.
+    A network in the copy's `models/` decides grid and width of its further training.
 
     Args:
         app: the folder; MONAI Label has to be installed in this Python.
         overlays: overlays on `train`, absolute or relative to `configs/`, in their order.
-        models: folder with a trained network, copied to the bundle's `models/`; None leaves those as they are.
+        models: folder with a trained network, copied to the bundle's `models/`; None leaves the network that is there,
+            and without one and without overlays takes the shipped one.
 
     Returns:
         The bundle's folder inside.
@@ -56,12 +63,18 @@ def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str |
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
+    if models is not None:
+        shutil.copytree(models, bundle / "models", dirs_exist_ok=True)
+    elif not overlays and not (bundle / "models" / WEIGHTS).is_file() and (SHIPPED / WEIGHTS).is_file():
+        (bundle / "models").mkdir(exist_ok=True)
+        for name in (WEIGHTS, SETTINGS):  # what else lies there was trained here
+            shutil.copy(SHIPPED / name, bundle / "models")
+    trained = model_settings(bundle / "models") or {}
     merged = {**ConfigParser.load_config_files([str(file) for file in files]), **SERVER_KEYS}
+    merged |= {key: trained[key] for key in OF_A_NETWORK if key in trained}
     header = f"# {', '.join(['train.yaml', *map(str, overlays)])}, merged by `python -m scripts label_app`\n"
     text = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
     (bundle / "configs" / "train.yaml").write_text(header + text, encoding="utf-8")
-    if models is not None:
-        shutil.copytree(models, bundle / "models", dirs_exist_ok=True)
     return bundle
 
 

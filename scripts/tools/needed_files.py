@@ -18,7 +18,7 @@ CONFIGS = (
     *("pretrain.yaml", "train.yaml", "federated.yaml", "multi_gpu_train.yaml", "multi_gpu_evaluate.yaml"),
 )
 """Configs that MONAI's tools, or users of them, ask for by name; `docs/README.md` names the others."""
-OTHER_ROOMS = ("label_server", "phantom", "tools")
+OTHER_ROOMS = ("commands", "label_server", "phantom", "tools")
 """Folders of `scripts/` whose commands are for the repository alone."""
 NAME = re.compile(r"[\w./-]+\.(?:yaml|json|conf|txt|png|svg)\b")
 MODULE = re.compile(r"\bscripts(?:\.\w+)+")

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,8 +126,6 @@ class TestName:
         # organ, modality, task; the last word tells MONAI Label the task, and _vX would be read as a version
         assert re.fullmatch(r"[a-z0-9_]+_segmentation", NAME)
         assert "_v" not in NAME
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        assert project["name"] == NAME
 
 
 class TestMetadata:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ...labels import LABEL_MAP_DIR, ClassTable, LabelMap
-from ..datalist import SECTIONS, DataError, load_datalist, write_datalist
+from ..datalist import SECTIONS, DataError, write_datalist
 from ..dicom import series as dicom
 from ..file_names import natural
 from .converted import add_converted
+from .fingerprint import add_grid
 from .join import join_datalists
 from .label_names import mapping_table, take_label_maps
 from .layouts import LAYOUTS, Found, Wanted, read_layout
@@ -88,9 +89,9 @@ def prepare(
     if found.alone:
         how[ALONE] = sorted(str(label) for label in found.alone)
     path = write_datalist(out, rows, label_map=source, unlabelled_classes=found.unlabelled_classes, prepared=how)
-    load_datalist(path)
+    grid = add_grid(path)
     notes = [*found.notes, *(f"{label}: left out, {why}" for label, why in found.alone.items())]
-    print("\n".join([*said, *(f"note: {note}" for note in notes), *counts(rows), f"written: {path}"]))
+    print("\n".join([*said, *(f"note: {note}" for note in notes), *counts(rows), *grid, f"written: {path}"]))
     return path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..datalist import SECTIONS, DataError, Datalist, load_datalist, write_datalist
+from .fingerprint import add_grid
 from .splits import counts
 
 SPLIT = {"training": "training", "unlabelled": "training", "validation": "validation", "test": "test"}
@@ -52,10 +53,10 @@ def join_datalists(lists: Sequence[str | Path], out: str | Path, distinct_patien
                     )
                 rows[section].append(row)
     path = write_datalist(out, rows, prepared={"joined": [str(datalist.path) for datalist in read]})
-    load_datalist(path)
+    grid = add_grid(path)
     shared = sorted(name for name, count in patients.items() if count > 1 and not distinct_patients)
     lines = [f"note: in several lists, taken for one person each: {', '.join(shared[:5])}"] if shared else []
-    return [*lines, *counts(rows), f"written: {path}"]
+    return [*lines, *counts(rows), *grid, f"written: {path}"]
 
 
 def _rows(datalist: Datalist) -> list[dict[str, Any]]:

@@ -1,0 +1,1 @@
+"""One-word commands over the bundle's runs: label, train, evaluate."""
