@@ -1,0 +1,193 @@
+"""Pictures of labelled scans, and the page of all scans in a folder of results, which opens from the disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from monai.config import KeysCollection
+from monai.transforms import SaveImaged
+
+from ..data.dicom.reader import LoadScand
+from ..data.output_folder import PICTURES, OutputFolder
+from ..data.transforms import LABEL_MAP, result_name, source_of
+from ..files import take_turns
+from ..labels import ClassTable
+from ..ops.levels.verdict import CHECK, OK, REFUSE
+from ..report.spine_picture import spine_picture
+from ..weights import model_settings
+
+PAGE, LOCK = "index.html", ".index.html.lock"
+REPORT, PICTURE = "_levels.json", ".jpg"
+"""Endings of the report and of the picture of a scan."""
+WORDS = {
+    REFUSE: "Nothing was found, or what was found is not the spine that the network knows.",
+    CHECK: "Look at the scan before the names are used.",
+    OK: "Nothing speaks against the names.",
+}
+"""The verdicts, the worst first, and what they say without a reason."""
+FILES = {LABEL_MAP: "label map", "_seg.dcm": "DICOM SEG", REPORT: "report (JSON)"}
+"""Ending of a scan's results -> words of the link to them."""
+TABLES = ("structures.csv", "scans.csv")
+COLUMNS = {
+    "confidence": ("confidence", 2),
+    "volume_ml": ("volume, ml", 1),
+    "height_anterior_mm": ("height in front, mm", 1),
+    "height_middle_mm": ("in the middle, mm", 1),
+    "height_posterior_mm": ("at the back, mm", 1),
+    "height_mm": ("head to foot, mm", 0),
+    "width_mm": ("width, mm", 0),
+    "tilt_degrees": ("tilt, °", 0),
+    "flag": ("remark", 0),
+}
+"""Key of a structure in the report -> head of its column and decimals."""
+UNITS = {"mm": "mm", "ml": "ml", "degrees": "°", "percent": "%"}
+
+
+class SavePictured(SaveImaged):
+    """Write `pictures/<scan>.jpg`, see `scripts.report.spine_picture`, of the scan as its file has it.
+
+    A subclass of `SaveImaged`, because MONAI Label removes those.
+
+    Args:
+        keys: label maps (1, X, Y[, Z]) in the scan's own grid.
+        outputs: folder of the label maps.
+        table: the classes.
+    """
+
+    def __init__(self, keys: KeysCollection, outputs: OutputFolder, table: ClassTable) -> None:
+        super().__init__(keys, output_dir=outputs.folder, print_log=False)
+        self.outputs, self.table = outputs, table
+        self.load = LoadScand(keys="image", ensure_channel_first=True, image_only=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the file and return the data unchanged."""
+        for key in self.key_iterator(data):
+            label_map = data[key]
+            scan = self.load({"image": str(label_map.meta["filename_or_obj"])})["image"]
+            volumes = [np.asarray(volume[0].cpu()) for volume in (scan, label_map)]
+            drawn = spine_picture(*volumes, np.asarray(label_map.affine.cpu()), self.table)
+            name = PICTURES.format(f"{result_name(data, label_map)}{PICTURE}")
+            self.outputs.write(name, drawn, source_of(label_map))
+        return dict(data)
+
+
+def write_page(outputs: OutputFolder) -> None:
+    """Write `index.html` of all scans whose report the folder's manifest names; nothing without a report.
+
+    Runs that were killed, repeated or shared by several processes give one page of all scans. It shows what the
+    reports hold and leaves out what they do not; a scan's path, which may name a patient, is not on it.
+
+    Args:
+        outputs: folder of the label maps, with the network's weights.
+
+    Raises:
+        DataError: the page there is not one that this program wrote.
+        StorageError: it cannot be written.
+    """
+    with take_turns(outputs.folder / LOCK):  # the last process sees the reports of all
+        written = {name for name in outputs.entries() if (outputs.folder / name).is_file()}
+        scans = []
+        for name in sorted(written):
+            if name.endswith(REPORT) and (report := _report(outputs.folder / name)):
+                scans.append(_scan(name.removesuffix(REPORT), report, written, outputs.folder))
+        if not scans:
+            return
+        scans.sort(key=lambda scan: (scan["rank"], scan["name"].casefold(), scan["name"]))
+        verdicts = [
+            {"name": name, "words": words, "count": sum(scan["verdict"] == name for scan in scans)}
+            for name, words in WORDS.items()
+        ]
+        pages = Environment(
+            loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+            trim_blocks=True, lstrip_blocks=True,
+        )  # fmt: skip
+        content = pages.get_template("page.html").render(
+            scans=scans, verdicts=verdicts, knows=_known(outputs.weights), tables=[t for t in TABLES if t in written]
+        )
+        outputs.write(PAGE, content.encode())
+    logging.getLogger(__name__).info("%s shows all scans: open it in a browser", outputs.folder / PAGE)
+
+
+def _report(path: Path) -> dict[str, Any]:
+    """A scan's report; empty if somebody damaged it."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(report, dict) and report["verdict"] in WORDS:
+            return report
+    except (KeyError, ValueError):
+        pass
+    logging.getLogger(__name__).warning("%s is damaged and is left out of the page", path)
+    return {}
+
+
+def _scan(name: str, report: Mapping[str, Any], written: set[str], folder: Path) -> dict[str, Any]:
+    """What the template shows of a scan; the structures from the head down, as in the picture."""
+    picture = PICTURES.format(f"{name}{PICTURE}")
+    structures = list(reversed(report.get("structures", [])))
+    columns = {key: column for key, column in COLUMNS.items() if any(_filled(row.get(key)) for row in structures)}
+    if "height_middle_mm" in columns:
+        columns.pop("height_mm", None)
+    return {
+        "name": name,
+        "verdict": report["verdict"],
+        "rank": list(WORDS).index(report["verdict"]),
+        "reasons": report.get("reasons", []),
+        "notes": report.get("notes", []),
+        "picture": picture if picture in written else "",
+        "size": _size(folder / picture) if picture in written else (0, 0),
+        "heads": ["structure", *(head for head, _ in columns.values())],
+        "rows": [
+            [row.get("name", ""), *(_text(row.get(key), decimals) for key, (_, decimals) in columns.items())]
+            for row in structures
+        ],
+        "spine": [(_words(key), _text(value, 1)) for key, value in report.get("spine", {}).items() if _filled(value)],
+        "not_measured": [(_words(key), reason) for key, reason in report.get("not_measured", {}).items()],
+        "files": [(words, f"{name}{ending}") for ending, words in FILES.items() if f"{name}{ending}" in written],
+    }
+
+
+def _filled(value: Any) -> bool:
+    return value not in (None, "") and not (isinstance(value, float) and math.isnan(value))
+
+
+def _text(value: Any, decimals: int) -> str:
+    """A value as the page shows it; nothing for one that was not measured."""
+    if not _filled(value):
+        return ""
+    return f"{value:.{decimals}f}".replace("-", "−") if isinstance(value, float | int) else str(value)
+
+
+def _words(key: str) -> str:
+    """A column's name as words, its unit behind a comma: "lordosis_degrees" gives "lordosis, °"."""
+    parts = key.split("_")
+    units = [UNITS[part] for part in parts if part in UNITS]
+    return ", ".join([" ".join(part for part in parts if part not in UNITS), *units])
+
+
+def _size(picture: Path) -> tuple[int, int]:
+    """Width and height of a picture."""
+    from PIL import Image
+
+    with Image.open(picture) as opened:
+        width, height = opened.size
+    return width, height
+
+
+def _known(weights: Path) -> str:
+    """One sentence on what the network names; nothing if its settings do not tell."""
+    settings = model_settings(weights.parent) if weights.name else None
+    classes: Sequence[str] = (settings or {}).get("classes", [])
+    if not classes:
+        return ""
+    labelled = (settings or {}).get("labelled_classes") or range(len(classes))
+    named = [name for c, name in enumerate(classes) if c and c in labelled]
+    unnamed = [name for c, name in enumerate(classes) if c and c not in labelled]
+    nothing = f"nothing else: not {', '.join(unnamed)}," if unnamed else "nothing else:"
+    return f"This network names {', '.join(named)}, and {nothing} no other level and no other tissue."
