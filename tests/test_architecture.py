@@ -38,15 +38,15 @@ TABLE = {
     "networks": ("labels files weights ops", f"{MONAI} transformers huggingface_hub onnxruntime"),
     "methods": ("labels ops", TORCH),
     "phantom": ("labels files", "numpy scipy nibabel tqdm"),
-    "report": ("labels files", "numpy matplotlib nibabel tabulate"),
+    "report": ("labels files", "numpy matplotlib nibabel tabulate PIL skimage"),
     "data": ("labels files weights ops", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
     "evaluation": ("labels files weights report", f"{MONAI} ignite nibabel scipy tqdm"),
     "bundle": ("labels files weights data", f"{TORCH} monai"),
-    "inference": ("labels files weights ops data bundle", f"{MONAI} ignite"),
+    "inference": ("labels files weights ops data bundle report", f"{MONAI} ignite jinja2 PIL"),
     "training": ("labels files weights ops data evaluation bundle report", f"{MONAI} ignite matplotlib tqdm yaml"),
     "label_server": (
         "data phantom",
-        "monai yaml numpy nibabel fastapi pydicom monailabel monaibundle_app class_labels",
+        "monai yaml numpy nibabel fastapi pydicom monailabel monaibundle_app class_labels viewer_colours",
     ),
     "info": ("labels", ""),
     "tools": (

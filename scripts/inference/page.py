@@ -7,10 +7,9 @@ import logging
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 
@@ -22,6 +21,9 @@ from ..labels import ClassTable
 from ..ops.levels.verdict import CHECK, OK, REFUSE
 from ..report.spine_picture import spine_picture
 from ..weights import model_settings
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 PAGE, LOCK = "index.html", ".index.html.lock"
 REPORT, PICTURE = "_levels.json", ".jpg"
@@ -71,8 +73,8 @@ class SavePictured(SaveImaged):
         for key in self.key_iterator(data):
             label_map = data[key]
             scan = self.load({"image": str(label_map.meta["filename_or_obj"])})["image"]
-            volumes = [np.asarray(volume[0].cpu()) for volume in (scan, label_map)]
-            drawn = spine_picture(*volumes, np.asarray(label_map.affine.cpu()), self.table)
+            image, label, affine = (np.asarray(part.cpu()) for part in (scan[0], label_map[0], label_map.affine))
+            drawn = spine_picture(image, label, affine, self.table)
             name = PICTURES.format(f"{result_name(data, label_map)}{PICTURE}")
             self.outputs.write(name, drawn, source_of(label_map))
         return dict(data)
@@ -104,15 +106,22 @@ def write_page(outputs: OutputFolder) -> None:
             {"name": name, "words": words, "count": sum(scan["verdict"] == name for scan in scans)}
             for name, words in WORDS.items()
         ]
-        pages = Environment(
-            loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-            trim_blocks=True, lstrip_blocks=True,
-        )  # fmt: skip
-        content = pages.get_template("page.html").render(
-            scans=scans, verdicts=verdicts, knows=_known(outputs.weights), tables=[t for t in TABLES if t in written]
-        )
+        tables = [name for name in TABLES if name in written]
+        content = _template().render(scans=scans, verdicts=verdicts, knows=_known(outputs.weights), tables=tables)
         outputs.write(PAGE, content.encode())
     logging.getLogger(__name__).info("%s shows all scans: open it in a browser", outputs.folder / PAGE)
+
+
+def _template() -> Template:
+    from jinja2 import (
+        Environment,
+        FileSystemLoader,
+        StrictUndefined,
+    )  # MONAI Label reads this module without need of it
+
+    folder = FileSystemLoader(Path(__file__).parent)
+    pages = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return pages.get_template("page.html")
 
 
 def _report(path: Path) -> dict[str, Any]:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 HEIGHT, WIDTH, GAP = 560, 300, 4
 """Pixels of a panel at most, and between panels."""
-MARGIN_MM, NARROWEST_MM = (14.0, 30.0), 110.0
-"""What is shown beyond the structures, up and down, front and back; and the least from front to back."""
+MARGIN_MM, NARROWEST_MM = ((14.0, 14.0), (38.0, 30.0)), 110.0
+"""What is shown beyond the structures, up and down, in front and behind; and the least from front to back."""
 ACROSS = {"right": 1 / 6, "middle": 1 / 2, "left": 5 / 6}
 """Sagittal panel -> share of the structures' voxels that lies to the right of its slice."""
 FEWEST = 3
@@ -31,9 +31,9 @@ NAMED_MM2 = 40.0
 """Area from which a structure is large enough to carry its name."""
 FINE, LINE = 2, 3
 """How much larger lines are drawn than they are shown, and their width there."""
-NAME, TITLE = 11, 12
-"""Pixels of letters."""
-QUALITIES, LARGEST = (82, 65, 45), 150_000
+NAME, TITLE, BESIDE = 14, 14, 70
+"""Pixels of letters, and of the longest name."""
+QUALITIES, LARGEST = (78, 65, 45), 150_000
 """Of the JPEG, the first with which it has no more than so many bytes; a scan of noise has more with all."""
 SMALLEST = 1e-6
 """Divisor where an image is constant."""
@@ -70,7 +70,7 @@ def spine_picture(image: np.ndarray, label: np.ndarray, affine: np.ndarray, tabl
         table: the classes.
 
     Returns:
-        A JPEG of at most 1212 x 560 pixels.
+        A JPEG of four panels of at most 300 x 560 pixels side by side.
     """
     image, label, spacing = _upright(image, label, affine)
     panels = _panels(image, np.where(label == IGNORE, 0, label), spacing)
@@ -104,8 +104,8 @@ def _panels(image: np.ndarray, label: np.ndarray, spacing: np.ndarray) -> list[P
         return list(panels.values())
     depth = _curve(found, spacing[0])
     row = np.arange(len(depth))
-    cut = (volume[row, depth, ::-1] for volume in (image, label))
-    return [*panels.values(), Panel("coronal", ("R", "L"), *cut, (spacing[0], spacing[2]))]
+    image, label = (volume[row, depth, ::-1] for volume in (image, label))
+    return [*panels.values(), Panel("coronal", ("R", "L"), image, label, (spacing[0], spacing[2]))]
 
 
 def _window(found: np.ndarray, spacing: np.ndarray) -> tuple[slice, slice]:
@@ -113,10 +113,12 @@ def _window(found: np.ndarray, spacing: np.ndarray) -> tuple[slice, slice]:
     if not found.any():
         return slice(None), slice(None)
     window = []
-    for axis, margin, least in ((0, MARGIN_MM[0], 0.0), (1, MARGIN_MM[1], NARROWEST_MM)):
+    for axis, margins, least in ((0, MARGIN_MM[0], 0.0), (1, MARGIN_MM[1], NARROWEST_MM)):
         inside = np.nonzero(found.any(axis=(1 - axis, 2)))[0]
-        edge = max(margin, (least - len(range(inside[0], inside[-1] + 1)) * spacing[axis]) / 2) / spacing[axis]
-        window.append(slice(max(0, round(inside[0] - edge)), round(inside[-1] + 1 + edge)))
+        first, end = int(inside[0]), int(inside[-1]) + 1
+        more = max(0.0, least - sum(margins) - (end - first) * spacing[axis]) / 2
+        before, behind = (round((margin + more) / spacing[axis]) for margin in margins)
+        window.append(slice(max(0, first - before), end + behind))
     return window[0], window[1]
 
 
@@ -139,21 +141,27 @@ def _draw(panels: Sequence[Panel], table: ClassTable) -> bytes:
 
     height_mm, width_mm = (n * mm for n, mm in zip(panels[0].image.shape, panels[0].spacing, strict=True))
     per_mm = min(HEIGHT / height_mm, WIDTH / width_mm)
-    size = max(1, round(width_mm * per_mm)), max(1, round(height_mm * per_mm))
+    height, widest = max(1, round(height_mm * per_mm)), max(1, round(width_mm * per_mm))
     greys = np.percentile(np.concatenate([panel.image.ravel() for panel in panels]), [1, 99.5])
-    picture = Image.new("RGB", (len(panels) * (size[0] + GAP) - GAP, size[1]), "#808080")
-    for number, panel in enumerate(panels):
-        picture.paste(_draw_panel(panel, size, per_mm, greys, table), (number * (size[0] + GAP), 0))
+    drawn = []
+    for panel in panels:  # the coronal one is as wide as its slices reach, and the names beside them
+        width = min(widest, round(panel.image.shape[1] * panel.spacing[1] * per_mm) + 2 * BESIDE)
+        drawn.append(_draw_panel(panel, (width, height), per_mm, greys, table))
+    picture = Image.new("RGB", (sum(panel.width + GAP for panel in drawn) - GAP, height), "#808080")
+    left = 0
+    for part in drawn:
+        picture.paste(part, (left, 0))
+        left += part.width + GAP
     for quality in QUALITIES:
         content = io.BytesIO()
-        picture.save(content, "JPEG", quality=quality)
+        picture.save(content, "JPEG", quality=quality, subsampling=0)  # coloured lines stay sharp
         if content.tell() <= LARGEST:
             break
     return content.getvalue()
 
 
 def _draw_panel(panel: Panel, size: tuple[int, int], per_mm: float, greys: np.ndarray, table: ClassTable) -> Image:
-    """One panel of a size (width, height) in the middle of it; drawn larger and reduced, so that lines are smooth."""
+    """A panel in the middle of a tile of a size (width, height); drawn larger and reduced, so that lines are smooth."""
     from PIL import Image, ImageDraw
     from skimage.measure import find_contours
 
@@ -195,4 +203,4 @@ def _font(points: int) -> FreeTypeFont:
     import matplotlib
     from PIL import ImageFont
 
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf"), points)
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans-Bold.ttf")), points)
