@@ -37,18 +37,19 @@ WORDS = {
 FILES = {LABEL_MAP: "label map", "_seg.dcm": "DICOM SEG", REPORT: "report (JSON)"}
 """Ending of a scan's results -> words of the link to them."""
 TABLES = ("structures.csv", "scans.csv")
+HEIGHTS = ("height_anterior_mm", "height_middle_mm", "height_posterior_mm")
 COLUMNS = {
-    "confidence": ("confidence", 2),
-    "volume_ml": ("volume, ml", 1),
-    "height_anterior_mm": ("height in front, mm", 1),
-    "height_middle_mm": ("in the middle, mm", 1),
-    "height_posterior_mm": ("at the back, mm", 1),
-    "height_mm": ("head to foot, mm", 0),
-    "width_mm": ("width, mm", 0),
-    "tilt_degrees": ("tilt, °", 0),
-    "flag": ("remark", 0),
+    ("confidence",): ("confidence", 2),
+    ("volume_ml",): ("volume, ml", 1),
+    HEIGHTS: ("height in front, in the middle, at the back, mm", 1),
+    ("height_mm",): ("head to foot, mm", 0),
+    ("width_mm",): ("width, mm", 0),
+    ("tilt_degrees",): ("tilt, °", 0),
+    ("flag",): ("remark", 0),
 }
-"""Key of a structure in the report -> head of its column and decimals."""
+"""Keys of a structure in the report -> head of their column and decimals."""
+SPINE = {"lordosis_degrees": "lumbar lordosis, °", "levels_posterior": "probability of the level names"}
+"""Values of the whole spine whose keys say too little."""
 UNITS = {"mm": "mm", "ml": "ml", "degrees": "°", "percent": "%"}
 
 
@@ -139,10 +140,7 @@ def _report(path: Path) -> dict[str, Any]:
 def _scan(name: str, report: Mapping[str, Any], written: set[str], folder: Path) -> dict[str, Any]:
     """What the template shows of a scan; the structures from the head down, as in the picture."""
     picture = PICTURES.format(f"{name}{PICTURE}")
-    structures = list(reversed(report.get("structures", [])))
-    columns = {key: column for key, column in COLUMNS.items() if any(_filled(row.get(key)) for row in structures)}
-    if "height_middle_mm" in columns:
-        columns.pop("height_mm", None)
+    heads, rows = _table(list(reversed(report.get("structures", []))))
     return {
         "name": name,
         "verdict": report["verdict"],
@@ -151,30 +149,60 @@ def _scan(name: str, report: Mapping[str, Any], written: set[str], folder: Path)
         "notes": report.get("notes", []),
         "picture": picture if picture in written else "",
         "size": _size(folder / picture) if picture in written else (0, 0),
-        "heads": ["structure", *(head for head, _ in columns.values())],
-        "rows": [
-            [row.get("name", ""), *(_text(row.get(key), decimals) for key, (_, decimals) in columns.items())]
-            for row in structures
+        "heads": heads,
+        "rows": rows,
+        "spine": [
+            (_words(key), _text(value, _decimals(key)))
+            for key, value in report.get("spine", {}).items()
+            if _filled(value)
         ],
-        "spine": [(_words(key), _text(value, 1)) for key, value in report.get("spine", {}).items() if _filled(value)],
         "not_measured": [(_words(key), reason) for key, reason in report.get("not_measured", {}).items()],
         "files": [(words, f"{name}{ending}") for ending, words in FILES.items() if f"{name}{ending}" in written],
     }
+
+
+def _table(structures: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the columns that hold something."""
+    columns = {
+        keys: column for keys, column in COLUMNS.items() if any(_filled(row.get(k)) for row in structures for k in keys)
+    }
+    if HEIGHTS in columns:
+        columns.pop(("height_mm",), None)
+    rows = [
+        [row.get("name", ""), *(_cell([row.get(k) for k in keys], decimals) for keys, (_, decimals) in columns.items())]
+        for row in structures
+    ]
+    return ["structure", *(head for head, _ in columns.values())], rows
 
 
 def _filled(value: Any) -> bool:
     return value not in (None, "") and not (isinstance(value, float) and math.isnan(value))
 
 
+def _cell(values: Sequence[Any], decimals: int) -> str:
+    """Values that share a cell; a dash for one that was not measured beside others that were."""
+    texts = [_text(value, decimals) for value in values]
+    return " / ".join(text or "–" for text in texts) if any(texts) else ""
+
+
 def _text(value: Any, decimals: int) -> str:
     """A value as the page shows it; nothing for one that was not measured."""
     if not _filled(value):
         return ""
-    return f"{value:.{decimals}f}".replace("-", "−") if isinstance(value, float | int) else str(value)
+    if not isinstance(value, float | int):
+        return str(value)
+    return f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−")  # no minus before a zero
+
+
+def _decimals(key: str) -> int:
+    """One for a length, volume or angle, two for a ratio."""
+    return 1 if UNITS.keys() & set(key.split("_")) else 2
 
 
 def _words(key: str) -> str:
     """A column's name as words, its unit behind a comma: "lordosis_degrees" gives "lordosis, °"."""
+    if key in SPINE:
+        return SPINE[key]
     parts = key.split("_")
     units = [UNITS[part] for part in parts if part in UNITS]
     return ", ".join([" ".join(part for part in parts if part not in UNITS), *units])

@@ -182,7 +182,8 @@ def _draw_panel(panel: Panel, size: tuple[int, int], per_mm: float, greys: np.nd
             draw.line([*map(tuple, points.tolist())], table.classes[c].colour, width=LINE, joint="curve")
         if mask.sum() * panel.spacing[0] * panel.spacing[1] >= NAMED_MM2:
             rows, columns = np.nonzero(mask)
-            names.append((table.classes[c].name, columns.min() * step[1] + left, (np.median(rows) + 0.5) * step[0]))
+            front = np.percentile(columns, 2)  # of the structure, not of a stray pixel
+            names.append((table.classes[c].name, front * step[1] + left, (np.median(rows) + 0.5) * step[0]))
     tile = tile.reduce(FINE)
     draw = ImageDraw.Draw(tile)
     for name, x, y in names:  # beside the structure, whose signal stays to be seen

@@ -110,25 +110,19 @@ class TestPage:
         upper = {**STRUCTURE, "name": "L3", "flag": "size", **measured, "tilt_degrees": -4.4}
         add(
             outputs, "a", "check levels", reasons=["L3 is too small."], notes=["T10 is cut."],
-            structures=[STRUCTURE, upper], spine={"lordosis_degrees": 41.27, "slip_mm": None},
+            structures=[{**STRUCTURE, "tilt_degrees": -0.3}, upper], spine={"lordosis_degrees": 41.27, "slip_mm": None},
             not_measured={"slip_mm": "S is missing"},
         )  # fmt: skip
         page = page_of(outputs)
-        heads = [
-            "structure",
-            "confidence",
-            "volume, ml",
-            "height in front, mm",
-            "in the middle, mm",
-            "tilt, °",
-            "remark",
-        ]
+        heads = ["structure", "confidence", "volume, ml", "height in front, in the middle, at the back, mm"]
+        heads += ["tilt, °", "remark"]
         start = page.text.index("structure")
         assert page.text[start : start + len(heads)] == heads
         cells = page.text[start + len(heads) :]
-        assert cells[:8] == ["L3", "0.87", "14.3", "27.1", "24.0", "−4", "size", "L4"]  # from the head down
+        assert cells[9] == "0"
+        assert cells[:8] == ["L3", "0.87", "14.3", "27.1 / 24.0 / –", "−4", "size", "L4", "0.87"]  # from the head down
         assert [words in page.text for words in ("L3 is too small.", "T10 is cut.")] == [True, True]
-        assert page.text[page.text.index("lordosis, °") + 1] == "41.3"
+        assert page.text[page.text.index("lumbar lordosis, °") + 1] == "41.3"
         assert page.text[page.text.index("slip, mm") + 1] == "S is missing"
         assert page.text.count("slip, mm") == 1
 
