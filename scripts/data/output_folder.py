@@ -15,8 +15,8 @@ from ..files import sha256, take_turns, whole_file, write_whole
 from .datalist import DataError
 
 MANIFEST, LOCK = "manifest.json", ".manifest.lock"
-PICTURE = "pictures/{}.png"
-"""A scan's picture below the folder."""
+PICTURES = "pictures/{}"
+"""Where the pictures of scans lie below the folder."""
 MEND = "name another --output_dir, or give --overwrite True to replace it"
 
 
@@ -32,7 +32,7 @@ class OutputFolder:
         overwrite: replace any file.
         endings: of the results of a scan, behind its name ("_seg.nii.gz").
         files: names of the results of a whole run ("summary.json").
-        pictures: every scan gets a picture, too, see :data:`PICTURE`.
+        pictures: endings of a scan's pictures below `pictures/`, behind its name (".png").
     """
 
     def __init__(
@@ -42,10 +42,11 @@ class OutputFolder:
         overwrite: bool = False,
         endings: Sequence[str] = (),
         files: Sequence[str] = (),
-        pictures: bool = False,
+        pictures: Sequence[str] = (),
     ) -> None:
         self.folder, self.weights, self.overwrite = Path(folder), Path(weights), overwrite
-        self.results, self.files = [f"{{}}{ending}" for ending in endings] + [PICTURE] * pictures, tuple(files)
+        self.results = [f"{{}}{ending}" for ending in endings] + [PICTURES + ending for ending in pictures]
+        self.files = tuple(files)
 
     def refuse(self, scans: Mapping[str, str], texts: Mapping[str, str], kept: Iterable[str | Path] = ()) -> None:
         """Refuse a run that would replace what it may not, before its first scan.
@@ -60,7 +61,7 @@ class OutputFolder:
         """
         if self.overwrite:
             return
-        written, ids = self._read(), {_id(path) for path in kept} - {None}
+        written, ids = self.entries(), {_id(path) for path in kept} - {None}
         wanted = [(result.format(name), source) for name, source in scans.items() for result in self.results]
         found = []
         for name, source in [*wanted, *((name, "") for name in self.files)]:
@@ -84,7 +85,7 @@ class OutputFolder:
         """
         if not (self.folder / name).is_file():
             return False
-        other = self._other_source(name, source, self._read())
+        other = self._other_source(name, source, self.entries())
         if other and not self.overwrite:
             raise DataError(f"{other}; {MEND}")
         return not other
@@ -103,7 +104,7 @@ class OutputFolder:
         """
         path = self.folder / name
         with take_turns(self.folder / LOCK):
-            written = self._read()
+            written = self.entries()
             reason = "" if self.overwrite else self._reason(name, source, written)
             if reason:
                 raise DataError(f"{reason}; {MEND}")
@@ -129,8 +130,8 @@ class OutputFolder:
     def _model(self) -> str | None:
         return sha256(self.weights) if self.weights.is_file() else None
 
-    def _read(self) -> dict[str, dict[str, Any]]:
-        """Name -> entry of the manifest; empty if there is none.
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """Name of each written file -> its entry of the manifest; empty if there is none.
 
         Raises:
             DataError: it is damaged.

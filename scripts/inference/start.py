@@ -56,7 +56,7 @@ def start_inference(
     a faulty scan stops the run instead.
 
     Args:
-        outputs: folder of the label maps; gets `labels.json` and the colour table of 3D Slicer, `colours.ctbl`.
+        outputs: folder of the label maps; gets the files of :func:`texts_of`.
         ckpt_path: weights of the network.
         data: config id of the entries of the scans.
         class_table: JSON file of the class table; None is the bundle's own.
@@ -104,14 +104,26 @@ def start_inference(
         raise DataError("no scans were given; add --input_dir FOLDER (for evaluating: --datalist D.json)")
     excluded = [] if datalist else _exclude_faulty(entries, keep_on=bool(input_dir))
     table = ClassTable.load(class_table)
-    rows = [f"{c.id} {c.name} {' '.join(map(str, c.colour))} {255 if c.id else 0}" for c in table.classes]
-    texts = {"labels.json": json.dumps(table.channel_def(), indent=1) + "\n", "colours.ctbl": "\n".join(rows) + "\n"}
+    texts = texts_of(table)
     listed = load_datalist(datalist, class_table=class_table).sections.values() if datalist else [entries]
     read = [entry[key] for found in listed for entry in found for key in FILES if key in entry]
     outputs.refuse(names_of_results(entries), texts, read)
     for name, text in texts.items():
         outputs.write_text(outputs.folder / name, text)
     return excluded
+
+
+def texts_of(table: ClassTable) -> dict[str, str]:
+    """Files that tell programs the names and colours of the classes: `labels.json`, of 3D Slicer, of ITK-SNAP."""
+    slicer = [f"{c.id} {c.name} {' '.join(map(str, c.colour))} {255 if c.id else 0}" for c in table.classes]
+    # index, red, green, blue, opacity, whether it is shown in slices and in 3D, name
+    snap = ["# ITK-SNAP Label Description File", '0 0 0 0 0 0 0 "Clear Label"']
+    snap += [f'{c.id} {" ".join(map(str, c.colour))} 1 1 1 "{c.name}"' for c in table.foreground]
+    return {
+        "labels.json": json.dumps(table.channel_def(), indent=1) + "\n",
+        "colours.ctbl": "\n".join(slicer) + "\n",
+        "itksnap_labels.txt": "\n".join(snap) + "\n",
+    }
 
 
 def names_of_results(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -1,14 +1,15 @@
-"""MONAI Label app of this bundle: the monaibundle app with five additions.
+"""MONAI Label app of this bundle: the monaibundle app with six additions.
 
-`python -m scripts label_app FOLDER` copies this file to `FOLDER/main.py`, `class_labels.py` and MONAI Label's app
-beside it. It adds
+`python -m scripts label_app FOLDER` copies this file to `FOLDER/main.py`; `class_labels.py`, `viewer_colours.py` and
+MONAI Label's app beside it. It adds
 
 - uncertainty scores for active learning: share of pixels whose decoded level differs from the network's own, and the
   verdict on the levels;
 - the active learning strategy "disagreement": the unlabelled scan with the highest score comes next;
 - reload of a newly trained network without a restart of the server;
 - error messages of inference that name the image and the reason, instead of "Internal Server Error";
-- labels that keep their class ids, whatever numbers a viewer or an archive gives them.
+- labels that keep their class ids, whatever numbers a viewer or an archive gives them;
+- the class table's colours in OHIF.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from monai.bundle import ConfigParser
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.tasks.activelearning.epistemic import Epistemic
+from viewer_colours import colour_segments
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +84,13 @@ class App(monaibundle_app.MyApp, MONAILabelApp):  # the server looks for a class
         super().__init__(app_dir, studies, conf)
 
     def init_datastore(self) -> Any:
-        """Datastore of scans and labels; labels keep the class ids of the bundle."""
+        """Datastore of scans and labels; labels keep the class ids of the bundle, and OHIF gets their colours."""
         bundle = next(iter(self.models.values()))
         config = ConfigParser(ConfigParser.load_config_file(os.path.join(bundle, "configs", "train.yaml")))
         config["bundle_root"] = bundle
-        return preserve_class_ids(super().init_datastore(), config.get_parsed_content("class_table"))
+        class_table = config.get_parsed_content("class_table")
+        colour_segments(class_table)
+        return preserve_class_ids(super().init_datastore(), class_table)
 
     def init_strategies(self) -> dict[str, Any]:
         """Strategies: "disagreement" first, then MONAI Label's own."""

@@ -55,7 +55,8 @@ def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str |
     bundle.mkdir(parents=True, exist_ok=True)
     _monai_label_app(app / "monaibundle_app.py")
     shutil.copy(Path(__file__).parent / "app.py", app / "main.py")
-    shutil.copy(Path(__file__).parent / "class_labels.py", app)
+    for addition in ("class_labels.py", "viewer_colours.py"):
+        shutil.copy(Path(__file__).parent / addition, app)
     for part in PARTS:
         source, target = BUNDLE_ROOT / part, bundle / part
         if source.is_dir():

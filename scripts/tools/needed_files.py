@@ -20,7 +20,7 @@ CONFIGS = (
 """Configs that MONAI's tools, or users of them, ask for by name; `docs/README.md` names the others."""
 OTHER_ROOMS = ("commands", "label_server", "phantom", "tools")
 """Folders of `scripts/` whose commands are for the repository alone."""
-NAME = re.compile(r"[\w./-]+\.(?:yaml|json|conf|txt|png|svg)\b")
+NAME = re.compile(r"[\w./-]+\.(?:yaml|json|conf|txt|png|svg|html)\b")
 MODULE = re.compile(r"\bscripts(?:\.\w+)+")
 PLACE = re.compile(r"(?<![\w./-])((?:docs|configs|scripts|tests)/[\w./-]*\w)`?")
 COMMAND = re.compile(r"(?:python -m scripts (\w+)|(?<=`)(make) )(?:[^`\n]*`|[^`)\n]*)")
@@ -96,7 +96,7 @@ def _named_files(text: str, page: Path, root: Path) -> Iterator[str]:
             if path.is_file() and path.is_relative_to(root):
                 path = path.relative_to(root)
                 kind = path.parts[0]
-                if kind == "configs" or kind.startswith("requirements") or path.suffix in (".png", ".svg"):
+                if kind == "configs" or kind.startswith("requirements") or path.suffix in (".png", ".svg", ".html"):
                     yield path.as_posix()
 
 

@@ -18,7 +18,7 @@ from monai.transforms import LoadImage, Orientation
 from torch import Tensor
 
 from ..data.attention_map_cache import PromptMaps
-from ..data.output_folder import PICTURE, OutputFolder
+from ..data.output_folder import PICTURES, OutputFolder
 from ..data.transforms import result_name, source_of
 from ..labels import ClassTable
 from ..ops.batch_norm import batch_norm_statistics
@@ -191,7 +191,7 @@ class CaseOverlays:
         spacing: Sequence[float] = affine_to_spacing(volumes[0].affine)[:2].tolist()
         arrays = [np.asarray(v[0]) for v in volumes]
         image, label, pred = arrays if truth is not None else (arrays[0], None, arrays[1])
-        name = PICTURE.format(result_name(batch, output["pred"]))
+        name = PICTURES.format(f"{result_name(batch, output['pred'])}.png")
         with TemporaryDirectory() as scratch:
             drawn = Path(scratch, "case.png")
             overlay_volume(
