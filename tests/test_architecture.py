@@ -40,9 +40,10 @@ TABLE = {
     "phantom": ("labels files", "numpy scipy nibabel tqdm"),
     "report": ("labels files", "numpy matplotlib nibabel tabulate"),
     "data": ("labels files weights ops", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
+    "measure": ("labels files weights ops data", "numpy nibabel scipy tqdm"),
     "evaluation": ("labels files weights report", f"{MONAI} ignite nibabel scipy tqdm"),
     "bundle": ("labels files weights data", f"{TORCH} monai"),
-    "inference": ("labels files weights ops data bundle", f"{MONAI} ignite"),
+    "inference": ("labels files weights ops data measure bundle", f"{MONAI} ignite"),
     "training": ("labels files weights ops data evaluation bundle report", f"{MONAI} ignite matplotlib tqdm yaml"),
     "label_server": (
         "data phantom",
@@ -50,7 +51,7 @@ TABLE = {
     ),
     "info": ("labels", ""),
     "tools": (
-        "labels files weights ops networks phantom data bundle training report __main__",
+        "labels files weights ops networks phantom data measure bundle training report __main__",
         f"{MONAI} ignite nibabel itk scipy skimage pandas jinja2 markupsafe matplotlib tqdm yaml nbclient nbformat "
         "filelock pytest",
     ),
