@@ -40,9 +40,10 @@ TABLE = {
     "phantom": ("labels files", "numpy scipy nibabel tqdm"),
     "report": ("labels files", "numpy matplotlib nibabel tabulate PIL skimage"),
     "data": ("labels files weights ops", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
+    "measure": ("labels files weights ops data", "numpy nibabel scipy tqdm"),
     "evaluation": ("labels files weights report", f"{MONAI} ignite nibabel scipy tqdm"),
     "bundle": ("labels files weights data", f"{TORCH} monai"),
-    "inference": ("labels files weights ops data bundle report", f"{MONAI} ignite jinja2 PIL tqdm"),
+    "inference": ("labels files weights ops data measure bundle report", f"{MONAI} ignite jinja2 PIL tqdm"),
     "training": ("labels files weights ops data evaluation bundle report", f"{MONAI} ignite matplotlib tqdm yaml"),
     "commands": ("labels files weights ops networks data evaluation bundle report", f"{MONAI} fire tqdm"),
     "label_server": (
@@ -51,7 +52,7 @@ TABLE = {
     ),
     "info": ("labels", ""),
     "tools": (
-        "labels files weights ops networks phantom data evaluation bundle training report __main__",
+        "labels files weights ops networks phantom data measure evaluation bundle training report __main__",
         f"{MONAI} ignite nibabel itk scipy skimage pandas jinja2 markupsafe matplotlib tqdm yaml nbclient nbformat "
         "filelock pytest",
     ),

@@ -90,6 +90,19 @@ class OutputFolder:
             raise DataError(f"{other}; {MEND}")
         return not other
 
+    def names(self) -> list[str]:
+        """Names of the files that this program wrote, whether they are still there or not; see :meth:`holds`."""
+        return list(self.entries())
+
+    def source(self, name: str) -> str:
+        """The scan that a file was made from; "" if that is not known."""
+        return str(self.entries().get(name, {}).get("source", ""))
+
+    def is_own(self, name: str) -> bool:
+        """Whether a file is there, and is what this program wrote."""
+        path = self.folder / name
+        return path.is_file() and sha256(path) in _checksums(self.entries().get(name, {}))
+
     def write(self, name: str, content: bytes, source: str = "") -> None:
         """Write a file, recorded before it appears, so that a killed run knows its own files.
 

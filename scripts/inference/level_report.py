@@ -13,20 +13,17 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, SaveImaged
 from monai.utils import convert_to_tensor
 
-from ..data.check.grid import grid_of
 from ..data.output_folder import OutputFolder
 from ..data.transforms import result_name, source_of
 from ..labels import ClassTable
+from ..measure.report import UNLIKE, level_report
 from ..ops.levels.naming import ChainNaming
-from ..ops.levels.report import base_confidence, level_evidence
+from ..ops.levels.report import level_evidence
 from ..ops.levels.spine_parts import off_spine
-from ..ops.levels.structures import as_volume, field_of, measure
-from ..ops.levels.verdict import OK, Finding, Labelled, Trained, find, judge
-from .postprocessing import UNLIKE
+from ..ops.levels.structures import field_of
+from ..ops.levels.verdict import OK, Trained
 
 EVIDENCE, REMOVED = "level_evidence", "removed_components"
-FLAGS = ("size", "neighbours", "overlap", "order", "cut above")
-"""Rules on single structures, which the report names at the structure."""
 
 
 class LevelEvidenced(MapTransform):
@@ -102,11 +99,10 @@ class RemoveOffSpined(MapTransform):
 
 
 class LevelReportd(MapTransform):
-    """Judge the levels of a label map by the rules of `scripts.ops.levels.verdict`, and log the verdict.
+    """Judge the levels of a label map by the rules of `scripts.ops.levels.verdict`, log the verdict, and measure.
 
-    Takes label maps in the scan's own grid, after `RemoveOffSpined`. Adds a dictionary with `verdict`, `reasons`,
-    `source` (the scan's path), `structures` (a dictionary each, from the lowest upwards), `notes`,
-    `removed_components`, `removed_ml`, `level_disagreement` and `unlike_training`.
+    Takes label maps in the scan's own grid, after `RemoveOffSpined`. Adds the dictionary of
+    `scripts.measure.report.level_report`.
 
     Args:
         keys: label maps (1, ...).
@@ -141,53 +137,15 @@ class LevelReportd(MapTransform):
         return d
 
     def _report(self, d: Mapping[Hashable, Any], label_map: MetaTensor) -> dict[str, Any]:
-        volume, affine = as_volume(_array(label_map)), _affine(label_map)
-        kept, removed = d.get(EVIDENCE, {}), d.get(REMOVED, {"number": 0, "volume_ml": 0.0})
-        structures = measure(volume, affine)
-        labelled = Labelled(
-            structures,
-            kept.get("field") or field_of(volume.shape, affine),
-            grid_of(volume.shape, affine).plane,
-            removed["volume_ml"],
-            removed["number"],
+        return level_report(
+            _array(label_map),
+            _affine(label_map),
+            self.trained,
+            source_of(label_map),
+            d.get(EVIDENCE),
+            d.get(REMOVED),
+            d.get(UNLIKE, ()),
         )
-        evidence, unlike = kept.get("evidence", {}), d.get(UNLIKE, [])
-        findings = [
-            *find(labelled, self.trained),
-            *kept.get("findings", ()),
-            *(Finding("unlike training", f"The scan {sentence}.") for sentence in unlike),
-        ]
-        base = base_confidence(evidence)
-        verdict, reasons, notes, confidence = judge(findings, {c: base.get(c, 0.0) for c in structures})
-        rows = []
-        for c in (c for c in self.trained.chain if c in structures):
-            flags = [f.rule for rule in FLAGS for f in findings if f.rule == rule and c in f.structures]
-            of = structures[c]
-            rows.append(
-                {
-                    "name": self.trained.name(c),
-                    "class_id": c,
-                    "found": "size" not in flags,
-                    "confidence": round(confidence[c], 3),
-                    "own_name": evidence[c].own_name if c in evidence else "",
-                    "voxels": of.voxels,
-                    "volume_ml": round(of.volume_ml, 3),
-                    "height_mm": round(of.height_mm, 1),
-                    "components": of.components,
-                    "flag": flags[0] if flags else "",
-                }
-            )
-        return {
-            "verdict": verdict,
-            "reasons": reasons,
-            "source": source_of(label_map),
-            "structures": rows,
-            "notes": notes,
-            "removed_components": removed["number"],
-            "removed_ml": round(removed["volume_ml"], 3),
-            "level_disagreement": kept.get("level_disagreement", 1.0),
-            UNLIKE: unlike,
-        }
 
 
 class SaveLevelReportd(SaveImaged):

@@ -17,8 +17,7 @@ from ..data.check.grid import grid_of
 from ..data.domain_shift import domain_shift
 from ..data.transforms import InPlaneSpacingd, result_name
 from ..labels import ClassTable
-
-UNLIKE = "unlike_training"
+from ..measure.report import UNLIKE
 
 
 class ChooseLevelsd(MapTransform):

@@ -28,6 +28,7 @@ from ..data.dicom.seg import import_highdicom
 from ..data.output_folder import OutputFolder
 from ..data.transforms import file_stem, scan_name
 from ..labels import ClassTable
+from ..measure.tables import finish_folder
 
 FILES = ("image", "label", "hidden_label")
 """Keys of the files that an entry of a datalist names."""
@@ -141,20 +142,22 @@ def names_of_results(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return names
 
 
-def finish_inference(excluded: Sequence[Problem], ranks: int = 1) -> None:
-    """Raise the errors of the excluded scans at the end, so that the exit code is 1.
+def finish_inference(excluded: Sequence[Problem], outputs: OutputFolder, ranks: int = 1) -> None:
+    """Write the tables of the folder, and raise the errors of the excluded scans, so that the exit code is 1.
 
     Args:
         excluded: value of :func:`start_inference`.
+        outputs: folder of the label maps.
         ranks: number of processes. They wait for each other, since torchrun ends all when one fails.
 
     Raises:
-        DataError: a scan was excluded.
+        DataError: a scan was excluded, or a table may not be replaced.
     """
     if ranks > 1 and torch.distributed.is_torchelastic_launched():
         torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+    finish_folder(outputs)
     if excluded:
         count = len({problem.path for problem in excluded})
         raise DataError("\n".join([f"{_scans(count)} not labelled, all others are:", *map(str, excluded)]))

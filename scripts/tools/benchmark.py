@@ -11,6 +11,7 @@ KINDS = {
     "prompts": ("accuracy.wordings", "train and score CPS4 under several wordings of its class prompts"),
     "transfer": ("accuracy.transfer", "score a trained network on data that it was not trained for"),
     "names": ("accuracy.names", "name spines with one kind of evidence left out, and count what the posterior flags"),
+    "measurements": ("accuracy.measurements", "compare measurements of predicted and of true label maps"),
     "bad_input": ("reliability.bad_input", "give every command bad and odd input, and write down what it said"),
     "verdicts": ("reliability.verdicts", "count the verdicts on scans that are made wrong on purpose"),
     "speed": ("speed.speed", "time steps, maps and thresholds against stated references"),

@@ -56,12 +56,22 @@ class TestReport:
         """The network's grid has 4 x 4 x 2 pixels a structure; voxels, ml and mm are those of the file."""
         kept = evidence(coarse(LUMBAR), coarse(LUMBAR))
         found = report(Spine().draw(), level_evidence=kept["level_evidence"])
-        assert list(found)[:4] == ["verdict", "reasons", "source", "structures"]
+        assert list(found)[:6] == ["verdict", "reasons", "source", "structures", "spine", "not_measured"]
         assert (found["verdict"], found["reasons"], found["notes"]) == ("ok", [], [])
         assert found["source"] == str(Path("scans/anna.nii.gz").absolute())
         assert [row["name"] for row in found["structures"]] == list(LUMBAR)
         probability = torch.tensor([CERTAIN, *[0.0] * (len(TABLE.group("vertebra")) - 1)]).softmax(0)[0].item()
+        sizes = {
+            "height_anterior_mm": pytest.approx(26.0, abs=0.1),
+            "height_middle_mm": pytest.approx(26.0, abs=0.1),
+            "height_posterior_mm": pytest.approx(26.0, abs=0.1),
+            "width_mm": pytest.approx(34.0, abs=0.1),
+            "tilt_degrees": pytest.approx(0.0, abs=0.1),
+        }
+        place = {"centroid_x_mm": 2.0, "centroid_y_mm": 64.0, "centroid_z_mm": -10.5}
         assert found["structures"][3] == {
+            **sizes,
+            **place,
             "name": "L4",
             "class_id": TABLE.id_of("L4"),
             "found": True,

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from scripts.data.datalist import DataError
+from scripts.data.output_folder import OutputFolder
 from scripts.inference import start as labelling_runs
 from tests.small_bundle import cause
 from tests.tiny import write_volume
@@ -78,8 +79,8 @@ class TestStartInference:
         assert "has too long a name" in excluded[1].message
         assert "2 scans of 3 cannot be labelled:" in caplog.text
         with pytest.raises(DataError, match=r"^2 scans not labelled, all others are:\n.*b.nii: the file is empty"):
-            labelling_runs.finish_inference(excluded)
-        labelling_runs.finish_inference([])
+            labelling_runs.finish_inference(excluded, OutputFolder(tmp_path / "out"))
+        labelling_runs.finish_inference([], OutputFolder(tmp_path / "out"))
         with pytest.raises(DataError, match=r"b.nii: the file is empty"):
             labelling_runs._exclude_faulty([{"image": str(tmp_path / "b.nii"), "case": "b"}], keep_on=False)
         share = [{"image": str(tmp_path / "b.nii"), "case": "b"}]

@@ -56,7 +56,7 @@ SCORES = {
     *("levels_right", "levels_right_interval", "mdice_levels_right", "mdice_levels_wrong"),
 }
 REPORT = [
-    *("verdict", "reasons", "source", "structures", "notes"),
+    *("verdict", "reasons", "source", "structures", "spine", "not_measured", "notes"),
     *("removed_components", "removed_ml", "level_disagreement", "unlike_training"),
 ]
 PER_CASE = ["case", "class_id", "class", "dice", "iou", "hd95_mm", "assd_mm"]
@@ -346,6 +346,9 @@ class TestInference:
             "colours.ctbl",
             "manifest.json",
             ".manifest.lock",
+            "structures.csv",
+            "scans.csv",
+            ".tables.lock",
             *(f"phantom_{n:04d}_levels.json" for n in range(1, 7)),
         }
         report = json_of(tmp_path / "phantom_0001_levels.json")
