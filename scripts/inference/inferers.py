@@ -119,9 +119,10 @@ class PromptMapInferer(VolumeInferer):
 class SlicewiseInferer(SliceInferer):
     """MONAI's `SliceInferer` that finds the spine in the plane, with a choice of batch statistics and decoded levels.
 
-    The window slides along the height. A volume that is wider than the window is cut to it front to back around the
-    spine: where a coarse pass finds the most foreground, then centred on what the network finds there until that stays;
-    the two windows with the centre between theirs are averaged by their distance from it.
+    A scan that is hardly higher than the window (`TALLER`) is seen in one, and a higher one in several that slide along
+    the height. A volume that is wider than the window is cut to it front to back around the spine: in a few slices a
+    coarse pass finds where the most foreground is, and then the window moves until what the network finds in it lies in
+    its middle; all slices are seen there once.
     Grey values are normalised in the window, so that what lies in front or behind changes neither them nor the batch
     statistics; outside, all is background.
 
@@ -135,7 +136,11 @@ class SlicewiseInferer(SliceInferer):
         kwargs: as `SliceInferer`.
     """
 
-    COARSE_SLICES, STEPS = 8, 8
+    TALLER = 1.02
+    """Height of a scan in windows up to which one is enough: training, too, cuts off what exceeds it. A higher window
+    than training's costs names, which networks find by the distance from its borders."""
+    SEARCH_SHARE, SEARCH_SLICES, STEPS = 5, (2, 8), 12
+    """One slice of so many is searched for the spine, at least and at most so many, in at most so many windows."""
     OUTSIDE = 20.0  # logit of the background outside of the window, where all others are 0
 
     def __init__(
@@ -148,66 +153,78 @@ class SlicewiseInferer(SliceInferer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.statistics, self.orders, self.labelled = statistics, orders, labelled
-        self.width = int(self.roi_size[1])
+        self.height, self.width = int(self.roi_size[0]), int(self.roi_size[1])
 
     def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Return logits (B, N, H, W, S), and behind them N log-probabilities of each of the `orders`."""
         slide = super().__call__
 
         def run(volume: Tensor) -> Any:
-            return _unlabelled_as_background(slide(volume, network, *args, **kwargs), self.labelled)
+            whole = volume.shape[2] <= self.TALLER * self.height
+            logits = self._at_once(volume, network) if whole else slide(volume, network, *args, **kwargs)
+            return _unlabelled_as_background(logits, self.labelled)
 
         with batch_norm_statistics(network, self.statistics):
             if inputs.shape[3] <= self.width:
                 return self._decoded(run(inputs))
             return torch.cat([self._around_spine(volume, run) for volume in inputs.split(1)])
 
+    def _at_once(self, volume: Tensor, network: nn.Module) -> Tensor:
+        """Logits of slices in one window, cut or padded with zeros to it around the middle, as in training.
+
+        Rows above and below the window get the logits of its border.
+        """
+        rows, columns = volume.shape[2:4]
+        (top, down), (left, right) = (
+            (missing // 2, missing - missing // 2) for missing in (self.height - rows, self.width - columns)
+        )  # negative: to be cut off
+        slices = F.pad(volume.movedim(-1, 1).flatten(0, 1), [left, right, top, down])
+        logits = torch.cat([network(part) for part in slices.split(self.sw_batch_size)])
+        logits = logits[:, :, max(top, 0) : self.height - max(down, 0), left : self.width - right]
+        if rows > self.height:
+            logits = F.pad(logits, [0, 0, -top, -down], mode="replicate")
+        return logits.unflatten(0, (len(volume), -1)).movedim(1, -1)
+
     def _decoded(self, logits: Tensor) -> Tensor:
         return append_decoded(logits, self.orders)
 
     def _around_spine(self, volume: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         """Result (1, N and more, H, W, S) for a volume (1, 1, H, W, S) that is wider than the window."""
-        columns = torch.arange(self.width, device=volume.device)
-        last = volume.shape[3] - self.width
-
-        def look(start: int) -> tuple[Tensor, float]:
-            """Logits of a window, and how many columns the spine lies behind its centre."""
-            part = volume[:, :, :, start : start + self.width]
-            logits = run((part - part.mean()) / part.std().clamp_min(1e-6))  # grey values without what lies outside
-            found = _foreground(logits)
-            centre = float((found * columns).sum() / found.sum().clamp_min(1e-9))
-            return logits, centre - (self.width - 1) / 2
-
-        start, seen = self._coarse_start(volume, run), dict[int, tuple[Tensor, float]]()
-        while start not in seen and len(seen) < self.STEPS:
-            seen[start], at = look(start), start
-            start = min(max(round(at + seen[at][1]), 0), last)
-        # The two windows with the centre between theirs: which of them comes first hangs on where the search began.
-        other = min(max(at + (1 if seen[at][1] > 0 else -1), 0), last)
-        if other not in seen:
-            seen[other] = look(other)
-        front, back = sorted((at, other))
-        off_front, off_back = seen[front][1], seen[back][1]
-        share = min(max(off_front / (off_front - off_back), 0.0), 1.0) if off_front > off_back else float(at == back)
-        logits = seen[front][0]
-        both = logits.new_zeros(*logits.shape[:3], self.width + back - front, logits.shape[4])
-        for begin, weight in ((front, 1 - share), (back, share)):
-            one = torch.zeros_like(both)
-            one[:, 0] = self.OUTSIDE
-            one[:, :, :, begin - front : begin - front + self.width] = seen[begin][0]
-            both += weight * one
-        inside = self._decoded(both)
+        slices, (least, most) = volume.shape[-1], self.SEARCH_SLICES
+        count = min(slices, max(least, min(most, slices // self.SEARCH_SHARE)))
+        few = volume[..., [int((k + 0.5) * slices / count) for k in range(count)]]
+        start = self._centred(few, run, self._coarse_start(few, run))
+        logits = run(self._window(volume, start))
+        inside = self._decoded(logits)
         whole = inside.new_zeros(*inside.shape[:3], volume.shape[3], inside.shape[4])
         whole[:, :: logits.shape[1]] = self.OUTSIDE
-        whole[:, :, :, front : front + both.shape[3]] = inside
+        whole[:, :, :, start : start + self.width] = inside
         return whole
 
-    def _coarse_start(self, volume: Tensor, run: Callable[[Tensor], Tensor]) -> int:
-        """First column of the window with the most foreground, the middle weighted more; half windows, a few slices."""
-        few = volume[..., :: -(-volume.shape[-1] // self.COARSE_SLICES)]
-        last = volume.shape[3] - self.width
-        total, count = torch.zeros(2, volume.shape[3], device=volume.device)
-        for start in sorted({*range(0, last, max(self.width // 2, 1)), last}):
+    def _window(self, volume: Tensor, start: int) -> Tensor:
+        """Columns of a volume from `start` on, with grey values normalised without what lies outside."""
+        part = volume[:, :, :, start : start + self.width]
+        return (part - part.mean()) / part.std().clamp_min(1e-6)
+
+    def _centred(self, few: Tensor, run: Callable[[Tensor], Tensor], start: int) -> int:
+        """First column of the window in whose middle the foreground lies, wherever the search starts."""
+        columns = torch.arange(self.width, device=few.device)
+        last, off = few.shape[3] - self.width, dict[int, float]()
+        while start not in off and len(off) < self.STEPS:
+            found = _foreground(run(self._window(few, start)))
+            centre = float((found * columns).sum() / found.sum().clamp_min(1e-9))
+            behind = centre - (self.width - 1) / 2
+            off[start] = abs(behind)
+            # By a pixel at least, until the centre lies between two windows: both are then known, from either side.
+            start = min(max(start + (round(behind) or (1 if behind > 0 else -1)), 0), last)
+        return min(off, key=lambda at: off[at])
+
+    def _coarse_start(self, few: Tensor, run: Callable[[Tensor], Tensor]) -> int:
+        """First column of the window with the most foreground, the middle weighted more; windows overlap by a third."""
+        last = few.shape[3] - self.width
+        total, count = torch.zeros(2, few.shape[3], device=few.device)
+        steps = -(-last // max(2 * self.width // 3, 1))
+        for start in [last * step // steps for step in range(steps + 1)]:
             part = slice(start, start + self.width)
             total[part] += _foreground(run(few[:, :, :, part]))
             count[part] += 1

@@ -177,6 +177,37 @@ class TestOrder:
         torch.testing.assert_close(both[:, 3:].exp(), plain.softmax(1).flip(1))
 
 
+class TestOneWindow:
+    """A scan that is hardly higher than the window goes through the network once, in a window as high as training's."""
+
+    @staticmethod
+    def run(rows: int, columns: int = 8) -> tuple[Tensor, Tensor, list[tuple[int, ...]], nn.Module]:
+        network = nn.Conv2d(1, 2, 3, padding=1).requires_grad_(False)
+        seen: list[tuple[int, ...]] = []
+        network.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+        volume = torch.rand(2, 1, rows, columns, 5)
+        inferer = SlicewiseInferer(roi_size=(100, 8), spatial_dim=2, sw_batch_size=4, overlap=0.5, mode="gaussian")
+        return volume, inferer(volume, network), seen, network
+
+    @pytest.mark.parametrize("rows", [101, 102])
+    def test_hardly_higher(self, rows: int) -> None:
+        volume, found, seen, network = self.run(rows)
+        assert seen == [(4, 1, 100, 8), (4, 1, 100, 8), (2, 1, 100, 8)]
+        top = (rows - 99) // 2  # of 1 or 2 rows more the first, or one on either side, is cut off
+        for number in (0, 1):
+            alone = network(volume[number, :, top : top + 100].movedim(-1, 0)).movedim(0, -1)
+            torch.testing.assert_close(found[number, :, top : top + 100], alone)
+            torch.testing.assert_close(found[number, :, :top], alone[:, :1].expand(-1, top, -1, -1))
+            below = alone[:, -1:].expand(-1, rows - top - 100, -1, -1)
+            torch.testing.assert_close(found[number, :, top + 100 :], below)
+
+    @pytest.mark.parametrize(("rows", "columns"), [(100, 8), (100, 5), (61, 8), (30, 3), (103, 8), (190, 7)])
+    def test_monai_s_result_elsewhere(self, rows: int, columns: int) -> None:
+        volume, found, _, network = self.run(rows, columns)
+        plain = SliceInferer(roi_size=(100, 8), spatial_dim=2, sw_batch_size=4, overlap=0.5, mode="gaussian")
+        torch.testing.assert_close(found, plain(volume, network))
+
+
 class Bright(nn.Module):
     """Marks bright pixels, by values that batch normalisation with statistics of its own gives."""
 
@@ -249,6 +280,18 @@ class TestSpineInThePlane:
             found.append(self.infer(self.scan(), network=Hazy()))
         for other in found[1:]:
             torch.testing.assert_close(other, found[0])
+
+    @pytest.mark.parametrize(("slices", "searched"), [(1, 1), (2, 2), (10, 2), (15, 3), (60, 8)])
+    def test_few_slices_are_searched(self, slices: int, searched: int) -> None:
+        network, seen = Bright(), []
+        network.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+        inferer = SlicewiseInferer(roi_size=(40, 16), spatial_dim=2, sw_batch_size=64, statistics="volume")
+        with torch.no_grad():
+            found = inferer(self.scan()[..., :1].repeat(1, 1, 1, 1, slices), network)
+        assert seen[:-1] == [searched] * (len(seen) - 1)
+        assert seen[-1] == slices
+        assert len(seen) <= 6
+        assert found.argmax(1).sum() == 36 * 4 * slices
 
     def test_a_class_that_no_label_named_shows_no_spine(self) -> None:
         front = torch.rand(1, 1, 40, 60, 5, generator=torch.Generator().manual_seed(1))
