@@ -59,6 +59,17 @@ class TestManifest:
         }
         assert (out / "a_seg.nii.gz").read_bytes() == b"label map"
 
+    def test_what_it_tells_of_a_file(self, out: Path) -> None:
+        outputs = OutputFolder(out)
+        outputs.write("a.csv", b"1", "/in/a.nii")
+        (out / "b.csv").write_bytes(b"by hand")
+        assert (outputs.names(), outputs.source("a.csv"), outputs.source("b.csv")) == (["a.csv"], "/in/a.nii", "")
+        assert (outputs.is_own("a.csv"), outputs.is_own("b.csv"), outputs.is_own("c.csv")) == (True, False, False)
+        (out / "a.csv").write_bytes(b"corrected")
+        assert not outputs.is_own("a.csv")
+        (out / "a.csv").unlink()
+        assert outputs.names() == ["a.csv"]
+
     def test_processes_that_share_the_folder(self, out: Path) -> None:
         context = multiprocessing.get_context("spawn")
         processes = [context.Process(target=write_many, args=(out, letter)) for letter in "ab"]

@@ -99,6 +99,8 @@ class TestInference:
         label(folder, configs)  # names by their folders
         made = {path.name for path in (tmp_path / "out").glob("*_seg.nii.gz")}
         assert made == {"S03_seg.nii.gz", "patA_S03_seg.nii.gz", "patB_S03_seg.nii.gz"}
+        table = (tmp_path / "out/scans.csv").read_text(encoding="utf-8").splitlines()  # of both runs
+        assert [line.split(",")[0] for line in table] == ["scan", "S03", "patA_S03", "patB_S03"]
 
     def test_equal_names_in_one_batch(self, label: Any, scans: Any, tmp_path: Path) -> None:
         folder = scans("a/b.nii.gz", "a_b.nii.gz")

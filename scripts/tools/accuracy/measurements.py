@@ -171,8 +171,8 @@ def markdown(pairs: Sequence[Pair], args: argparse.Namespace, scans: int, other:
         "",
         f"Predicted minus true, {scans} scans. Bias is the mean difference, the limits of agreement are the bias ± "
         f"{WITHIN} standard deviations (Bland and Altman 1986). *Only one*: measured in one of the two label maps "
-        f"alone. Structures are compared under their names where their Dice is above {SAME}; {other} predicted structures "
-        "have none such. Structures of one patient are not independent of each other.",
+        f"alone. Structures are compared under their names where their Dice is above {SAME}; {other} predicted "
+        "structures have none such. Structures of one patient are not independent of each other.",
         "",
         format_table(HEAD, cells, markdown=True),
         "",
