@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser
 
 from scripts.__main__ import COMMANDS
 from scripts.bundle.command_line import refuse_overrides
+from scripts.commands.long_form import read_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -83,4 +84,5 @@ class TestCommands:
             return
         parser = argparse.ArgumentParser(exit_on_error=False)
         import_module(COMMANDS[call[0]][0]).add_arguments(parser)
-        parser.parse_args(call[1:])
+        args, settings = parser.parse_known_args(call[1:])
+        assert not settings or (hasattr(args, "settings") and read_settings(settings))
