@@ -49,7 +49,7 @@ INFERENCE = "no prompts"
 THRESHOLD = 0.9
 """Posterior below which a scan's names are flagged."""
 SECTIONS = ("unlabelled", "test")
-FIELDS = ("method", "labelled", "seed", "section", "case", "evidence", "right", "mdice", "posterior")
+FIELDS = ("method", "labelled", "seed", "section", "case", "evidence", "right", "other_names", "mdice", "posterior")
 
 
 class Volume(NamedTuple):
@@ -205,14 +205,25 @@ def _flags(scans: pd.DataFrame) -> list[str]:
     for kind in ("all", INFERENCE):
         of = scans[scans["evidence"] == kind]
         for words, part in [("all", of), *((f"{s} volumes", of[of["section"] == s]) for s in SECTIONS)]:
-            flagged, right = part["posterior"] < THRESHOLD, part["right"].astype(bool)
-            rows.append([kind, words, str(len(part)), counted(flagged[~right]), counted(flagged[right])])
-    head = ["evidence", "predictions", "n", "flagged of those with a wrong level, %", "of those without, %"]
+            flagged, named = part["posterior"] < THRESHOLD, part["other_names"].astype(int) == 0
+            right = part["right"].astype(bool) & named
+            rows.append([kind, words, str(len(part))])
+            rows[-1] += [counted(flagged[of_these]) for of_these in (~named, named & ~right, right)]
+    head = [
+        "evidence",
+        "predictions",
+        "n",
+        "flagged of those with a wrong level, %",
+        "of those with wrong tissue alone, %",
+    ]
+    head.append("of those that are right, %")
     return [
         "## Flags", "",
         f"A prediction is flagged if the mean posterior of its landmarks' places is below {THRESHOLD}. It has a wrong "
-        "level if one from L5 to L1 has a Dice of 0.5 or less, also by wrong tissue. In brackets the 95 % interval "
-        "(Wilson), and the counts; one scan is there once for each network.",
+        "level if a vertebra from L5 to L1 has more of its pixels under another level's name than under its own; "
+        "wrong tissue alone, if none has, but one has a Dice of 0.5 or less: names are as they should be there, and "
+        "the posterior is of names. In brackets the 95 % interval (Wilson), and the counts; one scan is there once "
+        "for each network.",
         "", format_table(head, rows, markdown=True),
     ]  # fmt: skip
 
@@ -228,9 +239,11 @@ def _scored(volume: Volume, kind: str, label: Tensor, table: ClassTable) -> dict
     scores.add(volume.case, label.cpu(), volume.truth, spacing, volume.unlabelled_classes)
     score = scores.scores["raw"][volume.case]
     dice = [row["dice"] for row in score.rows if not np.isnan(row["dice"])]
-    right = score.levels_right(table.judged_levels)
     mean = statistics.fmean(dice) if dice else None
-    return {"case": volume.case, "section": volume.section, "evidence": kind, "right": right, "mdice": mean}
+    right = score.levels_right(table.judged_levels)
+    other_names = len(set(score.mistakes["wrong_level"]) & set(table.judged_levels))
+    about = {"case": volume.case, "section": volume.section, "evidence": kind}
+    return about | {"right": right, "other_names": other_names, "mdice": mean}
 
 
 def _entries(datalist: str, section: str) -> list[dict[str, Any]]:
