@@ -17,13 +17,19 @@ from ..data.datalist import DataError, load_datalist
 from ..data.prepare.fingerprint import MOST_PIXELS, fitting_grid, read_fingerprint
 from ..files import FileError
 from ..networks.pretrained import require_pretrained
+from ..weights import WEIGHTS, is_unfinished
 from .estimate import pretraining_seconds, training_seconds
 from .long_form import long_command, read_settings, run_long, takes_settings
 
 OF_A_NETWORK = ("image_size", "pixel_mm", "channels", "norm", "statistics")
 """Settings that weights to start from decide."""
-SHARED = ("image_size", "pixel_mm", "device", "seed")
+SHARED = {
+    *("datalist", "prompt_model_dir", "cache_dir", "class_table", "image_size", "pixel_mm", "device", "seed"),
+    *("resume", "overwrite"),
+}
 """Settings that stage 1 takes over from stage 2."""
+STAGE1 = "stage1#"
+"""What settings of stage 1 alone begin with."""
 
 
 @dataclass
@@ -31,16 +37,26 @@ class Plan:
     """A training that fits data and machine.
 
     Attributes:
-        settings: key -> value of the run.
-        configs: of stage 2.
+        settings: key -> value of stage 2.
+        configs: config files of stage 2.
         stage1: config files of stage 1; empty where no unlabelled scan would have use of it.
+        stage1_settings: key -> value of stage 1.
         notes: what was chosen, and why.
     """
 
     settings: dict[str, Any]
     configs: list[str] = field(default_factory=lambda: ["train.yaml"])
     stage1: list[str] = field(default_factory=list)
+    stage1_settings: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[tuple[str, list[str], dict[str, Any]]]:
+        """Run id, config files and settings of each run; a stage 1 that has ended is not begun again in going on."""
+        prompts = Path(str(self.settings["prompt_model_dir"]))
+        ended = self.settings.get("resume") and (prompts / WEIGHTS).is_file() and not is_unfinished(prompts)
+        first = [("pretraining", self.stage1, self.stage1_settings)] if self.stage1 and not ended else []
+        return [*first, ("training", self.configs, self.settings)]
 
 
 def make_plan(
@@ -56,7 +72,7 @@ def make_plan(
         out: the run's folder.
         warm_start: weights, `model.json` beside them.
         device: cpu or cuda:N; None takes a GPU where there is one.
-        settings: keys of `train.yaml` that go before all that is chosen here.
+        settings: keys of `train.yaml`, or of `pretrain.yaml` behind `STAGE1`, that go before all that is chosen here.
 
     Raises:
         DataError: no datalist, or one that cannot be read; no weights.
@@ -73,13 +89,16 @@ def make_plan(
     elif found := read_fingerprint(datalist):
         plan.settings |= fitting_grid(found, MOST_PIXELS["cuda" if gpu else "cpu"])
         plan.notes.append(f"grid: {_grid(plan.settings)}, for {found.height_mm:.0f} x {found.width_mm:.0f} mm")
-    plan.settings |= settings
+    plan.settings |= {key: value for key, value in settings.items() if not key.startswith(STAGE1)}
     if sections.get("unlabelled"):
         plan.stage1 = ["pretrain.yaml"]
         if reason := "on a CPU" if not gpu else _no_hub():
             plan.stage1.append("offline_encoders.yaml")
             plan.notes.append(f"stage 1: small encoders, trained from scratch, {reason}")
-        plan.settings.setdefault("pretraining_settings#configs", plan.stage1)
+        plan.stage1_settings = {key: value for key, value in plan.settings.items() if key in SHARED}
+        plan.stage1_settings["output_dir"] = Path(str(plan.settings["output_dir"])) / "pretrain"
+        own = {key.removeprefix(STAGE1): value for key, value in settings.items() if key.startswith(STAGE1)}
+        plan.stage1_settings |= own
     else:
         plan.notes.append("no unlabelled scans: no stage 1, supervised training")
     return plan
@@ -113,17 +132,19 @@ def estimate(plan: Plan) -> str:
     """A line with the hours that a plan will take, from a few timed steps."""
     sections = load_datalist(plan.settings["datalist"]).sections
     counts = [len(sections.get(section, ())) for section in ("unlabelled", "validation")]
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in plan.settings.items()}
-    stages = []
-    if plan.stage1:
-        settings = {key: plain[key] for key in SHARED if key in plain}
-        prefix = "pretraining_settings#"
-        settings |= {key.removeprefix(prefix): of for key, of in plain.items() if key.startswith(prefix)}
-        stages.append(pretraining_seconds(settings.pop("configs", plan.stage1), settings))
-    stages.append(training_seconds(plan.configs, plain, *counts))
+    stages = [
+        pretraining_seconds(configs, _plain(settings))
+        if run_id == "pretraining"
+        else training_seconds(configs, _plain(settings), *counts)
+        for run_id, configs, settings in plan.runs
+    ]
     parts = [f"{steps} steps in {_hours(seconds)}" for steps, seconds in stages]
     total = _hours(sum(seconds for _, seconds in stages))
     return f"time: about {total} ({', then '.join(parts)}), an estimate from a few steps timed now on this machine"
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
 
 
 def _hours(seconds: float) -> str:
@@ -152,7 +173,8 @@ def run(args: argparse.Namespace) -> int:
     plan = make_plan(args.datalist, args.out, args.warm_start, args.device, **given, **read_settings(args.settings))
     print("\n".join(plan.notes), flush=True)
     print(estimate(plan), flush=True)
-    print(f"in long: {long_command('run', plan.configs, plan.settings)}", flush=True)
-    if not args.dry_run:
-        run_long("run", plan.configs, plan.settings)
+    for run_id, configs, settings in plan.runs:
+        print(f"in long: {long_command(run_id, configs, settings)}", flush=True)
+    for one in () if args.dry_run else plan.runs:
+        run_long(*one)
     return 0

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from scripts.bundle.launch import config_paths
 from scripts.bundle.model_file import load_weights
 from scripts.commands import estimate as estimate_module
 from scripts.commands import train as module
@@ -20,7 +19,7 @@ from scripts.data.datalist import DataError
 from scripts.files import FileError
 from scripts.networks.resunet import ResUNet2d
 from scripts.phantom.write import write_phantoms
-from scripts.weights import write_model_files
+from scripts.weights import mark_unfinished, write_model_files
 
 SMALL = {"image_size": [32, 16], "channels": [4, 8, 8], "batch_size": 2, "unlabelled_batch_size": 2}
 
@@ -53,9 +52,11 @@ class TestMakePlan:
     def test_on_a_cpu(self, datalist: Path, tmp_path: Path) -> None:
         plan = make_plan(datalist, tmp_path / "run")
         assert plan.configs == ["train.yaml", "narrow.yaml"]
-        assert (
-            plan.stage1 == plan.settings["pretraining_settings#configs"] == ["pretrain.yaml", "offline_encoders.yaml"]
-        )
+        assert plan.stage1 == ["pretrain.yaml", "offline_encoders.yaml"]
+        assert [run_id for run_id, _, _ in plan.runs] == ["pretraining", "training"]
+        shared = ("datalist", "prompt_model_dir", "cache_dir", "image_size", "pixel_mm")
+        assert {key: plan.stage1_settings[key] for key in shared} == {key: plan.settings[key] for key in shared}
+        assert plan.stage1_settings["output_dir"] == tmp_path / "run/pretrain"
         assert plan.settings["pixel_mm"] == 7.0
         assert all(side % 16 == 0 for side in plan.settings["image_size"])
         assert plan.settings["prompt_model_dir"] == tmp_path / "run/models/prompt"
@@ -77,11 +78,20 @@ class TestMakePlan:
     def test_without_unlabelled_scans(self, supervised: Path, tmp_path: Path) -> None:
         plan = make_plan(supervised, tmp_path / "run")
         assert plan.stage1 == []
-        assert "pretraining_settings#configs" not in plan.settings
+        assert [run_id for run_id, _, _ in plan.runs] == ["training"]
 
     def test_settings_go_before(self, datalist: Path, tmp_path: Path) -> None:
-        plan = make_plan(datalist, tmp_path / "run", image_size=[64, 32], max_epochs=3)
+        plan = make_plan(datalist, tmp_path / "run", image_size=[64, 32], max_epochs=3, **{"stage1#max_epochs": 2})
         assert (plan.settings["image_size"], plan.settings["max_epochs"]) == ([64, 32], 3)
+        assert (plan.stage1_settings["image_size"], plan.stage1_settings["max_epochs"]) == ([64, 32], 2)
+
+    def test_going_on_passes_over_a_stage_1_that_has_ended(self, datalist: Path, tmp_path: Path) -> None:
+        plan = make_plan(datalist, tmp_path / "run", resume=True)
+        assert len(plan.runs) == 2
+        write_model_files(plan.settings["prompt_model_dir"], b"weights", {})
+        assert len(plan.runs) == 1
+        mark_unfinished(plan.settings["prompt_model_dir"], True)
+        assert len(plan.runs) == 2
 
     def test_weights_decide(self, datalist: Path, tmp_path: Path) -> None:
         beside = {
@@ -100,9 +110,9 @@ class TestMakePlan:
     def test_keys_exist(self, datalist: Path, tmp_path: Path) -> None:
         """The run itself refuses keys that are none."""
         plan = make_plan(datalist, tmp_path / "run", resume=True)
-        parser = composed(plan.configs, {})
-        assert [key for key in plan.settings if key not in parser] == []
-        assert all(Path(file).is_file() for file in config_paths(plan.stage1))
+        for _, configs, settings in plan.runs:
+            parser = composed(configs, {})
+            assert [key for key in settings if key not in parser] == []
 
 
 class TestEstimate:
@@ -122,7 +132,7 @@ class TestEstimate:
         assert 0 < seconds < 600
 
     def test_line(self, datalist: Path, tmp_path: Path) -> None:
-        plan = make_plan(datalist, tmp_path / "run", **SMALL, **{"pretraining_settings#max_epochs": 2})
+        plan = make_plan(datalist, tmp_path / "run", **SMALL, **{"stage1#max_epochs": 2})
         line = estimate(plan)
         assert re.match(r"time: about [\d.]+ (h|min) \(40 steps in .*, then 6000 steps in .*\), an estimate", line)
 
