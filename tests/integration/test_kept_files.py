@@ -62,7 +62,8 @@ class TestInference:
         report = json.loads((tmp_path / "out/S03_levels.json").read_text(encoding="utf-8"))
         assert report["source"] == str(tmp_path / "scans/S03.nii.gz")
         manifest = json.loads((tmp_path / "out/manifest.json").read_text(encoding="utf-8"))["files"]
-        assert set(manifest) == {"S03_seg.nii.gz", "S03_levels.json", "labels.json", "colours.ctbl"}
+        of_the_scan = {"S03_seg.nii.gz", "S03_levels.json", "pictures/S03.jpg"}
+        assert set(manifest) == of_the_scan | {"labels.json", "colours.ctbl", "itksnap_labels.txt", "index.html"}
         assert manifest["S03_seg.nii.gz"]["source"] == str(tmp_path / "scans/S03.nii.gz")
 
     def test_file_made_by_hand(self, label: Any, scans: Any, tmp_path: Path) -> None:
