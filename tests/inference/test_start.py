@@ -13,6 +13,7 @@ import yaml
 
 from scripts.data.datalist import DataError
 from scripts.data.output_folder import OutputFolder
+from scripts.data.prepare.label_names import slicer_or_snap
 from scripts.inference import start as labelling_runs
 from tests.small_bundle import cause
 from tests.tiny import write_volume
@@ -52,6 +53,9 @@ class TestStartInference:
         assert [row[0] for row in rows] == [str(i) for i in range(20)]
         assert all(len(row) == 6 and all(0 <= int(value) <= 255 for value in row[2:]) for row in rows)
         assert (rows[0][-1], rows[2][1], rows[2][-1]) == ("0", "L5", "255")
+        snap = slicer_or_snap(tmp_path / "out" / "itksnap_labels.txt")
+        assert {str(value): name for value, name in snap.items()} == {**names, "0": "Clear Label"}
+        assert '2 230 159 0 1 1 1 "L5"' in (tmp_path / "out" / "itksnap_labels.txt").read_text(encoding="utf-8")
 
     def test_exception(self, workflow: Any, tmp_path: Path) -> None:
         with pytest.raises(

@@ -62,8 +62,9 @@ class TestInference:
         report = json.loads((tmp_path / "out/S03_levels.json").read_text(encoding="utf-8"))
         assert report["source"] == str(tmp_path / "scans/S03.nii.gz")
         manifest = json.loads((tmp_path / "out/manifest.json").read_text(encoding="utf-8"))["files"]
-        results = {"S03_seg.nii.gz", "S03_levels.json", "structures.csv", "scans.csv"}
-        assert set(manifest) == {*results, "labels.json", "colours.ctbl"}
+        of_the_scan = {"S03_seg.nii.gz", "S03_levels.json", "pictures/S03.jpg"}
+        of_all = {"structures.csv", "scans.csv", "index.html"}
+        assert set(manifest) == of_the_scan | of_all | {"labels.json", "colours.ctbl", "itksnap_labels.txt"}
         assert manifest["S03_seg.nii.gz"]["source"] == str(tmp_path / "scans/S03.nii.gz")
 
     def test_file_made_by_hand(self, label: Any, scans: Any, tmp_path: Path) -> None:

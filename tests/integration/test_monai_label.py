@@ -67,6 +67,21 @@ class TestServer:
         counts = info["datastore"]
         assert (counts["completed"], counts["total"]) == (LABELLED, LABELLED + UNLABELLED)
 
+    def test_ohif_has_the_class_table_s_colours(self, server: Server) -> None:
+        """The viewer takes the first of its colours whose name fits; the installed file has none of ours."""
+        (file,) = [
+            f for f in PYTHON.parents[1].rglob("static/ohif/*.js") if b"const GenericAnatomyColors" in f.read_bytes()
+        ]
+        status, served = server.ask(f"/ohif/{file.name}")
+        own = file.read_bytes()
+        assert status == 200
+        for c in TABLE.classes[1:]:
+            entry = f'{{label: "{c.name.lower()}", value: rgbToHex{c.colour}}}'.encode()
+            assert entry in served
+            assert entry not in own
+        start = served.index(b"[{label") + 1
+        assert served[:start] + served[start + len(served) - len(own) :] == own
+
     def test_infer_before_training(self, server: Server) -> None:
         status, content = server.infer("new_PIR")
         assert status >= 400

@@ -344,6 +344,9 @@ class TestInference:
         assert {path.name for path in tmp_path.iterdir()} - {path.name for path in written} == {
             "labels.json",
             "colours.ctbl",
+            "itksnap_labels.txt",
+            "index.html",
+            "pictures",
             "manifest.json",
             ".manifest.lock",
             "structures.csv",
@@ -351,6 +354,10 @@ class TestInference:
             ".tables.lock",
             *(f"phantom_{n:04d}_levels.json" for n in range(1, 7)),
         }
+        assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+            f"phantom_{n:04d}.jpg" for n in range(1, 7)
+        }
+        assert "6 labelled scans" in (tmp_path / "index.html").read_text(encoding="utf-8")
         report = json_of(tmp_path / "phantom_0001_levels.json")
         assert list(report) == REPORT
         assert report["verdict"] in ("ok", "check levels", "do not use")
@@ -435,7 +442,8 @@ class TestEvaluating:
 
     def test_pictures(self, results: Path) -> None:
         scans = {path.name.removesuffix("_seg.nii.gz") for path in results.glob("*_seg.nii.gz")}
-        assert {path.stem for path in (results / "pictures").glob("*.png")} == scans
+        assert {path.name for path in (results / "pictures").iterdir()} == {f"{name}.png" for name in scans}
+        assert not (results / "index.html").exists()
 
 
 class TestUnlabelledClasses:

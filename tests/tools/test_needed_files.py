@@ -24,7 +24,12 @@ def tree(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("", encoding="utf-8")
     modules = ("tools/__init__.py", "tools/x.py", "ops/a.py", "ops/b.py")
-    for name in (*(f"scripts/{module}" for module in modules), "configs/methods/x.yaml", "docs/x.png"):
+    for name in (
+        *(f"scripts/{module}" for module in modules),
+        "configs/methods/x.yaml",
+        "docs/x.png",
+        "scripts/x.html",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("", encoding="utf-8")
     return tmp_path
@@ -53,9 +58,10 @@ class TestNeededFiles:
             ("scripts/info.py", "def run():\n    from .ops.a import x", {"scripts/ops/a.py"}),
             ("scripts/info.py", "from .ops import a", {"scripts/ops/a.py"}),
             ("scripts/data/check/command.py", "from ...tools import x", {"scripts/tools/x.py"}),
+            ("scripts/info.py", "page = 'x.html'", {"scripts/x.html"}),
             ("docs/README.md", "models/x.json, /etc/x.conf, D.json, x.md", set()),
         ],
-        ids=["named", "from_configs", "picture", "target", "in_a_function", "module", "up", "nothing"],
+        ids=["named", "from_configs", "picture", "target", "in_a_function", "module", "up", "template", "nothing"],
     )
     def test_what_leads_where(self, tree: Path, file: str, text: str, new: set[str]) -> None:
         before = needed_files(tree)

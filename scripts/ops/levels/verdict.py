@@ -52,7 +52,7 @@ RULES = {
     "small parts away from the spine": Rule(OK, 1.0),
     "sizes not known": Rule(OK, 1.0),
 }
-"""The rules, the gravest first; docs/label.md has them in words."""
+"""The rules, the gravest first; docs/read_the_report.md has them in words."""
 
 FEW_VERTEBRAE = 3
 """Fewer vertebrae than these tell no level."""

@@ -212,7 +212,8 @@ def markdown(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], see
     lines = [
         "# Verdicts on scans made wrong on purpose",
         "",
-        "Written by `python -m scripts benchmark verdicts`; what the verdicts mean is in [label.md](../label.md).",
+        "Written by `python -m scripts benchmark verdicts`; what the verdicts mean is in "
+        "[read_the_report.md](../read_the_report.md).",
         "",
         format_table(HEAD, cells, markdown=True),
         "",
@@ -237,7 +238,7 @@ def _row(way: str, wanted: str, found: Mapping[str, Any], other: Mapping[str, bo
 def _label(scans: Path, out: Path, models: Path) -> None:
     """Label a folder; scans that cannot be used end the run with an error, but the others are labelled."""
     log = out.with_name(f"{out.name}.txt")
-    overrides = {"input_dir": scans, "output_dir": out, "ckpt_dir": models, "overwrite": True}
+    overrides = {"input_dir": scans, "output_dir": out, "ckpt_dir": models, "overwrite": True, "page": False}
     try:
         bundle_runs([("inference", ["inference.yaml"], overrides)], log)
     except RuntimeError:

@@ -321,7 +321,7 @@ class TestJudge:
 
 
 def test_the_table_in_the_documents_is_that_of_the_code() -> None:
-    page = Path(__file__).resolve().parents[3] / "docs/label.md"
+    page = Path(__file__).resolve().parents[3] / "docs/read_the_report.md"
     rows = [line.split("|")[1:-1] for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     told = {
         row[0].strip(): (row[2].strip(), float(row[3]))
