@@ -90,10 +90,6 @@ class OutputFolder:
             raise DataError(f"{other}; {MEND}")
         return not other
 
-    def names(self) -> list[str]:
-        """Names of the files that this program wrote, whether they are still there or not; see :meth:`holds`."""
-        return list(self.entries())
-
     def source(self, name: str) -> str:
         """The scan that a file was made from; "" if that is not known."""
         return str(self.entries().get(name, {}).get("source", ""))

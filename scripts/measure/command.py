@@ -24,9 +24,10 @@ from ..ops.levels.structures import measure
 from ..ops.levels.verdict import Trained
 from ..weights import model_settings
 from .outline import Array
+from .page import PAGE, REPORT, SCANS, STRUCTURES
 from .report import level_report, with_measurements
 from .spine import POSTERIOR
-from .tables import REPORT, SCANS, STRUCTURES, finish_folder, read_report
+from .tables import finish_folder, read_report
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 SEG = LABEL_MAP.split(".")[0]
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure every label map, and write `<scan>_levels.json` and the tables.
+    """Measure every label map, and write `<scan>_levels.json`, the tables and the page.
 
     Raises:
         DataError: no label map, two of one name, files that may not be replaced; at the end, label maps that cannot
@@ -59,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
         sources = {name: scans.get(name, "") for name in labels}
         if missing := [name for name in labels if not sources[name]]:
             logging.getLogger(__name__).warning("%s: no scan of this name for %s", args.scans, ", ".join(missing))
-    outputs = OutputFolder(args.out or folder, overwrite=args.overwrite, endings=[REPORT], files=[STRUCTURES, SCANS])
+    outputs = OutputFolder(
+        args.out or folder, overwrite=args.overwrite, endings=[REPORT], files=[STRUCTURES, SCANS, PAGE]
+    )
     outputs.refuse(sources, {}, labels.values())
     table = ClassTable.load()
     label_map = LabelMap.load(args.label_map, table)

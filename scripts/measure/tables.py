@@ -1,10 +1,11 @@
-"""Tables of a folder of reports: `structures.csv`, a row a structure, and `scans.csv`, a row a scan."""
+"""What is made of a folder of reports: `structures.csv`, a row a structure; `scans.csv`, a row a scan; the page."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,9 @@ from typing import Any
 from ..data.datalist import DataError
 from ..data.output_folder import OutputFolder
 from ..files import take_turns
+from .page import PAGE, REPORT, SCANS, STRUCTURES, WORDS, page
 from .structures import MEASURES
 
-REPORT = "_levels.json"
-"""Ending of the files of reports."""
-STRUCTURES, SCANS = "structures.csv", "scans.csv"
 LOCK = ".tables.lock"
 COLUMNS = ("scan", "class_id", "class", "voxels", *MEASURES, "components", "confidence", "flag")
 """Columns of `structures.csv`."""
@@ -25,21 +24,25 @@ COLUMNS = ("scan", "class_id", "class", "voxels", *MEASURES, "components", "conf
 def finish_folder(outputs: OutputFolder) -> None:
     """Write what is made of all reports of a folder, also of earlier runs and of other processes into it.
 
-    Each process does so at its end, one after the other: the last one finds the reports of all.
+    The tables, and the page if the folder is to have one (`outputs.files`). Each process does so at its end, one after
+    the other: the last one finds the reports of all.
 
     Args:
         outputs: the folder; reports that its manifest does not name are not of this program.
 
     Raises:
-        DataError: a report is damaged, or a table may not be replaced.
-        StorageError: a table cannot be written.
+        DataError: a report is damaged, or a file may not be replaced.
+        StorageError: a file cannot be written.
     """
-    if not any(name.endswith(REPORT) for name in outputs.names()):
+    if not any(name.endswith(REPORT) for name in outputs.entries()):
         return
     with take_turns(outputs.folder / LOCK):
         reports = read_reports(outputs)
         for name, text in ((STRUCTURES, structures_csv(reports)), (SCANS, scans_csv(reports))):
             outputs.write_text(outputs.folder / name, text)
+        if PAGE in outputs.files:
+            outputs.write_text(outputs.folder / PAGE, page(reports, outputs))
+            logging.getLogger(__name__).info("%s shows all scans: open it in a browser", outputs.folder / PAGE)
 
 
 def read_reports(outputs: OutputFolder) -> dict[str, dict[str, Any]]:
@@ -48,7 +51,7 @@ def read_reports(outputs: OutputFolder) -> dict[str, dict[str, Any]]:
     Raises:
         DataError: a report is damaged.
     """
-    paths = {name.removesuffix(REPORT): outputs.folder / name for name in outputs.names() if name.endswith(REPORT)}
+    paths = {name.removesuffix(REPORT): outputs.folder / name for name in outputs.entries() if name.endswith(REPORT)}
     return {scan: read_report(path) for scan, path in sorted(paths.items()) if path.is_file()}
 
 
@@ -60,8 +63,10 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        for key in ("verdict", "reasons", "source", "structures"):
+        for key in ("reasons", "source", "structures"):
             report[key]
+        if report["verdict"] not in WORDS:
+            raise ValueError(report["verdict"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged; remove it, and label or measure its scan again") from error
     return dict(report)

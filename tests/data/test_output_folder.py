@@ -63,7 +63,11 @@ class TestManifest:
         outputs = OutputFolder(out)
         outputs.write("a.csv", b"1", "/in/a.nii")
         (out / "b.csv").write_bytes(b"by hand")
-        assert (outputs.names(), outputs.source("a.csv"), outputs.source("b.csv")) == (["a.csv"], "/in/a.nii", "")
+        assert (list(outputs.entries()), outputs.source("a.csv"), outputs.source("b.csv")) == (
+            ["a.csv"],
+            "/in/a.nii",
+            "",
+        )
         assert (outputs.is_own("a.csv"), outputs.is_own("b.csv"), outputs.is_own("c.csv")) == (True, False, False)
         (out / "a.csv").write_bytes(b"corrected")
         assert not outputs.is_own("a.csv")

@@ -1,33 +1,24 @@
-"""Pictures of labelled scans, and the page of all scans in a folder of results, which opens from the disk."""
+"""The page of all scans in a folder of results, which opens from the disk."""
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from monai.config import KeysCollection
-from monai.transforms import SaveImaged
-
-from ..data.dicom.reader import LoadScand
 from ..data.output_folder import PICTURES, OutputFolder
-from ..data.transforms import LABEL_MAP, result_name, source_of
-from ..files import take_turns
-from ..labels import ClassTable
+from ..data.transforms import LABEL_MAP
 from ..ops.levels.verdict import CHECK, OK, REFUSE
-from ..report.spine_picture import spine_picture
 from ..weights import model_settings
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-PAGE, LOCK = "index.html", ".index.html.lock"
-REPORT, PICTURE = "_levels.json", ".jpg"
-"""Endings of the report and of the picture of a scan."""
+PAGE, PICTURE = "index.html", ".jpg"
+"""Name of the page, and the ending of a scan's picture."""
+REPORT = "_levels.json"
+"""Ending of the files of reports."""
 WORDS = {
     REFUSE: "Nothing was found, or what was found is not the spine that the network knows.",
     CHECK: "Look at the scan before the names are used.",
@@ -36,7 +27,7 @@ WORDS = {
 """The verdicts, the worst first, and what they say without a reason."""
 FILES = {LABEL_MAP: "label map", "_seg.dcm": "DICOM SEG", REPORT: "report (JSON)"}
 """Ending of a scan's results -> words of the link to them."""
-TABLES = ("structures.csv", "scans.csv")
+STRUCTURES, SCANS = TABLES = ("structures.csv", "scans.csv")
 HEIGHTS = ("height_anterior_mm", "height_middle_mm", "height_posterior_mm")
 COLUMNS = {
     ("confidence",): ("confidence", 2),
@@ -53,88 +44,34 @@ SPINE = {"lordosis_degrees": "lumbar lordosis, °", "levels_posterior": "probabi
 UNITS = {"mm": "mm", "ml": "ml", "degrees": "°", "percent": "%"}
 
 
-class SavePictured(SaveImaged):
-    """Write `pictures/<scan>.jpg`, see `scripts.report.spine_picture`, of the scan as its file has it.
+def page(reports: Mapping[str, Mapping[str, Any]], outputs: OutputFolder) -> str:
+    """Content of the page of all scans of a folder, the worst verdict first.
 
-    A subclass of `SaveImaged`, because MONAI Label removes those.
-
-    Args:
-        keys: label maps (1, X, Y[, Z]) in the scan's own grid.
-        outputs: folder of the label maps.
-        table: the classes.
-    """
-
-    def __init__(self, keys: KeysCollection, outputs: OutputFolder, table: ClassTable) -> None:
-        super().__init__(keys, output_dir=outputs.folder, print_log=False)
-        self.outputs, self.table = outputs, table
-        self.load = LoadScand(keys="image", ensure_channel_first=True, image_only=True)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the file and return the data unchanged."""
-        for key in self.key_iterator(data):
-            label_map = data[key]
-            scan = self.load({"image": str(label_map.meta["filename_or_obj"])})["image"]
-            image, label, affine = (np.asarray(part.cpu()) for part in (scan[0], label_map[0], label_map.affine))
-            drawn = spine_picture(image, label, affine, self.table)
-            name = PICTURES.format(f"{result_name(data, label_map)}{PICTURE}")
-            self.outputs.write(name, drawn, source_of(label_map))
-        return dict(data)
-
-
-def write_page(outputs: OutputFolder) -> None:
-    """Write `index.html` of all scans whose report the folder's manifest names; nothing without a report.
-
-    Runs that were killed, repeated or shared by several processes give one page of all scans. It shows what the
-    reports hold and leaves out what they do not; a scan's path, which may name a patient, is not on it.
+    It shows what the reports hold and leaves out what they do not; a scan's path, which may name a patient, is not on
+    it. Pictures, tables and label maps are those that the folder's manifest names and that are there.
 
     Args:
-        outputs: folder of the label maps, with the network's weights.
-
-    Raises:
-        DataError: the page there is not one that this program wrote.
-        StorageError: it cannot be written.
+        reports: scan -> report.
+        outputs: their folder, with the network's weights.
     """
-    with take_turns(outputs.folder / LOCK):  # the last process sees the reports of all
-        written = {name for name in outputs.entries() if (outputs.folder / name).is_file()}
-        scans = []
-        for name in sorted(written):
-            if name.endswith(REPORT) and (report := _report(outputs.folder / name)):
-                scans.append(_scan(name.removesuffix(REPORT), report, written, outputs.folder))
-        if not scans:
-            return
-        scans.sort(key=lambda scan: (scan["rank"], scan["name"].casefold(), scan["name"]))
-        verdicts = [
-            {"name": name, "words": words, "count": sum(scan["verdict"] == name for scan in scans)}
-            for name, words in WORDS.items()
-        ]
-        tables = [name for name in TABLES if name in written]
-        content = _template().render(scans=scans, verdicts=verdicts, knows=_known(outputs.weights), tables=tables)
-        outputs.write(PAGE, content.encode())
-    logging.getLogger(__name__).info("%s shows all scans: open it in a browser", outputs.folder / PAGE)
+    written = {name for name in outputs.entries() if (outputs.folder / name).is_file()}
+    scans = [_scan(name, report, written, outputs.folder) for name, report in reports.items()]
+    scans.sort(key=lambda scan: (scan["rank"], scan["name"].casefold(), scan["name"]))
+    verdicts = [
+        {"name": name, "words": words, "count": sum(scan["verdict"] == name for scan in scans)}
+        for name, words in WORDS.items()
+    ]
+    tables = [name for name in TABLES if name in written]
+    return _template().render(scans=scans, verdicts=verdicts, knows=_known(outputs.weights), tables=tables)
 
 
 def _template() -> Template:
-    from jinja2 import (
-        Environment,
-        FileSystemLoader,
-        StrictUndefined,
-    )  # MONAI Label reads this module without need of it
+    # MONAI Label reads this module without need of it
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     folder = FileSystemLoader(Path(__file__).parent)
     pages = Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return pages.get_template("page.html")
-
-
-def _report(path: Path) -> dict[str, Any]:
-    """A scan's report; empty if somebody damaged it."""
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(report, dict) and report["verdict"] in WORDS:
-            return report
-    except (KeyError, ValueError):
-        pass
-    logging.getLogger(__name__).warning("%s is damaged and is left out of the page", path)
-    return {}
 
 
 def _scan(name: str, report: Mapping[str, Any], written: set[str], folder: Path) -> dict[str, Any]:

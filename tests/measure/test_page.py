@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 import threading
 import time
@@ -22,7 +21,9 @@ from PIL import Image
 
 from scripts.data.datalist import DataError
 from scripts.data.output_folder import OutputFolder
-from scripts.inference.page import PAGE, SavePictured, write_page
+from scripts.inference.postprocessing import SavePictured
+from scripts.measure.page import PAGE
+from scripts.measure.tables import finish_folder
 from scripts.ops.levels.verdict import VERDICTS
 from tests.spines import PIR, TABLE, Spine
 from tests.tiny import write_volume
@@ -60,7 +61,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def outputs(tmp_path: Path) -> OutputFolder:
-    return OutputFolder(tmp_path / "out")
+    return OutputFolder(tmp_path / "out", files=[PAGE])
 
 
 def add(outputs: OutputFolder, name: str, verdict: str = "ok", picture: bool = True, **report: Any) -> None:
@@ -81,7 +82,7 @@ def jpeg(size: tuple[int, int] = (40, 20)) -> bytes:
 
 
 def page_of(outputs: OutputFolder) -> Page:
-    write_page(outputs)
+    finish_folder(outputs)
     return Page((outputs.folder / PAGE).read_text(encoding="utf-8"))
 
 
@@ -127,7 +128,10 @@ class TestPage:
         assert page.text.count("slip, mm") == 1
 
     def test_what_a_report_does_not_hold(self, outputs: OutputFolder) -> None:
-        outputs.write("old_levels.json", json.dumps({"verdict": "ok"}).encode())
+        outputs.write(
+            "old_levels.json",
+            json.dumps({"verdict": "ok", **dict.fromkeys(("reasons", "structures"), []), "source": ""}).encode(),
+        )
         page = page_of(outputs)
         assert "There is no picture of this scan." in page.text
         assert "Nothing speaks against the names." in page.text
@@ -151,10 +155,11 @@ class TestPage:
             add(outputs, name)
             outputs.write(f"{name}_seg.dcm", b"")
         (outputs.folder / "a+b&c_seg.dcm").unlink()
-        outputs.write("structures.csv", b"")
         links = page_of(outputs).links
         assert all((outputs.folder / unquote(link)).is_file() for link in links)
-        assert len(links) == 3 * 5 - 1 + 1  # the picture and the link round it, three files, one of which is gone
+        assert (
+            len(links) == 3 * 5 - 1 + 2
+        )  # picture and the link round it, three files, one of which is gone; two tables
 
     def test_pictures_are_loaded_when_seen(self, outputs: OutputFolder) -> None:
         add(outputs, "a")
@@ -169,6 +174,7 @@ class TestPage:
         structures = [{**STRUCTURE, "name": name} for name in TABLE.names[2:]]
         for number in range(500):
             report = {"verdict": VERDICTS[number % 3], "reasons": ["L3/L4 is missing."] * 3, "structures": structures}
+            report["source"] = ""
             for name, content in (
                 (f"scan_{number:03}_levels.json", json.dumps(report).encode()),
                 (f"scan_{number:03}_seg.nii.gz", b""),
@@ -178,7 +184,7 @@ class TestPage:
                 files[name] = {"source": "", "sha256": hashlib.sha256(content).hexdigest()}
         (outputs.folder / "manifest.json").write_text(json.dumps({"files": files}), encoding="utf-8")
         start = time.process_time()
-        write_page(outputs)
+        finish_folder(outputs)
         assert time.process_time() - start < 10
         assert (outputs.folder / PAGE).stat().st_size < 5_000_000
         page = Page((outputs.folder / PAGE).read_text(encoding="utf-8"))
@@ -210,42 +216,45 @@ class TestNetwork:
 
 class TestFolder:
     def test_nothing_without_a_report(self, outputs: OutputFolder) -> None:
-        write_page(outputs)
+        finish_folder(outputs)
         outputs.write("a_seg.nii.gz", b"")
-        write_page(outputs)
+        finish_folder(outputs)
         assert not (outputs.folder / PAGE).exists()
 
-    def test_only_what_this_program_wrote(self, outputs: OutputFolder, caplog: pytest.LogCaptureFixture) -> None:
-        for name in "abcde":
+    def test_only_what_this_program_wrote(self, outputs: OutputFolder) -> None:
+        for name in "abc":
             add(outputs, name)
-        (outputs.folder / "b_levels.json").write_text("{", encoding="utf-8")
-        (outputs.folder / "c_levels.json").write_text('{"verdict": "fine"}', encoding="utf-8")
-        (outputs.folder / "d_levels.json").unlink()
+        (outputs.folder / "b_levels.json").unlink()
         (outputs.folder / "other_levels.json").write_text('{"verdict": "ok"}', encoding="utf-8")
-        with caplog.at_level(logging.WARNING):
-            assert "2 labelled scans" in page_of(outputs).text
-        assert [record.args[0].name for record in caplog.records] == ["b_levels.json", "c_levels.json"]  # type: ignore[index, union-attr]
+        assert "2 labelled scans" in page_of(outputs).text
+
+    @pytest.mark.parametrize("content", ["{", "[]", '{"verdict": "ok"}', '{"verdict": "fine", "reasons": []}'])
+    def test_a_damaged_report_is_named(self, outputs: OutputFolder, content: str) -> None:
+        add(outputs, "a")
+        (outputs.folder / "a_levels.json").write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match=r"a_levels\.json is damaged; remove it, and label or measure"):
+            finish_folder(outputs)
 
     def test_a_second_run_adds_its_scans(self, outputs: OutputFolder) -> None:
         add(outputs, "a")
         assert "1 labelled scan" in page_of(outputs).text
         add(outputs, "b")
-        assert "2 labelled scans" in page_of(OutputFolder(outputs.folder)).text
+        assert "2 labelled scans" in page_of(OutputFolder(outputs.folder, files=[PAGE])).text
 
     def test_somebody_s_page_is_kept(self, outputs: OutputFolder) -> None:
         add(outputs, "a")
         (outputs.folder / PAGE).write_text("mine", encoding="utf-8")
         with pytest.raises(DataError, match=r"index.html was not written by this program"):
-            write_page(outputs)
+            finish_folder(outputs)
         assert (outputs.folder / PAGE).read_text(encoding="utf-8") == "mine"
 
     def test_several_processes(self, outputs: OutputFolder) -> None:
         """Each writes its scans and then the page; the last page has all, and the manifest knows it."""
 
         def work(name: str) -> None:
-            own = OutputFolder(outputs.folder)
+            own = OutputFolder(outputs.folder, files=[PAGE])
             add(own, name)
-            write_page(own)
+            finish_folder(own)
 
         threads = [threading.Thread(target=work, args=(name,)) for name in "abcdef"]
         for thread in threads:
