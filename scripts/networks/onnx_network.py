@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..ops.batch_norm import statistics_of
+
 
 class OnnxNetwork(nn.Module):
     """Module that runs an ONNX file on the CPU.
@@ -46,19 +48,12 @@ class OnnxNetwork(nn.Module):
                 f"{path} takes slices of shape {shape}, needed is any number of 1 x {image_size[0]} x {image_size[1]}; "
                 f'export it with --input_shape "[2,1,{image_size[0]},{image_size[1]}]" and a dynamic first axis'
             )
-        found = self._statistics(image_size)
+        found = statistics_of(self, image_size)
         if found != statistics:
             raise ValueError(
                 f"{path} normalises by statistics {found!r}, the network was trained for {statistics!r}; "
-                "export it with configs/inference_onnx.yaml behind configs/inference.yaml, or set --statistics"
+                "export it as docs/exports.md says, with the network's folder as --ckpt_dir, or set --statistics"
             )
-
-    def _statistics(self, image_size: Sequence[int]) -> str:
-        """Return "volume" if the output of a slice depends on the other slices of the batch, else "running"."""
-        noise = np.random.default_rng(0).standard_normal((2, 1, *image_size)).astype(np.float32)
-        noise[1] *= 3
-        alone, beside = (self.session.run(None, {self.name: batch})[0][0] for batch in (noise[:1], noise))
-        return "running" if np.allclose(alone, beside, rtol=1e-3, atol=1e-3) else "volume"
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1, H, W) -> (B, N, H, W) logits, on the device of `x`."""

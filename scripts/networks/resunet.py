@@ -9,21 +9,26 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 
 class BatchStatisticsNorm2d(nn.BatchNorm2d):
-    """Batch normalisation by batch statistics in evaluation too, with the parameters of `nn.BatchNorm2d`, for ONNX.
+    """Batch normalisation by batch statistics in evaluation too, with the parameters of `nn.BatchNorm2d`, for exports.
 
-    Equals `scripts.ops.batch_norm.batch_norm_statistics(network, "volume")`. An exported graph has a fixed mode, and
-    ONNX Runtime has no batch normalisation in training mode. The running averages are kept but not used.
+    Equals `scripts.ops.batch_norm.batch_norm_statistics(network, "volume")`, which an exported graph leaves behind. The
+    running averages are kept but not used.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> the same, each channel with mean 0 and variance 1 over B, H and W, then weight and bias."""
-        centred = input - input.mean((0, 2, 3), keepdim=True)
-        variance = centred.square().mean((0, 2, 3), keepdim=True)
-        scale = self.weight.view(1, -1, 1, 1) * torch.rsqrt(variance + self.eps)
-        return centred * scale + self.bias.view(1, -1, 1, 1)
+        if not is_scripting():  # noqa: SIM102
+            # A condition of its own: TorchScript would compile it behind an `and`.
+            if torch.onnx.is_in_onnx_export():  # ONNX Runtime has no batch normalisation in training mode
+                centred = input - input.mean((0, 2, 3), keepdim=True)
+                variance = centred.square().mean((0, 2, 3), keepdim=True)
+                scale = self.weight.view(1, -1, 1, 1) * torch.rsqrt(variance + self.eps)
+                return centred * scale + self.bias.view(1, -1, 1, 1)
+        return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
 
 
 def normalisation(norm: str, channels: int) -> nn.Module:

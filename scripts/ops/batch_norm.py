@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 STATISTICS = ("running", "volume")
@@ -36,3 +37,19 @@ def batch_norm_statistics(network: nn.Module, statistics: str) -> Iterator[None]
     finally:
         for layer, (training, mean, var) in zip(layers, before, strict=True):
             layer.training, layer.running_mean, layer.running_var = training, mean, var
+
+
+def statistics_of(network: Callable[[Tensor], Tensor], image_size: Sequence[int]) -> str:
+    """Find out by which statistics a network normalises, of which no more than its function is known (an export).
+
+    Args:
+        network: (B, 1, H, W) -> (B, N, H, W).
+        image_size: (H, W).
+
+    Returns:
+        "volume" if the output of a slice depends on the other slices of the batch, else "running".
+    """
+    noise = torch.randn(2, 1, *image_size, generator=torch.Generator().manual_seed(0))
+    noise[1] *= 3
+    alone, beside = (network(batch)[0] for batch in (noise[:1], noise))
+    return "running" if torch.allclose(alone, beside, rtol=1e-3, atol=1e-3) else "volume"

@@ -14,7 +14,8 @@ from ..__main__ import COMMANDS
 from ..bundle.launch import BUNDLE_ROOT
 
 CONFIGS = (
-    *("metadata.json", "logging.conf", "classes.json", "inference.yaml", "inference_onnx.yaml", "evaluate.yaml"),
+    *("metadata.json", "logging.conf", "classes.json", "inference.yaml", "evaluate.yaml"),
+    *("inference_onnx.yaml", "inference_torchscript.yaml"),
     *("pretrain.yaml", "train.yaml", "federated.yaml", "multi_gpu_train.yaml", "multi_gpu_evaluate.yaml"),
 )
 """Configs that MONAI's tools, or users of them, ask for by name; `docs/README.md` names the others."""

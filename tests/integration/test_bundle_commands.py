@@ -13,6 +13,8 @@ import torch
 from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 
 from scripts.networks.resunet import ResUNet2d
+from scripts.networks.torchscript_network import TorchScriptNetwork
+from scripts.ops.batch_norm import batch_norm_statistics
 
 ROOT = Path(__file__).resolve().parents[2]
 META = str(ROOT / "configs/metadata.json")
@@ -79,9 +81,11 @@ class TestExport:
         )
         network = ResUNet2d(in_channels=1, out_channels=20, channels=(4, 8, 8), norm="batch").eval()
         network.load_state_dict(torch.load(trained.models / "model.pt", weights_only=True))
-        exported = torch.jit.load(file).eval()
+        statistics = json.loads((trained.models / "model.json").read_text(encoding="utf-8"))["statistics"]
+        assert statistics == "volume"
         image = torch.randn(2, 1, 40, 24)
-        with torch.no_grad():
+        exported = TorchScriptNetwork(file, (40, 24), statistics)
+        with torch.no_grad(), batch_norm_statistics(network, statistics):
             torch.testing.assert_close(exported(image), network(image))
 
 

@@ -33,6 +33,10 @@ def models(trained: SimpleNamespace, tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
+def label_map(folder: Path) -> np.ndarray:
+    return np.asarray(nibabel.load(folder / "phantom_0002_seg.nii.gz").dataobj)
+
+
 def sentence(error: BaseException) -> str:
     while error.__cause__ is not None and type(error).__name__ != "DataError":
         error = error.__cause__
@@ -51,10 +55,17 @@ class TestOverlay:
         scan = datalist.parent / "images/phantom_0002.nii.gz"
         for name, files in (("torch", OVERLAYS[:1]), ("onnx", OVERLAYS)):
             run_bundle("inference", files, input_dir=scan, output_dir=tmp_path / name, ckpt_dir=models)
-        ours, reference = (
-            np.asarray(nibabel.load(tmp_path / name / "phantom_0002_seg.nii.gz").dataobj) for name in ("onnx", "torch")
-        )
+        ours, reference = (label_map(tmp_path / name) for name in ("onnx", "torch"))
         assert (ours == reference).mean() > 0.999
+
+    def test_same_label_map_from_torchscript(
+        self, run_bundle: Callable[..., None], models: Path, datalist: Path, tmp_path: Path
+    ) -> None:
+        benchmark.export_script(models, "volume")
+        scan = datalist.parent / "images/phantom_0002.nii.gz"
+        for name, files in (("torch", OVERLAYS[:1]), ("script", [OVERLAYS[0], "inference_torchscript.yaml"])):
+            run_bundle("inference", files, input_dir=scan, output_dir=tmp_path / name, ckpt_dir=models)
+        assert np.array_equal(label_map(tmp_path / "script"), label_map(tmp_path / "torch"))
 
     def test_without_an_export(
         self, run_bundle: Callable[..., None], models: Path, datalist: Path, tmp_path: Path
@@ -102,9 +113,11 @@ class TestBenchmark:
         assert benchmark.run(parser.parse_args(line)) == 0
         rows = json.loads((out / "onnx.json").read_text(encoding="utf-8"))["rows"]
         assert [(row["network"], row["statistics"]) for row in rows] == [
-            *(("PyTorch", "volume"), ("ONNX Runtime", "volume"), ("PyTorch", "running"), ("ONNX Runtime", "running"))
+            (network, statistics)
+            for statistics in ("volume", "running")
+            for network in ("PyTorch", "TorchScript", "ONNX Runtime")
         ]
-        same_mode = [abs(b["mdice"] - a["mdice"]) for a, b in (rows[:2], rows[2:])]
+        same_mode = [abs(b["mdice"] - of[0]["mdice"]) for of in (rows[:3], rows[3:]) for b in of]
         assert max(same_mode) < 0.002
         assert rows[0]["mdice_difference"] == 0
         assert all(row["ratio"] > 0 and row["low"] <= row["ratio"] <= row["high"] for row in rows)

@@ -1,4 +1,4 @@
-"""Time and score a trained network in ONNX Runtime against PyTorch, on whole volumes, by the inference config.
+"""Time and score the exports of a trained network against PyTorch, on whole volumes, by the inference config.
 
 Both kinds of batch-norm statistics are exported and scored: those of the volume and the running averages of training.
 One thread is timed in CPU time, several in wall time. A second call reuses exports and scores of the same weights.
@@ -26,7 +26,7 @@ from ...weights import SETTINGS, WEIGHTS
 from ..accuracy.grid import EVALUATION, read, write_json
 from .pairs import in_turns, median_interval
 
-OVERLAY = "inference_onnx.yaml"
+OVERLAYS = {"TorchScript": "inference_torchscript.yaml", "ONNX Runtime": "inference_onnx.yaml"}
 HEAD = (
     *("network", "statistics", "logits off by", "network, ms a scan", "ratio", "95 % interval"),
     *("labelling, ms a scan", "ratio", "mDice %", "difference", "mDice %, decoded", "difference"),
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="folder of the exports, the scores and the table: onnx.md and .json")
     add("--pairs", type=int, default=20, help="pairs of timed runs of the network; of whole labellings a quarter")
     add("--threads", type=int, default=1)
+    add("--exports", nargs="+", choices=OVERLAYS, default=list(OVERLAYS), help="which to compare with PyTorch")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     variants: list[Variant] = [
         (network, statistics, place(args.model.absolute(), out, network, statistics, settings))
         for statistics in kinds
-        for network in ("PyTorch", "ONNX Runtime")
+        for network in ("PyTorch", *args.exports)
     ]
     common = {"section": "test", "distances": False, "pictures": False, "datalist": datalist}
     runs = [
@@ -80,12 +81,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 Variant = tuple[str, str, Path]
-"""Network ("PyTorch" or "ONNX Runtime"), statistics, folder of its files."""
+"""Network ("PyTorch" or one of `OVERLAYS`), statistics, folder of its files."""
 
 
 def configs(network: str, behind: list[str] | None = None) -> list[str]:
     """Config files of an inference."""
-    return ["inference.yaml", *([OVERLAY] if network == "ONNX Runtime" else []), *(behind or [])]
+    return ["inference.yaml", *([OVERLAYS[network]] if network in OVERLAYS else []), *(behind or [])]
 
 
 def place(model: Path, out: Path, network: str, statistics: str, settings: Mapping[str, Any]) -> Path:
@@ -99,6 +100,8 @@ def place(model: Path, out: Path, network: str, statistics: str, settings: Mappi
     shutil.copyfile(model / WEIGHTS, folder / WEIGHTS)
     if network == "ONNX Runtime" and not (folder / "model.onnx").is_file():
         export(folder, settings["image_size"], statistics)
+    if network == "TorchScript" and not (folder / "model.ts").is_file():
+        export_script(folder, statistics)
     return folder
 
 
@@ -132,6 +135,22 @@ def export(folder: Path, image_size: list[int], statistics: str) -> None:
         raise ValueError(f"{error.args[0]}; pip install -r requirements-onnx.txt") from error
 
 
+def export_script(folder: Path, statistics: str) -> None:
+    """Write `model.ts` beside `model.pt` with MONAI's `ckpt_export`."""
+    from monai.bundle import ckpt_export
+
+    ckpt_export(
+        net_id="network_def",
+        filepath=str(folder / "model.ts"),
+        ckpt_file=str(folder / WEIGHTS),
+        meta_file=str(BUNDLE_ROOT / "configs" / "metadata.json"),
+        config_file=str(BUNDLE_ROOT / "configs" / "inference.yaml"),
+        bundle_root=str(BUNDLE_ROOT),
+        ckpt_dir=str(folder),
+        statistics=statistics,
+    )
+
+
 def measure(variants: list[Variant], scan: str, pairs: int, clock: Callable[[], float]) -> Iterator[dict[str, Any]]:
     """Milliseconds of each variant, the ratio to the first, and the largest difference of its logits from PyTorch's.
 
@@ -163,7 +182,7 @@ class Labelling:
     """Inference of one scan by the config, nothing saved: the network alone, or file to label map.
 
     Args:
-        network: "PyTorch" or "ONNX Runtime".
+        network: "PyTorch" or one of `OVERLAYS`.
         statistics: of batch normalisation.
         folder: `ckpt_dir`.
         scan: file of a volume.
