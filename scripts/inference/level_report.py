@@ -165,7 +165,7 @@ class SaveLevelReportd(SaveImaged):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the file and return the data unchanged."""
-        for key in self.key_iterator(data):
+        for key in self.key_iterator(data) if self.result_key in data else ():  # the report may be switched off
             text = json.dumps(data[self.result_key], indent=1) + "\n"
             self.outputs.write(f"{result_name(data, data[key])}_levels.json", text.encode(), source_of(data[key]))
         return dict(data)

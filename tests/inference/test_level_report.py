@@ -197,6 +197,10 @@ class TestSave:
         assert json.loads(text) == data["result"]
         assert text.startswith('{\n "verdict": "ok",\n "reasons": []')
 
+    def test_a_report_that_is_switched_off(self, tmp_path: Path) -> None:
+        SaveLevelReportd("pred", OutputFolder(tmp_path / "new"))({"pred": label_map(Spine().draw())})
+        assert not (tmp_path / "new").exists()
+
     def test_monai_label_leaves_it_out(self) -> None:
         # its scoring by dropout filters this class, and takes the last step's scores for probabilities
         assert issubclass(SaveLevelReportd, SaveImaged)

@@ -128,10 +128,8 @@ class TestPage:
         assert page.text.count("slip, mm") == 1
 
     def test_what_a_report_does_not_hold(self, outputs: OutputFolder) -> None:
-        outputs.write(
-            "old_levels.json",
-            json.dumps({"verdict": "ok", **dict.fromkeys(("reasons", "structures"), []), "source": ""}).encode(),
-        )
+        report = {"verdict": "ok", "reasons": [], "source": "", "structures": []}
+        outputs.write("old_levels.json", json.dumps(report).encode())
         page = page_of(outputs)
         assert "There is no picture of this scan." in page.text
         assert "Nothing speaks against the names." in page.text
