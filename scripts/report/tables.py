@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
+
+from ..files import write_whole
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
@@ -61,3 +64,17 @@ def flush_right(cells: Sequence[str]) -> bool:
 def percent(fraction: float | None) -> str:
     """A fraction as percent with two digits; "–" for None or NaN."""
     return "–" if fraction is None or math.isnan(fraction) else f"{100 * fraction:.2f}"
+
+
+def write_block(document: Path, mark: str, text: str) -> None:
+    """Put a text between the lines `<!-- mark -->` and `<!-- /mark -->` of a Markdown file.
+
+    Raises:
+        ValueError: the file has no such lines.
+    """
+    start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, found, rest = document.read_text(encoding="utf-8").partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{document} has no lines {start} and {end}, between which the table is written")
+    write_whole(document, f"{before}{start}\n{text}\n{end}{after}")

@@ -10,6 +10,7 @@ KINDS = {
     "nnunet": ("accuracy.nnunet", "train and score nnU-Net v2 on the same labelled patients"),
     "prompts": ("accuracy.wordings", "train and score CPS4 under several wordings of its class prompts"),
     "transfer": ("accuracy.transfer", "score a trained network on data that it was not trained for"),
+    "shipped": ("accuracy.shipped", "score the network in models/ and write its page"),
     "names": ("accuracy.names", "name spines with one kind of evidence left out, and count what the posterior flags"),
     "measurements": ("accuracy.measurements", "compare measurements of predicted and of true label maps"),
     "bad_input": ("reliability.bad_input", "give every command bad and odd input, and write down what it said"),

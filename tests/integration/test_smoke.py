@@ -88,15 +88,18 @@ def check_run_folder(folder: Path, names: set[str], pictures: set[str]) -> None:
     assert {row["name"] for row in rows} == names
     assert {(row["epoch"], row["step"]) for row in rows} == {("1", "2"), ("2", "4")}
     assert all(np.isfinite(float(row["value"])) for row in rows)
-    assert {path.name for path in (folder / "pictures").iterdir()} == pictures
-    for picture in [folder / "curves.png", *(folder / "pictures").iterdir()]:
+    assert {path.name for path in (folder / "pictures").glob("*.png")} == pictures
+    of_validations = sorted((folder / "pictures/epochs").rglob("*.png"))
+    assert {path.name for path in of_validations} <= pictures
+    assert of_validations
+    for picture in [folder / "curves.png", *(folder / "pictures").glob("*.png"), *of_validations]:
         assert picture.read_bytes().startswith(PNG)
     assert len(list((folder / "tensorboard").glob("events*"))) > 0
 
 
 class TestPretraining:
     def test_run_folder(self, stage1: SimpleNamespace) -> None:
-        names = {"loss", "loss/token", "loss/pixel", "val_prompt_map_dice"}
+        names = {"loss", "loss/token", "loss/pixel", "learning_rate", "val_prompt_map_dice"}
         check_run_folder(stage1.folder, names, {"attention.png"})
 
     def test_checkpoint(self, stage1: SimpleNamespace) -> None:
@@ -211,7 +214,7 @@ class TestPretraining:
 
 class TestTraining:
     def test_run_folder(self, trained: SimpleNamespace) -> None:
-        names = {"loss", "loss/supervised", "loss/enhanced", "val_mean_dice"}
+        names = {"loss", "loss/supervised", "loss/enhanced", "learning_rate", "val_mean_dice", "val_levels_right"}
         check_run_folder(trained.folder, names, {"overlay.png", "attention.png", "targets.png"})
 
     def test_model(self, trained: SimpleNamespace, stage1: SimpleNamespace) -> None:
@@ -251,7 +254,7 @@ class TestTraining:
         names = {row["name"] for row in rows_of(made.folder / "metrics.csv")}
         assert {"loss", "loss/supervised", "val_mean_dice"} <= names
         # whatever is not the lower bound uses the unlabelled slices
-        assert (len(names) > 3) == (overlay.stem != "supervised")
+        assert (len(names) > 5) == (overlay.stem != "supervised")
         assert [path.name for path in made.models.glob("*.pt")] == ["model.pt"]
         assert len(state_dict(made.models / "model.pt")) > 0
 
@@ -301,7 +304,9 @@ class TestTraining:
         assert {row["name"] for row in rows_of(made.folder / "metrics.csv")} == {
             "loss",
             "loss/supervised",
+            "learning_rate",
             "val_mean_dice",
+            "val_levels_right",
         }
 
     def test_no_validation_scans(

@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from ...files import write_whole
 from ...labels import ClassTable
+from ...report.tables import write_block
 from .benchmark_folder import READOUTS, TEST, Benchmark, read_benchmark, write_cases
 from .document import Chapter, Picture, Table, markdown, settings_table, write_html, write_latex, write_markdown
 from .headline import RULE, headline_table, rivals_table
@@ -27,7 +27,8 @@ from .method_tables import (
     steps_table,
 )
 
-START, END = "<!-- results -->", "<!-- /results -->"
+MARK = "results"
+"""Of the block that receives the short table."""
 LATEX = ("Summary", "Scores", "Ablation", "CPS4 against the others")
 """Chapters whose tables are written for LaTeX, too."""
 READING = (
@@ -104,14 +105,9 @@ def _write_block(document: Path, benchmark: Benchmark, page: Path) -> None:
     Raises:
         ValueError: the file has no such marks.
     """
-    text = document.read_text(encoding="utf-8")
-    before, mark, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise ValueError(f"{document} has no lines {START} and {END}, between which the table is written")
     link = Path(os.path.relpath(page, document.parent)).as_posix()
     table = headline_table(benchmark, more=f"[{page.name}]({link})")
-    write_whole(document, f"{before}{START}\n{markdown(table) if table else ''}\n{END}{after}")
+    write_block(document, MARK, markdown(table) if table else "")
 
 
 def _curve(benchmark: Benchmark, start: str) -> Picture | None:
