@@ -1,6 +1,6 @@
 # The bundle and what it runs with. On a CPU:
 #   docker build -t cps4 .
-#   docker run --rm -v "$PWD/models:/bundle/models:ro" -v "$PWD/scans:/scans:ro" -v "$PWD/out:/out" --user "$(id -u)" \
+#   docker run --rm -v "$PWD/scans:/scans:ro" -v "$PWD/out:/out" --user "$(id -u)" \
 #     cps4 run inference --config_file configs/inference.yaml --input_dir /scans --output_dir /out
 # On a GPU, with `docker run --gpus all`: PyPI's torch brings CUDA's libraries along, so that the base need not have them,
 #   docker build -t cps4 --build-arg TORCH_INDEX=https://pypi.org/simple .
@@ -21,9 +21,10 @@ COPY LICENSE metadata.json ./
 COPY docs/data_license.txt docs/
 COPY configs configs
 COPY scripts scripts
+COPY models models
 
 # training writes to models/prompt, runs/ and cache/, inference to eval/, unless told otherwise
-RUN useradd --create-home --uid 1000 cps4 && mkdir models runs cache eval && chown cps4 . models runs cache eval
+RUN useradd --create-home --uid 1000 cps4 && mkdir runs cache eval && chown -R cps4 . models runs cache eval
 USER 1000
 ENTRYPOINT ["python", "-m", "monai.bundle"]
 CMD ["--help"]

@@ -25,18 +25,16 @@ LARGE_FILES = "large_files.yml"
 DOCUMENTS = (".md", ".yaml", ".json", ".txt")
 """What is mended in copying; code stays byte for byte."""
 NOT_SAID = "Its maker did not say which data they were trained on."
-UNPUBLISHED = {
-    "docs/README.md": (
-        "**Weights are not published.** The commands below make them.",
+SHIPPED = (
+    (
+        "docs/README.md", "<!-- weights -->", "<!-- /weights -->",
         f"**Weights** are fetched from the address in `{LARGE_FILES}`. {{trained_on}}\n\n"
         'This folder holds what runs. Pages and commands "of the project" are in the repository that it was made from.',
     ),
-    "docs/data_license.txt": (
-        "It ships no scans, no labels and no weights.",
-        "It ships no scans and no labels. Of the weights: {trained_on}",
-    ),
-}
-"""Sentences that are true of the bundle without weights, by file, and what they become beside weights."""
+    ("docs/README.md", "<!-- shipped -->", "<!-- /shipped -->", ""),
+    ("docs/data_license.txt", "What is shipped:", "attribution below.", "Of the weights: {trained_on}"),
+)  # fmt: skip
+"""What is true of the bundle's own weights: file, where it begins and ends, and what stands there beside others."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,7 +125,7 @@ def describe(folder: Path, settings: dict[str, Any], trained_on: str) -> None:
     """Make metadata and documents of the copy true of these weights.
 
     Raises:
-        ValueError: a sentence of `UNPUBLISHED` is not in its file any more.
+        ValueError: a part of `SHIPPED` is not in its file any more.
     """
     path = folder / "configs/metadata.json"
     metadata = json.loads(path.read_text(encoding="utf-8"))
@@ -135,8 +133,9 @@ def describe(folder: Path, settings: dict[str, Any], trained_on: str) -> None:
     for one in (*formats["inputs"].values(), *formats["outputs"].values()):
         one["spatial_shape"] = settings["image_size"]
     path.write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
-    for name, (before, after) in UNPUBLISHED.items():
-        text = (folder / name).read_text(encoding="utf-8")
-        if before not in text:
-            raise ValueError(f"{name} does not say {before!r} any more; mend UNPUBLISHED in scripts/tools/zoo.py")
-        (folder / name).write_text(text.replace(before, after.format(trained_on=trained_on)), encoding="utf-8")
+    for name, start, end, words in SHIPPED:
+        before, found, rest = (folder / name).read_text(encoding="utf-8").partition(start)
+        _, closed, after = rest.partition(end)
+        if not found or not closed:
+            raise ValueError(f"{name} has no {start!r} and {end!r} any more; mend SHIPPED in scripts/tools/zoo.py")
+        (folder / name).write_text(before + words.format(trained_on=trained_on) + after, encoding="utf-8")
