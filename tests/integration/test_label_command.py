@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from scripts.__main__ import main
+from scripts.commands.label import hidden
 from scripts.data.datalist import load_datalist
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +85,33 @@ class TestLabel:
         done = subprocess.run([sys.executable, *words[1:]], cwd=tmp_path, capture_output=True, check=False)
         assert done.returncode == 1
         assert results(tmp_path / "short") == results(tmp_path / "long")
+
+    def test_with_what_labelling_needs_alone(self, scans: Path, trained: SimpleNamespace, tmp_path: Path) -> None:
+        """In a process that cannot import what requirements.txt names and requirements-inference.txt does not."""
+        every, needed = (
+            dict(line.split("==") for line in (ROOT / name).read_text().splitlines() if "==" in line and line[0] != "#")
+            for name in ("requirements.txt", "requirements-inference.txt")
+        )
+        assert needed.items() <= every.items()
+        others = sorted(every.keys() - needed)
+        assert others == ["pandas", "tabulate", "tensorboard", "transformers"]
+        line = ["label", str(next(scans.iterdir())), "--out", str(tmp_path / "out"), "--ckpt_dir", str(trained.models)]
+        program = (
+            "import sys; sys.modules.update(dict.fromkeys(sys.argv[1].split()))\n"
+            "from scripts.__main__ import main; sys.exit(main(sys.argv[2:]))"
+        )
+        call = [sys.executable, "-W", "ignore", "-c", program, " ".join(others), *line]
+        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert (tmp_path / "out/index.html").is_file()
+
+    def test_what_it_has_no_use_of_is_hidden_as_long_as_it_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delitem(sys.modules, "sklearn", raising=False)
+        with hidden(["sklearn", "json"]):
+            with pytest.raises(ImportError, match="sklearn"):
+                importlib.import_module("sklearn")
+            assert sys.modules["json"] is json
+        assert "sklearn" not in sys.modules
 
     def test_unknown_setting(
         self, scans: Path, trained: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
