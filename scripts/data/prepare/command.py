@@ -14,7 +14,6 @@ from ..datalist import SECTIONS, DataError, write_datalist
 from ..dicom import series as dicom
 from ..file_names import natural
 from .converted import add_converted
-from .fingerprint import add_grid
 from .join import join_datalists
 from .label_names import mapping_table, take_label_maps
 from .layouts import LAYOUTS, Found, Wanted, read_layout
@@ -89,6 +88,8 @@ def prepare(
     if found.alone:
         how[ALONE] = sorted(str(label) for label in found.alone)
     path = write_datalist(out, rows, label_map=source, unlabelled_classes=found.unlabelled_classes, prepared=how)
+    from .fingerprint import add_grid  # with numpy, which `--help` and mistakes need not wait for
+
     grid = add_grid(path)
     notes = [*found.notes, *(f"{label}: left out, {why}" for label, why in found.alone.items())]
     print("\n".join([*said, *(f"note: {note}" for note in notes), *counts(rows), *grid, f"written: {path}"]))

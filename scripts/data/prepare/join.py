@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..datalist import SECTIONS, DataError, Datalist, load_datalist, write_datalist
-from .fingerprint import add_grid
 from .splits import counts
 
 SPLIT = {"training": "training", "unlabelled": "training", "validation": "validation", "test": "test"}
@@ -53,6 +52,8 @@ def join_datalists(lists: Sequence[str | Path], out: str | Path, distinct_patien
                     )
                 rows[section].append(row)
     path = write_datalist(out, rows, prepared={"joined": [str(datalist.path) for datalist in read]})
+    from .fingerprint import add_grid  # with numpy, which `--help` and mistakes need not wait for
+
     grid = add_grid(path)
     shared = sorted(name for name, count in patients.items() if count > 1 and not distinct_patients)
     lines = [f"note: in several lists, taken for one person each: {', '.join(shared[:5])}"] if shared else []
