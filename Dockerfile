@@ -21,7 +21,7 @@ COPY LICENSE metadata.json ./
 COPY docs/data_license.txt docs/
 COPY configs configs
 COPY scripts scripts
-COPY models models
+COPY models/model.pt models/model.json models/
 
 # training writes to models/prompt, runs/ and cache/, inference to eval/, unless told otherwise
 RUN useradd --create-home --uid 1000 cps4 && mkdir runs cache eval && chown -R cps4 . models runs cache eval
