@@ -7,14 +7,20 @@ name no levels give Dice of vertebrae and discs alone.
 from __future__ import annotations
 
 import argparse
+import csv
 import datetime
+import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...bundle.launch import BUNDLE_ROOT, bundle_runs
 from ...files import write_whole
+from ...labels import LEVEL_RIGHT
 from ...report.tables import format_table, percent, write_block
 from ...weights import model_settings
 from .grid import EVALUATION, device_name, read
@@ -27,7 +33,19 @@ COMMAND = (
     "python -m scripts benchmark shipped --datalist D.json --runs OUT --unknown-levels TPTBox=T.json "
     "--into README.md docs/README.md"
 )
+BINS = 10
+DRAWS = 2000
 HEAD = ["structure", "n", "Dice %", "IoU %", "HD95 mm", "ASSD mm"]
+
+
+class Calibration(NamedTuple):
+    """Expected calibration error of the structures' confidence, in [0, 1], its 95 % interval, and how many there were."""
+
+    error: float
+    low: float
+    high: float
+    structures: int
+    scans: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     bundle_runs(runs, args.runs.absolute() / "log.txt")
     summary = scored(read(folders["test"] / "summary.json"))
     agnostic = {name: scored(read(folders[name] / "summary.json"))["level_agnostic_dice"] for name in others}
-    write_whole(args.out, page(summary, agnostic, model_settings(args.ckpt_dir) or {}))
+    write_whole(args.out, page(summary, agnostic, model_settings(args.ckpt_dir) or {}, calibration(folders["test"])))
     for document in args.into:
         write_block(document, MARK, headline(summary))
     print(args.out.read_text(encoding="utf-8"))
@@ -72,6 +90,45 @@ def run(args: argparse.Namespace) -> int:
 def scored(summary: Mapping[str, Any]) -> Mapping[str, Any]:
     """Scores of the read-out that labelling writes by default: named where the network has a geometry."""
     return summary.get("named") or summary.get("decoded") or summary
+
+
+def calibration(folder: Path) -> Calibration:
+    """How far the `confidence` of the reports is from the share of structures that are right under their own name.
+
+    A structure is right if its Dice is above `LEVEL_RIGHT`. Ten bins of equal width; the interval is a bootstrap over
+    scans, whose structures hang together.
+
+    Args:
+        folder: of an evaluation: `<case>_levels.json`, and the scores of the names that it wrote.
+
+    References: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    names = ("per_case_named.csv", "per_case_decoded.csv", "per_case.csv")
+    scores = next(folder / name for name in names if (folder / name).is_file())
+    with scores.open(newline="", encoding="utf-8") as file:
+        dice = {(row["case"], int(row["class_id"])): float(row["dice"] or "nan") for row in csv.DictReader(file)}
+    scans = []
+    for path in sorted(folder.glob("*_levels.json")):
+        case, report = path.name.removesuffix("_levels.json"), json.loads(path.read_text(encoding="utf-8"))
+        rows = [(row["confidence"], dice[case, row["class_id"]] > LEVEL_RIGHT) for row in report["structures"]]
+        scans.append(np.array(rows, dtype=np.float64).reshape(-1, 2))
+    rng, n = np.random.default_rng(0), len(scans)
+    drawn = [calibration_error(np.concatenate([scans[k] for k in rng.integers(n, size=n)])) for _ in range(DRAWS)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Calibration(
+        calibration_error(np.concatenate(scans)), float(low), float(high), sum(map(len, scans)), len(scans)
+    )
+
+
+def calibration_error(rows: NDArray[np.float64]) -> float:
+    """Mean distance of mean confidence and share of right ones over the bins, weighted by their counts.
+
+    Args:
+        rows: (structures, 2), confidence and whether right, in [0, 1].
+    """
+    bins = np.minimum((rows[:, 0] * BINS).astype(int), BINS - 1)
+    gaps = [abs(float((rows[bins == b, 0] - rows[bins == b, 1]).sum())) for b in range(BINS)]
+    return sum(gaps) / len(rows)
 
 
 def headline(summary: Mapping[str, Any]) -> str:
@@ -91,8 +148,13 @@ def headline(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def page(summary: Mapping[str, Any], agnostic: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]) -> str:
-    """The page: headline, a row a structure, other sets, and how all was made."""
+def page(
+    summary: Mapping[str, Any],
+    agnostic: Mapping[str, Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    calibrated: Calibration,
+) -> str:
+    """The page: headline, a row a structure, other sets, calibration, and how all was made."""
     rows = [[name, *_cells(of)] for name, of in summary["per_class"].items() if of["n"]]
     rows += [[f"all {GROUPS.get(group, group)}", *_cells(of)] for group, of in summary["groups"].items() if of["n"]]
     low, high = summary["levels_right_interval"]
@@ -112,6 +174,10 @@ def page(summary: Mapping[str, Any], agnostic: Mapping[str, Mapping[str, Any]], 
         table = format_table(["labels that name no levels", "vertebrae, Dice %", "discs, Dice %"], cells, markdown=True)
         lines += [table, ""]
     lines += [
+        f"Expected calibration error of `confidence`, against a Dice above {LEVEL_RIGHT} under the structure's own "
+        f"name: {calibrated.error:.3f} (95 % interval {calibrated.low:.3f} to {calibrated.high:.3f}; {calibrated.structures} "
+        f"structures of {calibrated.scans} scans, {BINS} bins).",
+        "",
         f"The network: {settings.get('image_size')} pixels of {settings.get('pixel_mm')} mm, channels "
         f"{settings.get('channels')}. Its training and terms: [model card](../README.md). Written by",
         "",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from scripts.report.tables import write_block
-from scripts.tools.accuracy.shipped import headline, page, scored
+from scripts.tools.accuracy.shipped import Calibration, calibration, calibration_error, headline, page, scored
 
 
 def scores(dice: float, n: int = 2) -> dict[str, Any]:
@@ -39,10 +41,16 @@ def test_headline() -> None:
 
 
 def test_page() -> None:
-    text = page(SUMMARY, {"TPTBox": {"vertebra": 0.5, "disc": None}}, {"image_size": [256, 128], "pixel_mm": 1.2})
+    text = page(
+        SUMMARY,
+        {"TPTBox": {"vertebra": 0.5, "disc": None}},
+        {"image_size": [256, 128]},
+        Calibration(0.04, 0.01, 0.09, 73, 5),
+    )
     assert "37.60 to 96.40 %" in text
     assert "Structures: 1 missed, 2 spurious, 3 of wrong level." in text
     assert "T9" not in text
+    assert "own name: 0.040 (95 % interval 0.010 to 0.090; 73 structures of 5 scans, 10 bins)" in text
     assert [cell.strip() for cell in text.split("TPTBox")[1].splitlines()[0].split("|")] == ["", "50.00", "–", ""]
 
 
@@ -62,3 +70,24 @@ def test_block(tmp_path: Path) -> None:
     assert file.read_text(encoding="utf-8") == "one\n<!-- shipped -->\nnewer\n<!-- /shipped -->\ntwo\n"
     with pytest.raises(ValueError, match="has no lines <!-- results -->"):
         write_block(file, "results", "")
+
+
+def test_calibration_error_by_hand() -> None:
+    """Bin .9 to 1: mean confidence .95, half right; bin .2 to .3: .25, none right."""
+    rows = np.array([[0.9, 1], [1.0, 0], [0.25, 0], [0.25, 0]])
+    assert calibration_error(rows) == pytest.approx((2 * 0.45 + 2 * 0.25) / 4)
+    sure = np.array([[1.0, 1.0]] * 3)
+    assert calibration_error(sure) == 0
+
+
+def test_calibration_of_a_folder(tmp_path: Path) -> None:
+    for case, confidence in (("a", 0.9), ("b", 0.6)):
+        report = {"structures": [{"class_id": 2, "confidence": confidence}]}
+        (tmp_path / f"{case}_levels.json").write_text(json.dumps(report), encoding="utf-8")
+    head = "case,class_id,class,dice,iou,hd95_mm,assd_mm"
+    (tmp_path / "per_case.csv").write_text(f"{head}\na,2,L5,0.1,,,\nb,2,L5,0.1,,,\n", encoding="utf-8")
+    (tmp_path / "per_case_named.csv").write_text(f"{head}\na,2,L5,0.8,,,\nb,2,L5,0.5,,,\n", encoding="utf-8")
+    found = calibration(tmp_path)
+    assert (found.structures, found.scans) == (2, 2)
+    assert found.error == pytest.approx((0.1 + 0.6) / 2)  # .5 is not above a half
+    assert (found.low, found.high) == (pytest.approx(0.1), pytest.approx(0.6))
