@@ -39,7 +39,7 @@ HEAD = ["structure", "n", "Dice %", "IoU %", "HD95 mm", "ASSD mm"]
 
 
 class Calibration(NamedTuple):
-    """Expected calibration error of the structures' confidence, in [0, 1], its 95 % interval, and how many there were."""
+    """Expected calibration error of the structures' confidence, in [0, 1], its 95 % interval, and their number."""
 
     error: float
     low: float
@@ -175,8 +175,8 @@ def page(
         lines += [table, ""]
     lines += [
         f"Expected calibration error of `confidence`, against a Dice above {LEVEL_RIGHT} under the structure's own "
-        f"name: {calibrated.error:.3f} (95 % interval {calibrated.low:.3f} to {calibrated.high:.3f}; {calibrated.structures} "
-        f"structures of {calibrated.scans} scans, {BINS} bins).",
+        f"name: {calibrated.error:.3f} (95 % interval {calibrated.low:.3f} to {calibrated.high:.3f}; "
+        f"{calibrated.structures} structures of {calibrated.scans} scans, {BINS} bins).",
         "",
         f"The network: {settings.get('image_size')} pixels of {settings.get('pixel_mm')} mm, channels "
         f"{settings.get('channels')}. Its training and terms: [model card](../README.md). Written by",
