@@ -20,6 +20,7 @@ from torch import Tensor
 from ..data.attention_map_cache import PromptMaps
 from ..data.output_folder import PICTURES, OutputFolder
 from ..data.transforms import result_name, source_of
+from ..files import storage_problem
 from ..labels import ClassTable
 from ..ops.batch_norm import batch_norm_statistics
 from ..ops.otsu import otsu_thresholds
@@ -78,8 +79,12 @@ class RunPictures:
                 folder.mkdir(parents=True, exist_ok=True)
                 with torch.no_grad():
                     draw(item["image"].to(engine.state.device), item["label"].squeeze(1), folder)
-            except Exception:  # whatever it is, hours of training must not end in it
-                logging.getLogger(__name__).exception("the pictures could not be drawn")
+            except Exception as error:  # whatever it is, hours of training must not end in it
+                log, problem = logging.getLogger(__name__), storage_problem(error)
+                if problem:  # of the disk, which the next checkpoint will meet as well
+                    log.warning("the pictures could not be drawn: %s", problem)
+                else:
+                    log.exception("the pictures could not be drawn")
             else:
                 drawn = True
         return drawn

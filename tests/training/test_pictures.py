@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,6 +85,15 @@ class TestRunPictures:
         assert len(drawn) == 1  # the next one is drawn
         assert "the pictures could not be drawn" in caplog.text
         assert "no fonts" in caplog.text
+
+    def test_a_full_disk_is_told_in_a_sentence(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        def fail(*args: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device", "overlay.png")
+
+        finished(RunPictures([VOLUME], [fail], tmp_path))
+        assert "the pictures could not be drawn: " in caplog.text
+        assert "disk is full" in caplog.text
+        assert "Traceback" not in caplog.text
 
     def test_without_gradients(self, tmp_path: Path) -> None:
         grad: list[bool] = []
