@@ -40,7 +40,7 @@ TABLE = {
     "phantom": ("labels files", "numpy scipy nibabel tqdm"),
     "report": ("labels files", "numpy matplotlib nibabel tabulate PIL skimage"),
     "data": ("labels files weights ops", f"{MONAI} ignite nibabel itk highdicom pydicom scipy tqdm"),
-    "measure": ("labels files weights ops data", "numpy nibabel scipy tqdm jinja2 PIL"),
+    "measure": ("labels files weights ops data report", "numpy nibabel scipy tqdm jinja2 PIL"),
     "evaluation": ("labels files weights report", f"{MONAI} ignite nibabel scipy tqdm"),
     "bundle": ("labels files weights data", f"{TORCH} monai"),
     "inference": ("labels files weights ops data measure bundle report", f"{MONAI} ignite tqdm"),

@@ -1,4 +1,4 @@
-"""Post-processing transforms: removal of parts away from the spine, verdict and report on the levels of a label map."""
+"""Post-processing transforms: removal of parts away from the spine, report on the levels of a label map, picture."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from monai.utils import convert_to_tensor
 from ..data.output_folder import OutputFolder
 from ..data.transforms import result_name, source_of
 from ..labels import ClassTable
-from ..measure.report import UNLIKE, level_report
+from ..measure.page import picture_name
+from ..measure.scan_report import UNLIKE, level_report, read_scan
 from ..ops.levels.naming import ChainNaming
 from ..ops.levels.report import level_evidence
 from ..ops.levels.spine_parts import off_spine
-from ..ops.levels.structures import field_of
+from ..ops.levels.structures import as_volume, field_of
 from ..ops.levels.verdict import OK, Trained
+from ..report.spine_picture import spine_picture
 
-EVIDENCE, REMOVED = "level_evidence", "removed_components"
+EVIDENCE, REMOVED, SCAN = "level_evidence", "removed_components", "scan"
 
 
 class LevelEvidenced(MapTransform):
@@ -102,7 +104,7 @@ class LevelReportd(MapTransform):
     """Judge the levels of a label map by the rules of `scripts.ops.levels.verdict`, log the verdict, and measure.
 
     Takes label maps in the scan's own grid, after `RemoveOffSpined`. Adds the dictionary of
-    `scripts.measure.report.level_report`.
+    `scripts.measure.scan_report.level_report`, and under `scan` the scan as its file has it, None if it cannot be read.
 
     Args:
         keys: label maps (1, ...).
@@ -132,20 +134,13 @@ class LevelReportd(MapTransform):
         """Return the data with the report."""
         d = dict(data)
         for key in self.key_iterator(d):
-            d[self.result_key] = self._report(d, d[key])
+            label, affine, source = _array(d[key]), _affine(d[key]), source_of(d[key])
+            scan = read_scan(source, label.shape, affine)
+            given = d.get(EVIDENCE), d.get(REMOVED), d.get(UNLIKE, ())
+            d[SCAN] = scan.array
+            d[self.result_key] = level_report(label, affine, self.trained, source, scan, *given)
             _log(result_name(d, d[key]), d[self.result_key])
         return d
-
-    def _report(self, d: Mapping[Hashable, Any], label_map: MetaTensor) -> dict[str, Any]:
-        return level_report(
-            _array(label_map),
-            _affine(label_map),
-            self.trained,
-            source_of(label_map),
-            d.get(EVIDENCE),
-            d.get(REMOVED),
-            d.get(UNLIKE, ()),
-        )
 
 
 class SaveLevelReportd(SaveImaged):
@@ -168,6 +163,32 @@ class SaveLevelReportd(SaveImaged):
         for key in self.key_iterator(data) if self.result_key in data else ():  # the report may be switched off
             text = json.dumps(data[self.result_key], indent=1) + "\n"
             self.outputs.write(f"{result_name(data, data[key])}_levels.json", text.encode(), source_of(data[key]))
+        return dict(data)
+
+
+class SavePictured(SaveImaged):
+    """Write `pictures/<scan>.jpg`, see `scripts.report.spine_picture`, of the scan that `LevelReportd` has read.
+
+    A subclass of `SaveImaged`, because MONAI Label removes those.
+
+    Args:
+        keys: label maps (1, X, Y[, Z]) in the scan's own grid.
+        outputs: folder of the label maps.
+        table: the classes.
+    """
+
+    def __init__(self, keys: KeysCollection, outputs: OutputFolder, table: ClassTable) -> None:
+        super().__init__(keys, output_dir=outputs.folder, print_log=False)
+        self.outputs, self.table = outputs, table
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the file, if there is a scan, and return the data unchanged."""
+        scan = data.get(SCAN)
+        if not isinstance(scan, np.ndarray):
+            return dict(data)
+        for key in self.key_iterator(data):
+            drawn = spine_picture(scan, as_volume(_array(data[key])), _affine(data[key]), self.table)
+            self.outputs.write(picture_name(result_name(data, data[key])), drawn, source_of(data[key]))
         return dict(data)
 
 

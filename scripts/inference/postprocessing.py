@@ -1,4 +1,4 @@
-"""Post-processing transforms: choice of decoded or raw levels, domain-shift warning, arg max, picture of a scan."""
+"""Post-processing transforms: choice of decoded or raw levels, domain-shift warning, arg max."""
 
 from __future__ import annotations
 
@@ -10,18 +10,14 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform, SaveImaged
+from monai.transforms import Compose, Invertd, InvertibleTransform, MapTransform
 from monai.utils import convert_to_tensor
 
 from ..data.check.grid import grid_of
-from ..data.dicom.reader import LoadScand
 from ..data.domain_shift import domain_shift
-from ..data.output_folder import PICTURES, OutputFolder
-from ..data.transforms import InPlaneSpacingd, result_name, source_of
+from ..data.transforms import InPlaneSpacingd, result_name
 from ..labels import ClassTable
-from ..measure.page import PICTURE
-from ..measure.report import UNLIKE
-from ..report.spine_picture import spine_picture
+from ..measure.scan_report import UNLIKE
 
 
 class ChooseLevelsd(MapTransform):
@@ -106,34 +102,6 @@ class InvertedTopClassd(Invertd):
                 label = d[key].max(0, keepdim=True).indices.to(torch.uint8)
                 d[key] = MetaTensor(label, meta=d[key].meta) if isinstance(d[key], MetaTensor) else label
         return d
-
-
-class SavePictured(SaveImaged):
-    """Write `pictures/<scan>.jpg`, see `scripts.report.spine_picture`, of the scan as its file has it.
-
-    A subclass of `SaveImaged`, because MONAI Label removes those.
-
-    Args:
-        keys: label maps (1, X, Y[, Z]) in the scan's own grid.
-        outputs: folder of the label maps.
-        table: the classes.
-    """
-
-    def __init__(self, keys: KeysCollection, outputs: OutputFolder, table: ClassTable) -> None:
-        super().__init__(keys, output_dir=outputs.folder, print_log=False)
-        self.outputs, self.table = outputs, table
-        self.load = LoadScand(keys="image", ensure_channel_first=True, image_only=True)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the file and return the data unchanged."""
-        for key in self.key_iterator(data):
-            label_map = data[key]
-            scan = self.load({"image": str(label_map.meta["filename_or_obj"])})["image"]
-            image, label, affine = (np.asarray(part.cpu()) for part in (scan[0], label_map[0], label_map.affine))
-            drawn = spine_picture(image, label, affine, self.table)
-            name = PICTURES.format(f"{result_name(data, label_map)}{PICTURE}")
-            self.outputs.write(name, drawn, source_of(label_map))
-        return dict(data)
 
 
 class _TopClassBack(InvertibleTransform):

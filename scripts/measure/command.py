@@ -22,10 +22,11 @@ from ..data.transforms import LABEL_MAP, file_stem
 from ..labels import IGNORE, ClassTable, LabelMap
 from ..ops.levels.structures import measure
 from ..ops.levels.verdict import Trained
+from ..report.spine_picture import spine_picture
 from ..weights import model_settings
 from .outline import Array
-from .page import PAGE, REPORT, SCANS, STRUCTURES
-from .report import level_report, with_measurements
+from .page import PAGE, PICTURE, REPORT, SCANS, STRUCTURES, picture_name
+from .scan_report import Scan, level_report, read_scan, with_measurements
 from .spine import POSTERIOR
 from .tables import finish_folder, read_report
 
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure every label map, and write `<scan>_levels.json`, the tables and the page.
+    """Measure every label map; write `<scan>_levels.json`, a picture where there is a scan, tables and page.
 
     Raises:
         DataError: no label map, two of one name, files that may not be replaced; at the end, label maps that cannot
@@ -60,8 +61,9 @@ def run(args: argparse.Namespace) -> int:
         sources = {name: scans.get(name, "") for name in labels}
         if missing := [name for name in labels if not sources[name]]:
             logging.getLogger(__name__).warning("%s: no scan of this name for %s", args.scans, ", ".join(missing))
+    of_all = [STRUCTURES, SCANS, PAGE]
     outputs = OutputFolder(
-        args.out or folder, overwrite=args.overwrite, endings=[REPORT], files=[STRUCTURES, SCANS, PAGE]
+        args.out or folder, overwrite=args.overwrite, endings=[REPORT], files=of_all, pictures=[PICTURE]
     )
     outputs.refuse(sources, {}, labels.values())
     table = ClassTable.load()
@@ -75,7 +77,10 @@ def run(args: argparse.Namespace) -> int:
             problems.append(Problem(str(path), str(error)))
             continue
         old = known_report(beside, path.relative_to(folder).as_posix(), name)
-        report = measured(label, affine, sources[name], table, settings, old)
+        scan = read_scan(sources[name], label.shape, affine)
+        report = measured(label, affine, sources[name], table, settings, old, scan)
+        if scan.array is not None:
+            outputs.write(picture_name(name), spine_picture(scan.array, label, affine, table), sources[name])
         outputs.write(f"{name}{REPORT}", (json.dumps(report, indent=1) + "\n").encode(), sources[name])
     finish_folder(outputs)
     if len(problems) < len(labels):
@@ -134,6 +139,7 @@ def measured(
     table: ClassTable,
     settings: Mapping[str, Any],
     old: Mapping[str, Any] | None = None,
+    scan: Scan | None = None,
 ) -> dict[str, Any]:
     """The report of a label map.
 
@@ -144,13 +150,14 @@ def measured(
         table: the classes.
         settings: of a network, for its sizes of structures.
         old: what labelling said of this very label map: its verdict and confidence hold.
+        scan: its grey values; None if nobody read it.
     """
     # where a label map has no sacrum nobody labelled it, as in most data sets
     chain = tuple(c.id for c in table.chain if c.group != "sacrum" or (label == c.id).any())
     planes = tuple((settings.get("training_ranges") or {}).get("planes") or ("sagittal",))
     trained = Trained(table, chain, settings.get("structure_sizes") or {}, planes)
     if old is None:
-        return level_report(label, affine, trained, source)
+        return level_report(label, affine, trained, source, scan)
     posterior = old.get("spine", {}).get(POSTERIOR)
     report = {**old, "source": source or old["source"]}
-    return with_measurements(report, label, affine, trained, measure(label, affine), posterior)
+    return with_measurements(report, label, affine, trained, measure(label, affine), posterior, scan)

@@ -74,9 +74,14 @@ def _template() -> Template:
     return pages.get_template("page.html")
 
 
+def picture_name(scan: str) -> str:
+    """Path of a scan's picture below the folder."""
+    return PICTURES.format(f"{scan}{PICTURE}")
+
+
 def _scan(name: str, report: Mapping[str, Any], written: set[str], folder: Path) -> dict[str, Any]:
     """What the template shows of a scan; the structures from the head down, as in the picture."""
-    picture = PICTURES.format(f"{name}{PICTURE}")
+    picture = picture_name(name)
     heads, rows = _table(list(reversed(report.get("structures", []))))
     return {
         "name": name,
@@ -161,7 +166,9 @@ def _known(weights: Path) -> str:
     if not classes:
         return ""
     labelled = (settings or {}).get("labelled_classes") or range(len(classes))
-    named = [name for c, name in enumerate(classes) if c and c in labelled]
-    unnamed = [name for c, name in enumerate(classes) if c and c not in labelled]
+    sizes = ((settings or {}).get("structure_sizes") or {}).get("structures", {})
+    never = {name for name, of in sizes.items() if not of["cases"]}  # a label might have named them, and none did
+    named = [name for c, name in enumerate(classes) if c and c in labelled and name not in never]
+    unnamed = [name for c, name in enumerate(classes) if c and name not in named]
     nothing = f"nothing else: not {', '.join(unnamed)}," if unnamed else "nothing else:"
     return f"This network names {', '.join(named)}, and {nothing} no other level and no other tissue."

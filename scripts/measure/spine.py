@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from .outline import Array, Outline, Sections
-from .structures import Structure
+from .shapes import Structure
 
 if TYPE_CHECKING:
     from ..labels import ClassTable, StructureClass

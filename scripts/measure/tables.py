@@ -14,7 +14,7 @@ from ..data.datalist import DataError
 from ..data.output_folder import OutputFolder
 from ..files import take_turns
 from .page import PAGE, REPORT, SCANS, STRUCTURES, WORDS, page
-from .structures import MEASURES
+from .shapes import MEASURES
 
 LOCK = ".tables.lock"
 COLUMNS = ("scan", "class_id", "class", "voxels", *MEASURES, "components", "confidence", "flag")

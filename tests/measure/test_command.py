@@ -61,6 +61,14 @@ class TestMeasure:
         assert {row["confidence"] for row in rows(labelled / "structures.csv")} == {"0.9"}
         assert all(float(row["width_mm"]) > 30 for row in rows(labelled / "structures.csv"))
         assert f"1 measured: {labelled / 'structures.csv'}, {labelled / 'scans.csv'}" in capsys.readouterr().out
+        assert 'src="pictures/anna.jpg"' in (labelled / "index.html").read_text(encoding="utf-8")
+        assert (labelled / "pictures/anna.jpg").read_bytes().startswith(b"\xff\xd8")
+
+    def test_without_its_scan_there_is_no_picture(self, labelled: Path) -> None:
+        (labelled.parent / "scans/anna.nii.gz").unlink()
+        assert main(["measure", str(labelled)]) == 0
+        assert not (labelled / "pictures").exists()
+        assert "There is no picture of this scan." in (labelled / "index.html").read_text(encoding="utf-8")
 
     def test_corrected(self, labelled: Path) -> None:
         """Of a label map that a person changed the network knows nothing; its scan is known still."""

@@ -13,8 +13,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from scripts.measure.command import measured
+from scripts.measure.scan_report import read_scan
+from scripts.measure.shapes import BESIDE, CUT, MEASURES, OF_OUTLINE, SACRUM
 from scripts.measure.spine import POSTERIOR, columns
-from scripts.measure.structures import BESIDE, CUT, MEASURES, OF_OUTLINE, SACRUM
 from scripts.phantom.volume import make_phantom
 from tests.measure.bodies import LUMBAR, TABLE, Body, draw, spine, truths
 
@@ -24,7 +25,7 @@ FAR = {"mm": 0.5, "degrees": 2.0, "index": 0.03}
 
 
 def report(label: np.ndarray, affine: np.ndarray, source: str = "") -> dict[str, Any]:
-    return measured(label, affine, source, TABLE, {})
+    return measured(label, affine, source, TABLE, {}, None, read_scan(source, label.shape, affine))
 
 
 def flat(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from PIL import Image
 
 from scripts.data.datalist import DataError
 from scripts.data.output_folder import OutputFolder
-from scripts.inference.postprocessing import SavePictured
+from scripts.inference.level_report import SavePictured
 from scripts.measure.page import PAGE
+from scripts.measure.scan_report import read_scan
 from scripts.measure.tables import finish_folder
 from scripts.ops.levels.verdict import VERDICTS
 from tests.spines import PIR, TABLE, Spine
@@ -203,6 +204,11 @@ class TestNetwork:
         names = "This network names L5, L4, and nothing else: not S, no other level and no other tissue."
         assert found == f"For research only, not for diagnosis. {names}"
 
+    def test_what_no_label_showed(self, outputs: OutputFolder) -> None:
+        sizes = {"structures": {"L5": {"cases": 3}, "L4": {"cases": 0}}}
+        found = self.knows(outputs, {"classes": ["background", "L5", "L4"], "structure_sizes": sizes})
+        assert "names L5, and nothing else: not L4, no other level" in found
+
     def test_all_classes(self, outputs: OutputFolder) -> None:
         found = self.knows(outputs, {"classes": ["background", "S", "L5"], "labelled_classes": None})
         assert found.endswith("names S, L5, and nothing else: no other level and no other tissue.")
@@ -271,7 +277,8 @@ class TestPicture:
         pred = MetaTensor(torch.from_numpy(label)[None], affine=PIR, meta={"filename_or_obj": path})
         step = SavePictured("pred", outputs, TABLE)
         assert isinstance(step, SaveImaged)  # MONAI Label removes those
-        data = {"pred": pred, "case": "folder/anna"}
+        scan = read_scan(str(path), label.shape, PIR).array
+        data = {"pred": pred, "case": "folder/anna", "scan": scan}
         assert step(data) == data
         with Image.open(outputs.folder / "pictures/folder_anna.jpg") as picture:
             assert picture.size[0] > picture.size[1] > 300

@@ -25,8 +25,9 @@ from ...data.transforms import file_stem
 from ...files import write_whole
 from ...labels import ClassTable, LabelMap
 from ...measure.command import find_label_maps, known_report, measured, read_label
+from ...measure.scan_report import read_scan
+from ...measure.shapes import MEASURES
 from ...measure.spine import POSTERIOR
-from ...measure.structures import MEASURES
 from ...report.tables import format_table
 from ..accuracy.grid import device_name
 
@@ -77,9 +78,10 @@ def run(args: argparse.Namespace) -> int:
         grids = ({"shape": truth.shape, "affine": affine}, {"shape": found.shape, "affine": own})
         if not same_grid(*grids):
             raise DataError(f"{predicted[name]} is not on the grid of {true[name]}; label the scan of that grid")
+        scan = read_scan(source, truth.shape, affine)
         reports = (
-            measured(truth, affine, source, table, {}),
-            measured(found, own, source, table, {}, known_report(beside, file, name)),
+            measured(truth, affine, source, table, {}, None, scan),
+            measured(found, own, source, table, {}, known_report(beside, file, name), scan),
         )
         same = {c.id for c in table.foreground if _dice(truth == c.id, found == c.id) > SAME}
         voxel_ml = abs(float(np.linalg.det(affine[:3, :3]))) / 1000

@@ -31,7 +31,7 @@ GROUPS = {"vertebra": "vertebrae", "disc": "discs", "sacrum": "sacrum"}
 """Group of the class table -> what a reader calls it."""
 COMMAND = (
     "python -m scripts benchmark shipped --datalist D.json --runs OUT --unknown-levels TPTBox=T.json "
-    "--into README.md docs/README.md"
+    "--into README.md docs/README.md --metadata metadata.json configs/metadata.json"
 )
 BINS = 10
 DRAWS = 2000
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--runs", type=Path, required=True, help="folder of the label maps and scores")
     add("--out", type=Path, default=BUNDLE_ROOT / "docs" / "results" / "shipped.md", help="the page")
     add("--into", type=Path, nargs="*", default=[], metavar="FILE.md", help=f"files with a block <!-- {MARK} -->")
+    add("--metadata", type=Path, nargs="*", default=[], metavar="FILE.json", help="metadata that get `eval_metrics`")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,8 +84,18 @@ def run(args: argparse.Namespace) -> int:
     write_whole(args.out, page(summary, agnostic, model_settings(args.ckpt_dir) or {}, calibration(folders["test"])))
     for document in args.into:
         write_block(document, MARK, headline(summary))
+    for metadata in args.metadata:
+        content = json.loads(metadata.read_text(encoding="utf-8")) | {"eval_metrics": eval_metrics(summary)}
+        write_whole(metadata, json.dumps(content, indent=4) + "\n")
     print(args.out.read_text(encoding="utf-8"))
     return 0
+
+
+def eval_metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """What the bundle's metadata say of the network: fractions."""
+    dice = {f"{GROUPS.get(group, group)}_dice": of["dice"] for group, of in summary["groups"].items() if of["n"]}
+    values = {"mean_dice": summary["mdice"], **dice, "levels_right": summary["levels_right"]}
+    return {key: round(value, 4) for key, value in values.items()}
 
 
 def scored(summary: Mapping[str, Any]) -> Mapping[str, Any]:

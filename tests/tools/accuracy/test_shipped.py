@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from scripts.report.tables import write_block
-from scripts.tools.accuracy.shipped import Calibration, calibration, calibration_error, headline, page, scored
+from scripts.tools.accuracy.shipped import (
+    Calibration,
+    calibration,
+    calibration_error,
+    eval_metrics,
+    headline,
+    page,
+    scored,
+)
 
 
 def scores(dice: float, n: int = 2) -> dict[str, Any]:
@@ -38,6 +46,11 @@ def test_headline() -> None:
     )
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:]]
     assert rows == [["vertebrae", "90.00", "1.50", "0.25"], ["discs", "75.00", "1.50", "0.25"]]
+
+
+def test_metadata() -> None:
+    expected = {"mean_dice": 0.8125, "vertebrae_dice": 0.9, "discs_dice": 0.75, "levels_right": 0.8}
+    assert eval_metrics(SUMMARY) == expected
 
 
 def test_page() -> None:

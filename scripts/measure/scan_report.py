@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,8 @@ from ..ops.levels.report import Evidence, base_confidence
 from ..ops.levels.structures import Measured, as_volume, field_of, measure
 from ..ops.levels.verdict import REFUSE, Finding, Labelled, Trained, find, judge
 from .outline import Array, Label, canonical, volume_of
+from .shapes import find_structures, measurements, without
 from .spine import NO_SCAN, POSTERIOR, columns, measure_spine
-from .structures import find_structures, measurements, without
 
 FLAGS = ("size", "neighbours", "overlap", "order", "cut above")
 """Rules on single structures, which the report names at the structure."""
@@ -27,11 +27,19 @@ NOT_NAMED = "the names do not come from the geometry of the training's spines"
 REFUSED = f"the verdict is {REFUSE}"
 
 
+class Scan(NamedTuple):
+    """Grey values (X, Y, Z) of a scan on the grid of its label map, or None, and then the reason."""
+
+    array: NDArray[np.generic] | None
+    reason: str
+
+
 def level_report(
     label: Label,
     affine: Array,
     trained: Trained,
     source: str = "",
+    scan: Scan | None = None,
     kept: Mapping[str, Any] | None = None,
     removed: Mapping[str, Any] | None = None,
     unlike: Sequence[str] = (),
@@ -42,7 +50,8 @@ def level_report(
         label: (X, Y, Z) or (X, Y) class ids in the scan's own grid.
         affine: (4, 4) to scanner millimetres, RAS.
         trained: what the network was trained on.
-        source: path of the scan, which is read for grey values; "" for none.
+        source: path of the scan; "" for none.
+        scan: its grey values, see :func:`read_scan`; None if nobody read it.
         kept: what `scripts.inference.level_report.LevelEvidenced` keeps of the network; None for a person's label map,
             whose structures have no confidence.
         removed: `number` and `volume_ml` of the parts that were removed.
@@ -98,7 +107,8 @@ def level_report(
         UNLIKE: list(unlike),
     }
     known = [of.posterior for c, of in evidence.items() if of.posterior is not None and c in structures]
-    return with_measurements(report, volume, affine, trained, structures, float(np.mean(known)) if known else None)
+    posterior = float(np.mean(known)) if known else None
+    return with_measurements(report, volume, affine, trained, structures, posterior, scan)
 
 
 def with_measurements(
@@ -108,8 +118,9 @@ def with_measurements(
     trained: Trained,
     structures: Mapping[int, Measured],
     posterior: float | None,
+    scan: Scan | None = None,
 ) -> dict[str, Any]:
-    """Add the measurements to a report; the scan that is its `source` is read for grey values.
+    """Add the measurements to a report.
 
     Args:
         report: with `verdict`, `reasons`, `source` and `structures`.
@@ -118,11 +129,12 @@ def with_measurements(
         trained: gives classes and chain.
         structures: what `ops.levels.structures.measure` found.
         posterior: mean posterior of the names; None if they do not come from geometry.
+        scan: its grey values, see :func:`read_scan`; None if nobody read it.
     """
     table = trained.table
     refused = report["verdict"] == REFUSE
-    scan, no_scan = (None, REFUSED) if refused else _read_scan(report["source"], label.shape, affine)
-    volume = volume_of(label, affine, scan)
+    array, no_scan = Scan(None, REFUSED) if refused else scan or Scan(None, NO_SCAN)
+    volume = volume_of(label, affine, array)
     found = {} if refused else find_structures(volume, trained.chain, table)
     rows: list[dict[str, Any]] = []
     reasons: dict[str, str] = {}
@@ -137,7 +149,7 @@ def with_measurements(
         )
         rows.append({**row, **values})
         reasons |= {f"{row['name']}.{key}": reason for key, reason in missing.items()}
-    turned = None if scan is None else canonical(scan, affine)[0]
+    turned = None if array is None else canonical(array, affine)[0]
     spine, missing = measure_spine(found, table, turned, no_scan)
     spine[POSTERIOR] = None if posterior is None else round(posterior, 3)
     if posterior is None:
@@ -154,13 +166,20 @@ def with_measurements(
     return {**first, **measured, **{key: value for key, value in report.items() if key not in first | measured}}
 
 
-def _read_scan(source: str, shape: Sequence[int], affine: Array) -> tuple[NDArray[np.generic] | None, str]:
-    """The scan (X, Y, Z) on the grid of its label map, or None and why it is not there."""
+def read_scan(source: str, shape: Sequence[int], affine: Array) -> Scan:
+    """Read the scan of a label map.
+
+    Args:
+        source: its path; "" for none.
+        shape: of the label map, (X, Y) or (X, Y, Z).
+        affine: (4, 4) of the label map.
+    """
     if not source or not Path(source).exists():
-        return None, NO_SCAN
+        return Scan(None, NO_SCAN)
     try:
-        scan, own = read_volume(source, single_slices=True)
+        array, own = read_volume(source, single_slices=True)
     except UnusableError:
-        return None, UNREADABLE
-    grids = ({"shape": tuple(shape), "affine": np.asarray(affine)}, {"shape": scan.shape, "affine": own})
-    return (scan, "") if same_grid(*grids) else (None, OTHER_GRID)
+        return Scan(None, UNREADABLE)
+    whole = (*shape, 1)[:3]
+    grids = ({"shape": whole, "affine": np.asarray(affine)}, {"shape": array.shape, "affine": own})
+    return Scan(array, "") if same_grid(*grids) else Scan(None, OTHER_GRID)
