@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import deepcopy
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ignite.distributed as idist
 import numpy as np
 import torch
+from ignite.engine import Engine, Events
+from monai.transforms import Transform
 from torch import Tensor, nn
 
 from ..bundle.model_file import load_weights
@@ -19,10 +22,12 @@ from ..ops.levels.geometry import ChainGeometry, find_places, fit_geometry
 from ..ops.levels.landmarks import Array, Landmarks
 from ..ops.levels.naming import ChainNames, name_tissue
 from ..ops.precision import autocast
-from ..weights import WEIGHTS, model_settings, write_model_files
+from ..weights import SETTINGS, WEIGHTS, model_settings, write_model_files
 
 MOST_VOLUMES = 200
 """Unlabelled volumes that the kept geometry is fitted to; more of them would change it little and take long."""
+MOST_IN_VALIDATION = 25
+"""The same at each validation, which comes often."""
 logger = logging.getLogger(__name__)
 
 
@@ -66,10 +71,9 @@ class CohortNaming:
 
     def fit(self, seen: Sequence[Seen]) -> ChainGeometry | None:
         """Geometry of the labelled volumes and of those that were seen; None if no label shows a landmark."""
-        known = [volume for volume in map(self._known, range(len(self.labelled.data))) if volume is not None]
-        if not any((places >= 0).any() for _, places in known):
+        if not any((places >= 0).any() for _, places in self._known):
             return None
-        return fit_geometry(known, [s.landmarks for s in seen], self.names.num_places, [s.evidence for s in seen])
+        return fit_geometry(self._known, [s.landmarks for s in seen], self.names.num_places, [s.evidence for s in seen])
 
     def certainty(self, seen: Seen, geometry: ChainGeometry) -> float:
         """Mean posterior in [0, 1] of the places of a volume's landmarks; 0 where there is none."""
@@ -83,25 +87,24 @@ class CohortNaming:
         spine = self.names.spine_of_tissue(tissue, self.pixel_mm)
         return name_tissue(spine, self.names.table(seen.landmarks, places.best, geometry))
 
-    def _known(self, case: int) -> tuple[Landmarks, np.ndarray] | None:
-        kept = self.labelled.label(case)
-        if kept is None:
-            return None
-        label = torch.from_numpy(np.array(kept))
+    @cached_property
+    def _known(self) -> list[tuple[Landmarks, np.ndarray]]:
+        """Landmarks and their places of all labelled volumes."""
+        labels = map(self.labelled.label, range(len(self.labelled.data)))
+        return [self._places(torch.from_numpy(np.array(label))) for label in labels if label is not None]
+
+    def _places(self, label: Tensor) -> tuple[Landmarks, np.ndarray]:
         spine = self.names.spine_of_label(label, self.pixel_mm)
         return spine.landmarks, self.names.places_of_label(label, spine)
 
 
-class KeepGeometry:
-    """Fit the cohort's geometry with the network that a training kept, and add it to its `model.json`.
-
-    Attach it behind what writes the network. Of several processes the first does it.
+class CohortGeometry:
+    """Geometry of the training's spines as a network sees them at the time: of its labels and its unlabelled scans.
 
     Args:
         naming: of the cohort.
-        network: of the kept weights' form; a copy of it is used.
+        network: in training.
         unlabelled: unlabelled slices; may be empty.
-        folder: of `model.pt` and `model.json`.
         inferer: (volume (S, 1, H, W), network) -> logits (S, N, H, W).
         device: where the network runs.
         amp: in mixed precision, see `scripts.ops.precision`.
@@ -112,34 +115,101 @@ class KeepGeometry:
         naming: CohortNaming,
         network: nn.Module,
         unlabelled: SliceDataset,
-        folder: str | Path,
         inferer: Callable[[Tensor, nn.Module], Tensor],
         device: torch.device | str = "cpu",
         amp: bool = False,
     ) -> None:
-        self.naming, self.network, self.unlabelled, self.folder = naming, network, unlabelled, Path(folder)
+        self.naming, self.network, self.unlabelled = naming, network, unlabelled
         self.inferer, self.device, self.amp = inferer, device, amp
 
+    @property
+    def can_be_fitted(self) -> bool:
+        """Whether a label shows a landmark of the chain."""
+        return self.naming.fit([]) is not None
+
     @torch.no_grad()
-    def __call__(self) -> None:
-        """Write `chain_geometry` into the settings beside the weights; nothing where it cannot be fitted."""
-        if self.naming.fit([]) is None:
-            logger.info("no label shows a landmark of the chain: levels will be decoded, not named by geometry")
-        elif idist.get_rank() == 0 and (self.folder / WEIGHTS).is_file():
-            network = deepcopy(self.network).eval()
-            load_weights(self.folder / WEIGHTS, [network])
-            step = -(-len(self.unlabelled.data) // MOST_VOLUMES) or 1
-            cases = range(0, len(self.unlabelled.data), step)
-            geometry = self.naming.fit([self._see(network, case) for case in cases])
-            assert geometry is not None  # it could be fitted to the labels alone
-            settings = {**(model_settings(self.folder) or {}), "chain_geometry": geometry.as_json()}
-            write_model_files(self.folder, (self.folder / WEIGHTS).read_bytes(), settings)
-            count = len(self.naming.labelled.data), len(cases)
-            logger.info("geometry of the chain: %d labelled and %d unlabelled volumes", *count)
-        idist.barrier()
+    def fit(self, most: int, weights: Path | None = None) -> ChainGeometry | None:
+        """Fit it to at most so many unlabelled volumes, evenly chosen; None if no label shows a landmark.
+
+        Args:
+            most: volumes.
+            weights: a file that a copy of the network is read from; None for the network as it is.
+        """
+        network = self.network
+        if weights is not None:
+            network = deepcopy(network).eval()
+            load_weights(weights, [network])
+        mode = network.training
+        network.eval()
+        step = -(-len(self.unlabelled.data) // most) or 1
+        seen = [self._see(network, case) for case in range(0, len(self.unlabelled.data), step)]
+        network.train(mode)
+        return self.naming.fit(seen)
 
     def _see(self, network: nn.Module, case: int) -> Seen:
         volume = torch.from_numpy(self.unlabelled.image(case).astype(np.float32))[:, None].to(self.device)
         with autocast(self.device, self.amp):
             logits = self.inferer(volume, network).float()
         return self.naming.see(logits.softmax(1))[1]
+
+
+class KeepGeometry:
+    """Fit the cohort's geometry with the network that a training kept, and add it to its `model.json`.
+
+    Attach it behind what writes the network. Of several processes the first does it.
+
+    Args:
+        geometry: of the cohort.
+        folder: of `model.pt` and `model.json`.
+    """
+
+    def __init__(self, geometry: CohortGeometry, folder: str | Path) -> None:
+        self.geometry, self.folder = geometry, Path(folder)
+
+    def __call__(self) -> None:
+        """Write `chain_geometry` into the settings beside the weights; nothing where it cannot be fitted."""
+        weights = self.folder / WEIGHTS
+        if not self.geometry.can_be_fitted:
+            logger.info("no label shows a landmark of the chain: levels will be decoded, not named by geometry")
+        elif idist.get_rank() == 0 and weights.is_file():
+            geometry = self.geometry.fit(MOST_VOLUMES, weights)
+            assert geometry is not None  # it could be fitted to the labels alone
+            settings = {**(model_settings(self.folder) or {}), "chain_geometry": geometry.as_json()}
+            write_model_files(self.folder, weights.read_bytes(), settings)
+            logger.info("geometry of the chain: kept in %s", self.folder / SETTINGS)
+        idist.barrier()
+
+
+class NameVolumed(Transform):
+    """Name the validation's volumes as inference will name scans, so that the weights are chosen by what users get.
+
+    By the network's own names a network that sees tissue better can score worse: one volume that is named a level off
+    outweighs all borders. Attach it to the evaluator, and put it before `VolumeLabelMapsd`.
+
+    Args:
+        geometry: of the cohort; fitted anew before each validation. The volumes of validation take no part.
+    """
+
+    def __init__(self, geometry: CohortGeometry) -> None:
+        self.cohort = geometry
+        self.fitted: ChainGeometry | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with the evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.fit)
+
+    def fit(self) -> None:
+        """Fit the geometry to what the network sees now."""
+        self.fitted = self.cohort.fit(MOST_IN_VALIDATION)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with `named` (S, H, W) int64, from the logits `pred` (S, N, H, W).
+
+        Without a geometry the names are the network's own.
+        """
+        logits = data["pred"].float()
+        if self.fitted is None:
+            return {**data, "named": logits.argmax(1)}
+        naming = self.cohort.naming
+        tissue, seen = naming.see(logits.softmax(1))
+        return {**data, "named": naming.label(tissue, seen, self.fitted)}

@@ -128,7 +128,7 @@ class TestMainConfigs:
         "key",
         [
             *("augmentation", "slice_cache", "table", "prompt_map", "train#dataset", "train#inferer"),
-            *("validate#dataset", "validate#dataloader", "validate#postprocessing"),
+            *("validate#dataset", "validate#dataloader"),
         ],
     )
     def test_both_stages_have_the_same_parts(self, key: str) -> None:

@@ -214,7 +214,8 @@ class TestPretraining:
 
 class TestTraining:
     def test_run_folder(self, trained: SimpleNamespace) -> None:
-        names = {"loss", "loss/supervised", "loss/enhanced", "learning_rate", "val_mean_dice", "val_levels_right"}
+        scores = {"val_mean_dice", "val_mean_dice_raw", "val_levels_right"}
+        names = {"loss", "loss/supervised", "loss/enhanced", "learning_rate", *scores}
         check_run_folder(trained.folder, names, {"overlay.png", "attention.png", "targets.png"})
 
     def test_model(self, trained: SimpleNamespace, stage1: SimpleNamespace) -> None:
@@ -306,6 +307,7 @@ class TestTraining:
             "loss/supervised",
             "learning_rate",
             "val_mean_dice",
+            "val_mean_dice_raw",
             "val_levels_right",
         }
 

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from torch import Tensor, nn
 
-from scripts.training.cohort import CohortNaming, KeepGeometry, Seen
+from scripts.ops.levels.geometry import ChainGeometry
+from scripts.ops.levels.naming import ChainNaming
+from scripts.training.cohort import CohortGeometry, CohortNaming, KeepGeometry, NameVolumed, Seen
 from scripts.weights import SETTINGS, WEIGHTS
 from tests.drawn_spines import CHAIN, GROUPS, PIXEL_MM, one_level_up, unsure, volume
 
@@ -101,42 +104,109 @@ class Certain(nn.Module):
         return self.sure * unsure(image[:, 0].long()).log()
 
 
+def geometry_of(cohort: CohortNaming, *unlabelled: Tensor, sure: float = 1.0) -> CohortGeometry:
+    network, volumes = Certain(), Volumes(*unlabelled)
+    nn.init.constant_(network.sure, sure)
+    return CohortGeometry(cohort, network, volumes, lambda v, n: n(v))  # type: ignore[arg-type]
+
+
+def fitted_to(cohort: CohortNaming, *labels: Tensor) -> ChainGeometry:
+    geometry = cohort.fit([cohort.see(unsure(label))[1] for label in labels])
+    assert geometry is not None
+    return geometry
+
+
+class TestCohortGeometry:
+    def test_of_labels_and_what_the_network_sees(self) -> None:
+        cohort = naming(volume(0))
+        seen = geometry_of(cohort, volume(1), volume(2))
+        seen.network.train()
+        made = seen.fit(10)
+        assert made is not None
+        assert made.as_json() == fitted_to(cohort, volume(1), volume(2)).as_json()
+        assert seen.network.training
+
+    def test_at_most_so_many_volumes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        geometry = geometry_of(naming(volume(0)), *(volume(k) for k in (1, 2, 3, 4, 5)))
+        cases: list[int] = []
+        see = geometry._see
+        monkeypatch.setattr(geometry, "_see", lambda network, case: cases.append(case) or see(network, case))
+        geometry.fit(2)
+        assert cases == [0, 3]
+        geometry.fit(5)
+        assert cases == [0, 3, 0, 1, 2, 3, 4]
+
+    def test_labels_without_a_landmark(self) -> None:
+        geometry = geometry_of(naming(torch.zeros(2, 40, 20, dtype=torch.int64)), volume(1))
+        assert not geometry.can_be_fitted
+        assert geometry.fit(1) is None
+
+
 class TestKeepGeometry:
-    def kept(self, folder: Path, *labels: Tensor) -> KeepGeometry:
+    def kept(self, folder: Path, cohort: CohortNaming, *labels: Tensor) -> KeepGeometry:
         """With weights on disk that differ from those of the network, as after the best epoch of a training."""
-        best = Certain()
-        nn.init.constant_(best.sure, 1.0)
         folder.mkdir(exist_ok=True)
-        torch.save(best.state_dict(), folder / WEIGHTS)
+        torch.save({"sure": torch.tensor(1.0)}, folder / WEIGHTS)
         (folder / SETTINGS).write_text('{"network": "ResUNet"}')
-        unlabelled: Any = Volumes(*labels)
-        return KeepGeometry(naming(volume(0)), Certain(), unlabelled, folder, lambda v, n: n(v))
+        return KeepGeometry(geometry_of(cohort, *labels, sure=0.0), folder)
 
     def test_is_written_beside_the_weights(self, tmp_path: Path) -> None:
-        keep = self.kept(tmp_path / "models", volume(1), volume(2))
+        keep = self.kept(tmp_path / "models", cohort := naming(volume(0)), volume(1), volume(2))
         before = (tmp_path / "models" / WEIGHTS).read_bytes()
         keep()
         settings = json.loads((tmp_path / "models" / SETTINGS).read_text())
-        expected = keep.naming.fit([keep.naming.see(unsure(volume(k)))[1] for k in (1, 2)])
-        assert expected is not None
-        assert settings["chain_geometry"] == expected.as_json()
+        assert settings["chain_geometry"] == fitted_to(cohort, volume(1), volume(2)).as_json()
         assert settings["network"] == "ResUNet"
         assert (tmp_path / "models" / WEIGHTS).read_bytes() == before
-        assert keep.network.sure == 0  # the network in training stays as it is
-
-    def test_at_most_so_many_volumes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("scripts.training.cohort.MOST_VOLUMES", 2)
-        keep = self.kept(tmp_path / "models", *(volume(k) for k in (1, 2, 3, 4, 5)))
-        seen: list[int] = []
-        see = keep._see
-        monkeypatch.setattr(keep, "_see", lambda network, case: seen.append(case) or see(network, case))
-        keep()
-        assert seen == [0, 3]
+        assert keep.geometry.network.sure == 0  # the network in training stays as it is
 
     def test_where_nothing_was_kept_or_nothing_can_be_fitted(self, tmp_path: Path) -> None:
-        keep = self.kept(tmp_path / "models")
-        keep.naming = naming(torch.zeros(2, 40, 20, dtype=torch.int64))
-        keep()
+        self.kept(tmp_path / "models", naming(torch.zeros(2, 40, 20, dtype=torch.int64)))()
         assert "chain_geometry" not in (tmp_path / "models" / SETTINGS).read_text()
+        keep = self.kept(tmp_path / "models", naming(volume(0)))
         (tmp_path / "models" / WEIGHTS).unlink()
         keep()
+        assert "chain_geometry" not in (tmp_path / "models" / SETTINGS).read_text()
+
+
+class TestNameVolumed:
+    def evaluated(self, name: NameVolumed, label: Tensor, seen: Tensor) -> dict[str, Any]:
+        """Output of an evaluator for a volume in which a network sees `seen`."""
+        engine = Engine(lambda _, batch: name(batch))
+        name.attach(engine)
+        engine.run([{"pred": unsure(seen).log(), "label": label[:, None]}])
+        output: dict[str, Any] = engine.state.output  # type: ignore[assignment]
+        return output
+
+    def test_volume_that_the_network_names_one_level_off(self) -> None:
+        label = volume(9)
+        name = NameVolumed(geometry_of(naming(volume(0)), *(volume(k) for k in range(1, 9))))
+        output = self.evaluated(name, label, one_level_up(label))
+        inside = label > 0
+        assert float((output["named"] == label)[inside].float().mean()) > 0.9
+        assert float((output["pred"].argmax(1) == label)[inside].float().mean()) < 0.5
+
+    def test_as_inference_names_it(self) -> None:
+        geometry = geometry_of(naming(volume(0)), volume(1), volume(2))
+        label = volume(3)
+        named = self.evaluated(NameVolumed(geometry), label, one_level_up(label))["named"]
+        kept = geometry.fit(200)
+        assert kept is not None
+        inference = ChainNaming(GROUPS, CHAIN, PIXEL_MM, kept.as_json())
+        assert torch.equal(named, inference(unsure(one_level_up(label))).argmax(1))
+
+    def test_geometry_follows_the_network(self) -> None:
+        geometry = geometry_of(naming(volume(0)), volume(1), sure=0.0)
+        name = NameVolumed(geometry)
+        self.evaluated(name, volume(2), volume(2))
+        before = name.fitted
+        nn.init.constant_(geometry.network.sure, 1.0)  # type: ignore[arg-type]
+        self.evaluated(name, volume(2), volume(2))
+        assert before is not None
+        assert name.fitted is not None
+        assert before.as_json() != name.fitted.as_json()
+
+    def test_without_a_landmark_names_are_the_network_s(self) -> None:
+        name = NameVolumed(geometry_of(naming(torch.zeros(2, 40, 20, dtype=torch.int64)), volume(1)))
+        seen = one_level_up(volume(2))
+        assert torch.equal(self.evaluated(name, volume(2), seen)["named"], seen)
