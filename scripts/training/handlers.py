@@ -150,37 +150,53 @@ class ModelFile:
     Args:
         write: writes the weights; takes no argument.
         metric: name of the validation score to compare, larger is better; None writes when the engine completes.
+        within_error: keep the latest network that is not below the best by more than the standard error of the best's
+            mean over the volumes, in place of the best itself. A few volumes of validation cannot tell more, and by
+            chance the best of many is an early one.
 
     Attach to the evaluator with a metric, to the trainer without one. Of several processes, which all have the same
     score, the first writes. A score of NaN (nothing to score) is below all others.
+
+    References: the one-standard-error rule, Breiman et al., Classification and regression trees, 1984, section 3.4.3.
     """
 
-    def __init__(self, write: Callable[[], Any], metric: str | None = None) -> None:
-        self.write, self.metric = write, metric
-        self.best = float("-inf")
+    def __init__(self, write: Callable[[], Any], metric: str | None = None, within_error: bool = False) -> None:
+        self.write, self.metric, self.within_error = write, metric, within_error
+        self.best, self.error = float("-inf"), 0.0
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator or a trainer."""
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write if this is the best score so far, or if there has been none.
+        """Write if this is the best score so far, or near to it, or if there has been none.
 
         Raises:
             DataError: weights of the engine's network are not finite; nothing is written.
         """
         score = float(engine.state.metrics[self.metric]) if self.metric else float("inf")
-        if score > self.best or not self.metric or self.best == float("-inf"):
+        better = score > self.best  # NaN is not larger
+        near = self.within_error and score >= self.best - self.error
+        if better or near or self.best == float("-inf"):
             if isinstance(network := getattr(engine, "network", None), torch.nn.Module):
                 require_finite(network.state_dict().values(), "the weights that were to be kept")
-            self.best = max(self.best, score)  # NaN is not larger
+            if better:
+                self.best, self.error = score, self._error(engine)
             if idist.get_rank() == 0:
                 self.write()
 
+    def _error(self, engine: Engine) -> float:
+        """Standard error of the score: of the mean over the volumes; 0 for a single one."""
+        if not self.within_error:
+            return 0.0
+        scores = engine.state.metric_details[self.metric].nanmean(1)
+        scores = scores[~scores.isnan()]
+        return float(scores.std() / len(scores) ** 0.5) if len(scores) > 1 else 0.0
+
     def state_dict(self) -> dict[str, float]:
-        """The best score so far."""
-        return {"best": self.best}
+        """The best score so far, and its error."""
+        return {"best": self.best, "error": self.error}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Remember the best score of the run that goes on."""
-        self.best = state["best"]
+        self.best, self.error = state["best"], state.get("error", 0.0)

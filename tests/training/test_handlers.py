@@ -297,7 +297,41 @@ class TestModelFile:
             evaluator.run([0])
             runs.append(1)
         assert written == [0.3, 0.5, 0.6]
-        assert handler.state_dict() == {"best": 0.6}
+        assert handler.state_dict() == {"best": 0.6, "error": 0.0}
+
+    def test_keeps_the_latest_within_the_error_of_the_best(self) -> None:
+        """Volumes .4, .6 and .8: mean .6, standard error .2 / √3 = .115; .7, .8 and .9: .8 and .058."""
+        volumes = [
+            [0.4, 0.6, 0.8],
+            [0.5, 0.5, 0.5],
+            [0.4, 0.5, 0.5],
+            [0.7, 0.8, 0.9],
+            [0.73] * 3,
+            [0.75] * 3,
+            [0.8] * 3,
+        ]
+        written: list[int] = []
+        engine: Any = Engine(lambda e, b: None)
+        handler = ModelFile(lambda: written.append(number), "dice", within_error=True)
+        for number, scores in enumerate(volumes):  # noqa: B007 - the handler's `write` reads it
+            dice = torch.tensor([[score, float("nan"), score] for score in scores] + [[float("nan")] * 3])
+            engine.state.metrics, engine.state.metric_details = {"dice": sum(scores) / 3}, {"dice": dice}
+            handler(engine)
+        assert written == [0, 1, 3, 5, 6]
+        assert handler.best == pytest.approx(0.8)
+        assert handler.error == pytest.approx(0.0577, abs=1e-4)
+        again = ModelFile(lambda: None, "dice", within_error=True)
+        again.load_state_dict(handler.state_dict())
+        assert (again.best, again.error) == (handler.best, handler.error)
+
+    def test_a_single_volume_has_no_error(self) -> None:
+        written: list[float] = []
+        engine: Any = Engine(lambda e, b: None)
+        handler = ModelFile(lambda: written.append(score), "dice", within_error=True)
+        for score in (0.6, 0.59, 0.7):
+            engine.state.metrics, engine.state.metric_details = {"dice": score}, {"dice": torch.full((1, 4), score)}
+            handler(engine)
+        assert written == [0.6, 0.7]
 
     def test_goes_on_from_a_checkpoint(self) -> None:
         written: list[int] = []
