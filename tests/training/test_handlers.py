@@ -308,7 +308,7 @@ class TestModelFile:
             [0.7, 0.8, 0.9],
             [0.73] * 3,
             [0.75] * 3,
-            [0.8] * 3,
+            [0.79] * 3,
         ]
         written: list[int] = []
         engine: Any = Engine(lambda e, b: None)
