@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...phantom.write import write_phantoms
-from .onnx import Labelling
+from .exports import Labelling
 from .pairs import Goal, in_turns, missing, seconds
 from .training import Sizes, bare_step
 

@@ -11,7 +11,7 @@ import contextlib
 import io
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,19 @@ import torch
 
 from ...bundle.launch import BUNDLE_ROOT, bundle_runs
 from ...bundle.model_file import load_weights, trained_settings
-from ...data.datalist import select_for_scoring
+from ...commands.quantise import QUANTISED, quantise_folder
+from ...data.datalist import select, select_for_scoring
 from ...files import write_whole
 from ...report.tables import format_table
 from ...weights import SETTINGS, WEIGHTS
 from ..accuracy.grid import EVALUATION, read, write_json
 from .pairs import in_turns, median_interval
 
-OVERLAYS = {"TorchScript": "inference_torchscript.yaml", "ONNX Runtime": "inference_onnx.yaml"}
+OVERLAYS = {
+    "TorchScript": "inference_torchscript.yaml",
+    "ONNX Runtime": "inference_onnx.yaml",
+    "OpenVINO INT8": "inference_openvino.yaml",
+}
 HEAD = (
     *("network", "statistics", "logits off by", "network, ms a scan", "ratio", "95 % interval"),
     *("labelling, ms a scan", "ratio", "mDice %", "difference", "mDice %, decoded", "difference"),
@@ -38,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="the folder `models` of a run of stage 2")
     add("--datalist", type=Path, required=True, help="its test section is scored, its first test scan timed")
-    add("--out", type=Path, required=True, help="folder of the exports, the scores and the table: onnx.md and .json")
+    add("--out", type=Path, required=True, help="folder of the exports, the scores and the table: exports.md and .json")
     add("--pairs", type=int, default=20, help="pairs of timed runs of the network; of whole labellings a quarter")
     add("--threads", type=int, default=1)
     add("--exports", nargs="+", choices=OVERLAYS, default=list(OVERLAYS), help="which to compare with PyTorch")
@@ -51,9 +56,10 @@ def run(args: argparse.Namespace) -> int:
     settings = trained_settings(args.model)
     if not settings or not (args.model / WEIGHTS).is_file():
         raise ValueError(f"{args.model} must hold {WEIGHTS} and {SETTINGS} of a training of stage 2")
+    training = [entry["image"] for entry in select(str(datalist), "training")]
     kinds = dict.fromkeys((settings["statistics"], "running")) if settings["norm"] == "batch" else ["running"]
     variants: list[Variant] = [
-        (network, statistics, place(args.model.absolute(), out, network, statistics, settings))
+        (network, statistics, place(args.model.absolute(), out, network, statistics, settings, training))
         for statistics in kinds
         for network in ("PyTorch", *args.exports)
     ]
@@ -74,8 +80,8 @@ def run(args: argparse.Namespace) -> int:
         for key in ("mdice", "mdice_decoded"):
             row[f"{key}_difference"] = row[key] - (rows or [row])[0][key]
         rows.append(row)
-    write_json(out / "onnx.json", {"rows": rows, "threads": args.threads, "torch": torch.__version__})
-    write_whole(out / "onnx.md", table(rows, markdown=True) + "\n")
+    write_json(out / "exports.json", {"rows": rows, "threads": args.threads, "torch": torch.__version__})
+    write_whole(out / "exports.md", table(rows, markdown=True) + "\n")
     print(table(rows))
     return 0
 
@@ -89,8 +95,10 @@ def configs(network: str, behind: list[str] | None = None) -> list[str]:
     return ["inference.yaml", *([OVERLAYS[network]] if network in OVERLAYS else []), *(behind or [])]
 
 
-def place(model: Path, out: Path, network: str, statistics: str, settings: Mapping[str, Any]) -> Path:
-    """Make the folder `ckpt_dir` of a variant, with weights or their export."""
+def place(
+    model: Path, out: Path, network: str, statistics: str, settings: Mapping[str, Any], training: Sequence[str]
+) -> Path:
+    """Make the folder `ckpt_dir` of a variant, with weights or their export; integers are calibrated on training scans."""
     folder = out / statistics
     kept = folder / WEIGHTS
     if kept.is_file() and kept.read_bytes() != (model / WEIGHTS).read_bytes():
@@ -102,6 +110,8 @@ def place(model: Path, out: Path, network: str, statistics: str, settings: Mappi
         export(folder, settings["image_size"], statistics)
     if network == "TorchScript" and not (folder / "model.ts").is_file():
         export_script(folder, statistics)
+    if network == "OpenVINO INT8" and not (folder / QUANTISED).is_file():
+        quantise_folder(folder, training, statistics=statistics)
     return folder
 
 

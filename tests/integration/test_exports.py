@@ -15,7 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from scripts.tools.speed import onnx as benchmark
+from scripts.tools.speed import exports as benchmark
 
 OVERLAYS = ["inference.yaml", "inference_onnx.yaml"]
 
@@ -111,7 +111,7 @@ class TestBenchmark:
         out = tmp_path / "out"
         line = ["--model", str(models), "--datalist", str(datalist), "--out", str(out), "--pairs", "2"]
         assert benchmark.run(parser.parse_args(line)) == 0
-        rows = json.loads((out / "onnx.json").read_text(encoding="utf-8"))["rows"]
+        rows = json.loads((out / "exports.json").read_text(encoding="utf-8"))["rows"]
         assert [(row["network"], row["statistics"]) for row in rows] == [
             (network, statistics)
             for statistics in ("volume", "running")
