@@ -27,8 +27,9 @@ class VolumeNetwork(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network).eval()
         for name, layer in list(self.network.named_modules()):
-            parent, _, own_name = name.rpartition(".")
-            setattr(self.network.get_submodule(parent), own_name, _with_slices(layer)) if name else None
+            if name:
+                parent, _, own_name = name.rpartition(".")
+                setattr(self.network.get_submodule(parent), own_name, _with_slices(layer))
 
     def forward(self, volume: Tensor) -> Tensor:
         """(1, 1, S, H, W), H and W multiples of 2^(levels-1) -> logits (1, N, S, H, W)."""
@@ -54,13 +55,14 @@ def _with_slices(layer: nn.Module) -> nn.Module:
         made = nn.BatchNorm3d(layer.num_features, layer.eps)
         made.load_state_dict(layer.state_dict())
     elif isinstance(layer, nn.GroupNorm | nn.InstanceNorm2d):
-        raise ValueError(f"a network normalised by {type(layer).__name__} cannot take slices as depth; train with batch")
+        raise ValueError(f"a network normalised by {type(layer).__name__} cannot have its slices as depth")
     elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-        sizes = {"kernel_size": (1, *layer.kernel_size), "padding": (0, *_pair(layer.padding)), "bias": False}
+        channels, size, padding = (layer.in_channels, layer.out_channels), (1, *layer.kernel_size), (0, *layer.padding)
         if isinstance(layer, nn.ConvTranspose2d):
-            sizes |= {"stride": (1, *layer.stride), "output_padding": (0, *layer.output_padding)}
-        kind = nn.ConvTranspose3d if isinstance(layer, nn.ConvTranspose2d) else nn.Conv3d
-        made = kind(layer.in_channels, layer.out_channels, **sizes)
+            more = {"stride": (1, *layer.stride), "output_padding": (0, *layer.output_padding)}
+            made = nn.ConvTranspose3d(*channels, size, padding=padding, bias=False, **more)  # type: ignore[arg-type]
+        else:
+            made = nn.Conv3d(*channels, size, padding=padding, bias=False)  # type: ignore[arg-type]
         made.weight, made.bias = nn.Parameter(layer.weight[:, :, None].detach()), layer.bias
     elif isinstance(layer, nn.MaxPool2d):
         made = nn.MaxPool3d((1, 2, 2))
@@ -69,8 +71,3 @@ def _with_slices(layer: nn.Module) -> nn.Module:
     else:
         return layer
     return made.eval()
-
-
-def _pair(padding: str | tuple[int, ...]) -> tuple[int, ...]:
-    assert not isinstance(padding, str)
-    return padding

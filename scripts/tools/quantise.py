@@ -26,8 +26,13 @@ SLICES = 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("scans", type=Path, metavar="SCANS", help=f"scans as it was trained on, a folder or a datalist; {SLICES} slices count")
-    add("--ckpt_dir", type=Path, default=BUNDLE_ROOT / "models", metavar="DIR", help="folder of the network, and of the result")
+    add(
+        "scans",
+        type=Path,
+        metavar="SCANS",
+        help=f"scans as it was trained on, a folder or a datalist; {SLICES} slices count",
+    )
+    add("--ckpt_dir", type=Path, default=BUNDLE_ROOT / "models", metavar="DIR", help="folder of network and result")
 
 
 def run(args: argparse.Namespace) -> int:
