@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 # optional packages: ONNX, DICOM SEG, MLflow, the Zoo's code checks; what tests them skips itself without them
-EXTRAS := requirements-onnx.txt requirements-dicom.txt requirements-mlflow.txt requirements-zoo.txt
+EXTRAS := requirements-onnx.txt requirements-openvino.txt requirements-dicom.txt requirements-mlflow.txt requirements-zoo.txt
 READY_EXTRAS := .venv/.ready-extras
 OLDEST_BIN := .venv-oldest/bin
 OLDEST_READY := .venv-oldest/.ready

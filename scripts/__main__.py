@@ -16,6 +16,7 @@ COMMANDS = {
     "info": ("scripts.info", "list the classes, label maps and methods"),
     "prepare": ("scripts.data.prepare.command", "make a datalist of a folder of scans"),
     "check": ("scripts.data.check.command", "open every file of a datalist and report problems"),
+    "quantise": ("scripts.tools.quantise", "make a trained network fast on a CPU, for label --fast"),
     "measure": ("scripts.measure.command", "measure the structures of label maps"),
     "phantom": ("scripts.phantom.command", "draw synthetic spine volumes with labels"),
     "demo": ("scripts.tools.demo", "show the whole method on phantoms, in minutes"),

@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     # the longer spellings are those of the long command, which its messages name
     add("--out", "--output_dir", type=Path, required=True, metavar="OUT", help="folder of the results")
     add("--ckpt_dir", type=Path, metavar="DIR", help="folder of a network; else the shipped one, models/")
+    add("--fast", action="store_true", help="in OpenVINO, in 8-bit integers (docs/exports.md); on a CPU")
     add("--levels", choices=("named", "decoded", "raw"), help="how levels are named (docs/label.md)")
     add("--device", help="cpu or cuda:N; else a GPU where there is one")
     add("--overwrite", nargs="?", const="True", choices=("True", "False"), help="replace files that others made")
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     settings |= {key: value for key in ("ckpt_dir", "levels", "device") if (value := getattr(args, key)) is not None}
     settings |= {"overwrite": True} if args.overwrite == "True" else {}
     settings |= read_settings(args.settings)
-    configs = ["inference.yaml"]
+    configs = ["inference.yaml", *(["inference_openvino.yaml"] if args.fast else [])]
     print(f"in long: {long_command('inference', configs, settings)}", flush=True)
     try:
         with hidden(UNUSED):

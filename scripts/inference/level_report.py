@@ -20,7 +20,7 @@ from ..measure.page import picture_name
 from ..measure.scan_report import UNLIKE, level_report, read_scan
 from ..ops.levels.naming import ChainNaming
 from ..ops.levels.report import level_evidence
-from ..ops.levels.spine_parts import off_spine
+from ..ops.levels.spine_parts import off_spine, specks
 from ..ops.levels.structures import as_volume, field_of
 from ..ops.levels.verdict import OK, Trained
 from ..report.spine_picture import spine_picture
@@ -79,9 +79,9 @@ class LevelEvidenced(MapTransform):
 
 
 class RemoveOffSpined(MapTransform):
-    """Remove the parts of a label map that lie away from the spine, see `scripts.ops.levels.spine_parts`.
+    """Remove the parts of a label map that lie away from the spine, and specks, see `scripts.ops.levels.spine_parts`.
 
-    Adds `removed_components`: their `number` and `volume_ml`.
+    Adds `removed_components`, of the parts: their `number` and `volume_ml`.
 
     Args:
         keys: label maps (1, ...) in the scan's own grid.
@@ -94,9 +94,9 @@ class RemoveOffSpined(MapTransform):
             label, affine = _array(d[key]), _affine(d[key])
             away, parts = off_spine(label, affine)
             d[REMOVED] = {"number": parts, "volume_ml": float(away.sum() * abs(np.linalg.det(affine[:3, :3])) / 1000)}
-            if parts:
+            if (none := away | specks(label, affine)).any():
                 d[key] = d[key].clone()
-                d[key][0][convert_to_tensor(away, device=d[key].device)] = 0
+                d[key][0][convert_to_tensor(none, device=d[key].device)] = 0
         return d
 
 

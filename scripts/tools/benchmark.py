@@ -16,7 +16,7 @@ KINDS = {
     "bad_input": ("reliability.bad_input", "give every command bad and odd input, and write down what it said"),
     "verdicts": ("reliability.verdicts", "count the verdicts on scans that are made wrong on purpose"),
     "speed": ("speed.speed", "time steps, maps and thresholds against stated references"),
-    "onnx": ("speed.onnx", "time and score a trained network's exports (TorchScript, ONNX) against PyTorch"),
+    "exports": ("speed.exports", "time and score exports (TorchScript, ONNX, OpenVINO) against PyTorch"),
     "growth": ("reliability.growth", "time and memory of every step of the work against the number of volumes"),
     "versions": ("reliability.versions", "run the project's tests with the oldest and the newest versions"),
     "mutants": ("reliability.mutants", "change single expressions, and count the changes that the tests notice"),

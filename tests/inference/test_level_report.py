@@ -110,14 +110,22 @@ class TestReport:
         assert (rows["L5"]["found"], rows["L5"]["flag"], rows["L5"]["volume_ml"]) == (False, "size", 3.536)
         assert (rows["L4"]["found"], rows["L4"]["flag"]) == (True, "")
 
+    def test_a_speck_is_no_structure(self) -> None:
+        label = Spine().draw()
+        label[label == TABLE.id_of("L3/L4")] = 0
+        label[12, 100:103, 4] = TABLE.id_of("L3/L4")  # three voxels
+        found = report(label)
+        assert any("L3/L4 is missing between" in reason for reason in found["reasons"])
+        assert "L3/L4" not in [row["name"] for row in found["structures"]]
+
     def test_missing_structures_have_no_voxel_in_the_file(self) -> None:
         label = Spine().draw()
         label[label == TABLE.id_of("L3/L4")] = 0
-        label[12, 100:103, 4] = TABLE.id_of("L3/L4")  # three voxels: not missing, and not found
+        label[10:14, 100:120, 4] = TABLE.id_of("L3/L4")  # 80 voxels: not missing, and not found
         found = report(label)
         assert not any("missing between" in reason for reason in found["reasons"])
         row = next(row for row in found["structures"] if row["name"] == "L3/L4")
-        assert (row["voxels"], row["found"]) == (3, False)
+        assert (row["voxels"], row["found"]) == (80, False)
 
     def test_plane_of_the_scan(self) -> None:
         """The same label map on a grid whose voxels are longest from head to foot."""

@@ -18,6 +18,7 @@ import pytest
 from scripts.__main__ import main
 from scripts.commands.label import hidden
 from scripts.data.datalist import load_datalist
+from tests.integration.test_exports import sentence
 
 ROOT = Path(__file__).resolve().parents[2]
 SAME = ("*_seg.nii.gz", "*_levels.json", "labels.json", "colours.ctbl")
@@ -69,6 +70,26 @@ class TestLabel:
         ]
         assert not list((tmp_path / "out").glob("*_levels.json"))
         assert "--levels raw --device cpu --batch_size 1" in capsys.readouterr().out
+
+    def test_fast_without_its_package(
+        self,
+        scans: Path,
+        trained: SimpleNamespace,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        shutil.copytree(trained.models, tmp_path / "models")
+        line = ["label", str(scans), "--out", str(tmp_path / "out"), "--ckpt_dir", str(tmp_path / "models"), "--fast"]
+        with pytest.raises(RuntimeError) as caught:  # noqa: PT011 - MONAI's words around ours; ours are compared
+            main(line)
+        assert "model.xml; make one with `python -m scripts quantise SCANS`" in sentence(caught.value)
+        (tmp_path / "models" / "model.xml").write_text("any")
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        with pytest.raises(RuntimeError) as caught:  # noqa: PT011 - as above
+            main(line)
+        assert sentence(caught.value) == "openvino is not installed; pip install -r requirements-openvino.txt"
+        assert "inference_openvino.yaml" in capsys.readouterr().out
 
     @pytest.mark.slow
     def test_in_a_shell(self, scans: Path, trained: SimpleNamespace, tmp_path: Path) -> None:

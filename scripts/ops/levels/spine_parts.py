@@ -1,4 +1,4 @@
-"""Connected parts of a label map that lie on the spine, and those that do not."""
+"""Parts of a label map that are no structures of the spine: those that lie away from it, and specks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ SPREAD = 0.25
 """Millimetres by which that grows with each millimetre beyond the end of the line, which is only guessed there."""
 STRAIGHT_MM = 60.0
 """A shorter chain has a straight centre line, a longer one a curved line (a parabola)."""
+
+SPECK_ML = 0.05
+"""A structure of less, all its voxels together, is none: the discs of an adult's lumbar spine have some millilitres."""
 
 
 def off_spine(label: Volume, affine: Affine) -> tuple[NDArray[np.bool_], int]:
@@ -42,6 +45,19 @@ def off_spine(label: Volume, affine: Affine) -> tuple[NDArray[np.bool_], int]:
     away[0] = False
     mask[box] = away[parts]
     return mask.reshape(label.shape), int(away.sum())
+
+
+def specks(label: Volume, affine: Affine) -> NDArray[np.bool_]:
+    """Mask of the structures with less than `SPECK_ML`, of the label map's shape: a few voxels with a name too many.
+
+    Args:
+        label: (X, Y, Z) or (X, Y) class ids, 0 background.
+        affine: (4, 4) to millimetres, RAS.
+    """
+    voxel_ml = abs(np.linalg.det(np.asarray(affine)[:3, :3])) / 1000
+    small = np.bincount(label.ravel()) * voxel_ml < SPECK_ML
+    small[0] = False
+    return small[label]
 
 
 def _kept(parts: NDArray[np.int32], count: int, affine: Affine) -> NDArray[np.bool_]:

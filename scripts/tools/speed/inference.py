@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -10,14 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
-from monai.inferers import SliceInferer
-from monai.transforms import Activationsd, AsDiscreted, Compose, Invertd
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ...phantom.write import write_phantoms
-from .onnx import Labelling
+from .labelling import Labelling, PlainLabelling
 from .pairs import Goal, in_turns, missing, seconds
 from .training import Sizes, bare_step
 
@@ -108,44 +103,6 @@ def inference_rows(sizes: Sizes, setting: Setting, work: Path, pairs: int) -> It
     probs = ours.network()[0].softmax(0).movedim(-1, 0)
     (order,) = decoded.inferer.orders
     yield goals[2].row(in_turns(lambda: order(probs), ours.network, pairs, 1, sizes.device), **rest)
-
-
-class PlainLabelling:
-    """Reference inference: a volume's file to a label map in its grid, by MONAI's components as documented.
-
-    Args:
-        labelling: gives the network, the preprocessing and the size of the window.
-    """
-
-    def __init__(self, labelling: Labelling) -> None:
-        get = labelling.parser.get_parsed_content
-        self.scan, self.preprocessing, self.device = get("dataset#data")[0], get("preprocessing"), get("device")
-        self.net = copy.deepcopy(labelling.net).to(memory_format=torch.contiguous_format)
-        inferer = get("inferer")
-        window = {"roi_size": inferer.orig_roi_size, "overlap": inferer.overlap, "mode": inferer.mode}
-        self.inferer = SliceInferer(**window, spatial_dim=2, sw_batch_size=1)
-        self.softmax = Activationsd("pred", softmax=True)
-        self.invert = Invertd("pred", self.preprocessing, orig_keys="image", nearest_interp=False)
-        self.top = AsDiscreted("pred", argmax=True)
-
-    def read(self) -> dict[str, Any]:
-        """Read and preprocess the volume."""
-        return self.preprocessing(self.scan)
-
-    @torch.no_grad()
-    def network(self, image: MetaTensor) -> Tensor:
-        """Logits (N, H, W, S)."""
-        return self.inferer(image[None].as_tensor().to(self.device), self.net)[0]
-
-    def back(self, data: dict[str, Any], logits: Tensor) -> Tensor:
-        """Label map (1, X, Y, Z) in the volume's own grid."""
-        data = {**data, "pred": MetaTensor(logits.clone())}
-        return Compose([self.softmax, self.invert, self.top])(data)["pred"].as_tensor()
-
-    def label(self) -> Tensor:
-        """Label map (1, X, Y, Z) of the file."""
-        data = self.read()
-        return self.back(data, self.network(data["image"]))
 
 
 def profile(ours: Labelling, plain: PlainLabelling, device: str) -> dict[str, float]:

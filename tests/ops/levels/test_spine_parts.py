@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.ops.levels.spine_parts import BESIDE_MM, NEAR_MM, off_spine
+from scripts.ops.levels.spine_parts import BESIDE_MM, NEAR_MM, SPECK_ML, off_spine, specks
 from tests.spines import LUMBAR, PIR, TABLE, Spine
 
 L4 = TABLE.id_of("L4")
@@ -149,3 +149,19 @@ class TestPartsAway:
         along_line = np.abs(np.argwhere(label)[:, 0] - 7) * 2 <= BESIDE_MM  # all lie beside the chain, none beyond it
         assert not away[label > 0][kept].any()
         assert away[label > 0][~kept & ~along_line].all()
+
+
+class TestSpecks:
+    def test_by_the_volume_of_all_voxels_together(self) -> None:
+        """Voxels of 8 mm³: six are .048 ml, seven .056."""
+        label = np.zeros((9, 9, 3), dtype=np.uint8)
+        label[1, :6, 1] = 3
+        label[3, :7, 1] = 4
+        label[5, :4, 1], label[7, 5:8, 2] = 5, 5
+        mask = specks(label, np.diag([2.0, -2.0, 2.0, 1.0]))
+        assert np.array_equal(mask, label == 3)
+        assert SPECK_ML == 0.05
+
+    def test_none(self) -> None:
+        assert not specks(np.zeros((3, 3), dtype=np.uint8), np.eye(4)).any()
+        assert not specks(Spine().draw(), PIR).any()

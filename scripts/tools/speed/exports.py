@@ -1,7 +1,8 @@
-"""Time and score the exports of a trained network against PyTorch, on whole volumes, by the inference config.
+"""Time and score the exports of a trained network on whole volumes, by the inference config.
 
-Both kinds of batch-norm statistics are exported and scored: those of the volume and the running averages of training.
-One thread is timed in CPU time, several in wall time. A second call reuses exports and scores of the same weights.
+Times are beside those of MONAI's components (see `PlainLabelling`), scores beside PyTorch's. Both kinds of batch-norm
+statistics are exported and scored: those of the volume and the running averages of training. One thread is timed in
+CPU time, several in wall time. A second call reuses exports and scores of the same weights.
 """
 
 from __future__ import annotations
@@ -10,26 +11,31 @@ import argparse
 import contextlib
 import io
 import shutil
+import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...bundle.launch import BUNDLE_ROOT, bundle_runs
-from ...bundle.model_file import load_weights, trained_settings
-from ...data.datalist import select_for_scoring
+from ...bundle.model_file import trained_settings
+from ...data.datalist import select, select_for_scoring
 from ...files import write_whole
 from ...report.tables import format_table
 from ...weights import SETTINGS, WEIGHTS
 from ..accuracy.grid import EVALUATION, read, write_json
-from .pairs import in_turns, median_interval
+from ..quantise import QUANTISED, quantise_folder
+from .labelling import OVERLAYS, Labelling, PlainLabelling, configs
+from .pairs import Pairs, in_turns, median_interval
 
-OVERLAYS = {"TorchScript": "inference_torchscript.yaml", "ONNX Runtime": "inference_onnx.yaml"}
+REFERENCE = "MONAI's SliceInferer, batch 1"
+READ_OUTS = ("raw", "decoded", "named")
 HEAD = (
-    *("network", "statistics", "logits off by", "network, ms a scan", "ratio", "95 % interval"),
-    *("labelling, ms a scan", "ratio", "mDice %", "difference", "mDice %, decoded", "difference"),
+    *("network", "statistics", "network, ms a scan", "ratio", "95 % interval"),
+    *("labelling, ms a scan", "ratio", "95 % interval", "logits off by"),
+    *(f"mDice %, {name} (from PyTorch)" for name in READ_OUTS),
 )
 
 
@@ -38,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="the folder `models` of a run of stage 2")
     add("--datalist", type=Path, required=True, help="its test section is scored, its first test scan timed")
-    add("--out", type=Path, required=True, help="folder of the exports, the scores and the table: onnx.md and .json")
+    add("--out", type=Path, required=True, help="folder of the exports, the scores and the table: exports.md and .json")
     add("--pairs", type=int, default=20, help="pairs of timed runs of the network; of whole labellings a quarter")
     add("--threads", type=int, default=1)
     add("--exports", nargs="+", choices=OVERLAYS, default=list(OVERLAYS), help="which to compare with PyTorch")
@@ -51,9 +57,10 @@ def run(args: argparse.Namespace) -> int:
     settings = trained_settings(args.model)
     if not settings or not (args.model / WEIGHTS).is_file():
         raise ValueError(f"{args.model} must hold {WEIGHTS} and {SETTINGS} of a training of stage 2")
+    training = [entry["image"] for entry in select(str(datalist), "training")]
     kinds = dict.fromkeys((settings["statistics"], "running")) if settings["norm"] == "batch" else ["running"]
     variants: list[Variant] = [
-        (network, statistics, place(args.model.absolute(), out, network, statistics, settings))
+        (network, statistics, place(args.model.absolute(), out, network, statistics, settings, training))
         for statistics in kinds
         for network in ("PyTorch", *args.exports)
     ]
@@ -69,13 +76,14 @@ def run(args: argparse.Namespace) -> int:
     scan = select_for_scoring(str(datalist), "test")[0]["image"]
     rows: list[dict[str, Any]] = []
     for row in measure(variants, scan, args.pairs, time.process_time if args.threads == 1 else time.perf_counter):
-        summary = read(row.pop("folder") / f"scores {row['network']}" / "summary.json")
-        row |= {"mdice": summary["mdice"], "mdice_decoded": summary["decoded"]["mdice"]}
-        for key in ("mdice", "mdice_decoded"):
-            row[f"{key}_difference"] = row[key] - (rows or [row])[0][key]
+        if folder := row.pop("folder", None):
+            summary = read(folder / f"scores {row['network']}" / "summary.json")
+            row |= {name: (summary if name == "raw" else summary.get(name, {})).get("mdice") for name in READ_OUTS}
+            torch_row = next((r for r in rows if r["statistics"] == row["statistics"]), row)
+            row |= {f"{name}_difference": row[name] - torch_row[name] for name in READ_OUTS if row[name] is not None}
         rows.append(row)
-    write_json(out / "onnx.json", {"rows": rows, "threads": args.threads, "torch": torch.__version__})
-    write_whole(out / "onnx.md", table(rows, markdown=True) + "\n")
+    write_json(out / "exports.json", {"rows": rows, "threads": args.threads, "torch": torch.__version__})
+    write_whole(out / "exports.md", table(rows, markdown=True) + "\n")
     print(table(rows))
     return 0
 
@@ -84,13 +92,10 @@ Variant = tuple[str, str, Path]
 """Network ("PyTorch" or one of `OVERLAYS`), statistics, folder of its files."""
 
 
-def configs(network: str, behind: list[str] | None = None) -> list[str]:
-    """Config files of an inference."""
-    return ["inference.yaml", *([OVERLAYS[network]] if network in OVERLAYS else []), *(behind or [])]
-
-
-def place(model: Path, out: Path, network: str, statistics: str, settings: Mapping[str, Any]) -> Path:
-    """Make the folder `ckpt_dir` of a variant, with weights or their export."""
+def place(
+    model: Path, out: Path, network: str, statistics: str, settings: Mapping[str, Any], training: Sequence[str]
+) -> Path:
+    """Make the folder `ckpt_dir` of a variant, with weights or their export; `training` scans calibrate integers."""
     folder = out / statistics
     kept = folder / WEIGHTS
     if kept.is_file() and kept.read_bytes() != (model / WEIGHTS).read_bytes():
@@ -102,6 +107,8 @@ def place(model: Path, out: Path, network: str, statistics: str, settings: Mappi
         export(folder, settings["image_size"], statistics)
     if network == "TorchScript" and not (folder / "model.ts").is_file():
         export_script(folder, statistics)
+    if network == "OpenVINO INT8" and not (folder / QUANTISED).is_file():
+        quantise_folder(folder, training, statistics=statistics)
     return folder
 
 
@@ -152,86 +159,56 @@ def export_script(folder: Path, statistics: str) -> None:
 
 
 def measure(variants: list[Variant], scan: str, pairs: int, clock: Callable[[], float]) -> Iterator[dict[str, Any]]:
-    """Milliseconds of each variant, the ratio to the first, and the largest difference of its logits from PyTorch's.
+    """Milliseconds of each variant, the ratio to MONAI's components, and how far its logits are from PyTorch's.
+
+    The last row is the reference itself.
 
     Args:
-        variants: the first is the reference; of each statistics PyTorch comes first.
+        variants: of each statistics PyTorch comes first.
         scan: file of a volume.
         pairs: timed runs of the network on all slices; inference of the whole volume runs a quarter as often.
         clock: in seconds.
     """
-    reference = Labelling(*variants[0], scan)
+    plain = PlainLabelling(Labelling("PyTorch", "running", variants[0][2], scan))
+    image = plain.read()["image"]
     logits: dict[str, torch.Tensor] = {}  # of PyTorch, by statistics
-    for number, variant in enumerate(variants):
-        ours = Labelling(*variant, scan) if number else reference
+    timed: list[tuple[Pairs, Pairs]] = []
+    for variant in variants:
+        ours = Labelling(*variant, scan)
         difference = (ours.network() - logits.setdefault(variant[1], ours.network())).abs().max()
-        network = in_turns(ours.network, reference.network, pairs, 1, clock=clock)
-        labelling = in_turns(ours.label, reference.label, max(1, pairs // 4), 1, clock=clock)
-        ratios = [a / b for a, b in network]
-        low, high = median_interval(ratios)
+        network = in_turns(ours.network, lambda: plain.network(image), pairs, 1, clock=clock)
+        labelling = in_turns(ours.label, plain.label, max(1, pairs // 4), 1, clock=clock)
+        timed.append((network, labelling))
         yield {
-            "network": variant[0], "statistics": variant[1], "folder": variant[2],
-            "network_ms": 1000 * _median([a for a, _ in network]), "ratio": _median(ratios), "low": low, "high": high,
-            "labelling_ms": 1000 * _median([a for a, _ in labelling]),
-            "labelling_ratio": _median([a / b for a, b in labelling]), "pairs": pairs,
-            "logits_difference": float(difference), "slices": ours.slices.shape[-1],
+            "network": variant[0], "statistics": variant[1], "folder": variant[2], **times(network, labelling, 0),
+            "logits_difference": float(difference), "slices": ours.slices.shape[-1], "pairs": pairs,
         }  # fmt: skip
+    network, labelling = ([pair for pairs_of in each for pair in pairs_of] for each in zip(*timed, strict=True))
+    yield {"network": REFERENCE, "statistics": "running", **times(network, labelling, 1)}
 
 
-class Labelling:
-    """Inference of one scan by the config, nothing saved: the network alone, or file to label map.
-
-    Args:
-        network: "PyTorch" or one of `OVERLAYS`.
-        statistics: of batch normalisation.
-        folder: `ckpt_dir`.
-        scan: file of a volume.
-        more: overrides of the config.
-    """
-
-    def __init__(self, network: str, statistics: str, folder: Path, scan: str, **more: Any) -> None:
-        from monai.bundle import ConfigParser
-
-        self.parser = ConfigParser()
-        self.parser.read_config([str(BUNDLE_ROOT / "configs" / file) for file in configs(network)])
-        self.parser.update({
-            "bundle_root": str(BUNDLE_ROOT), "ckpt_dir": str(folder), "input_dir": scan, "statistics": statistics,
-            "device": "$torch.device('cpu')", "save_labels": False, "handlers": [], **more,
-        })  # fmt: skip
-        get = self.parser.get_parsed_content
-        self.evaluator, self.net = get("evaluator"), get("network").eval()
-        if network == "PyTorch":
-            load_weights(folder / WEIGHTS, [self.net])
-        self.inferer = get("inferer")
-        self.slices = get("dataset")[0]["image"][None].as_tensor()
-
-    @torch.no_grad()
-    def network(self) -> torch.Tensor:
-        """Logits (1, N, H, W, S) of the scan, without level decoding."""
-        orders, self.inferer.orders = self.inferer.orders, ()
-        logits = self.inferer(self.slices, self.net)
-        self.inferer.orders = orders
-        return logits
-
-    def label(self) -> None:
-        """Run the evaluator: file to label map in the scan's grid."""
-        self.evaluator.run()
+def times(network: Pairs, labelling: Pairs, side: int) -> dict[str, float]:
+    """Median milliseconds of ours (side 0) or of the reference (1), and the ratio to the reference."""
+    found: dict[str, float] = {}
+    for name, pairs in (("network", network), ("labelling", labelling)):
+        ratios = [pair[side] / reference for pair in pairs for reference in pair[1:]]
+        low, high = median_interval(ratios)
+        found |= {f"{name}_ms": 1000 * statistics.median(pair[side] for pair in pairs)}
+        found |= {f"{name}_ratio": statistics.median(ratios), f"{name}_low": low, f"{name}_high": high}
+    return found
 
 
 def table(rows: list[dict[str, Any]], *, markdown: bool = False) -> str:
     """The rows as a table."""
-    cells = [
-        [
-            row["network"], row["statistics"], f"{row['logits_difference']:.0e}",
-            f"{row['network_ms']:.0f}", f"{row['ratio']:.2f}",
-            f"{row['low']:.2f} to {row['high']:.2f}", f"{row['labelling_ms']:.0f}", f"{row['labelling_ratio']:.2f}",
-            f"{100 * row['mdice']:.2f}", f"{100 * row['mdice_difference']:+.2f}",
-            f"{100 * row['mdice_decoded']:.2f}", f"{100 * row['mdice_decoded_difference']:+.2f}",
-        ]
-        for row in rows
-    ]  # fmt: skip
+    cells = []
+    for row in rows:
+        line = [row["network"], row["statistics"]]
+        for name in ("network", "labelling"):
+            line += [f"{row[f'{name}_ms']:.0f}", f"{row[f'{name}_ratio']:.2f}"]
+            line += [f"{row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f}"]
+        line += [f"{row['logits_difference']:.0e}"] if "logits_difference" in row else [""]
+        for name in READ_OUTS:
+            scored = row.get(name) is not None
+            line += [f"{100 * row[name]:.2f} ({100 * row[f'{name}_difference']:+.2f})" if scored else ""]
+        cells.append(line)
     return format_table(HEAD, cells, markdown=markdown)
-
-
-def _median(values: list[float]) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).median())
