@@ -28,7 +28,7 @@ from ...weights import SETTINGS, WEIGHTS
 from ..accuracy.grid import EVALUATION, read, write_json
 from ..quantise import QUANTISED, quantise_folder
 from .labelling import OVERLAYS, Labelling, PlainLabelling, configs
-from .pairs import Pairs, in_turns, median_interval
+from .pairs import Pairs, conditions_here, conditions_in_words, in_turns, median_interval
 
 REFERENCE = "MONAI's SliceInferer, batch 1"
 READ_OUTS = ("raw", "decoded", "named")
@@ -82,8 +82,9 @@ def run(args: argparse.Namespace) -> int:
             torch_row = next((r for r in rows if r["statistics"] == row["statistics"]), row)
             row |= {f"{name}_difference": row[name] - torch_row[name] for name in READ_OUTS if row[name] is not None}
         rows.append(row)
-    write_json(out / "exports.json", {"rows": rows, "threads": args.threads, "torch": torch.__version__})
-    write_whole(out / "exports.md", table(rows, markdown=True) + "\n")
+    made = conditions_here(args.threads)
+    write_json(out / "exports.json", {"rows": rows, **made})
+    write_whole(out / "exports.md", page(rows, made))
     print(table(rows))
     return 0
 
@@ -196,6 +197,26 @@ def times(network: Pairs, labelling: Pairs, side: int) -> dict[str, float]:
         found |= {f"{name}_ms": 1000 * statistics.median(pair[side] for pair in pairs)}
         found |= {f"{name}_ratio": statistics.median(ratios), f"{name}_low": low, f"{name}_high": high}
     return found
+
+
+def page(rows: list[dict[str, Any]], made: Mapping[str, Any]) -> str:
+    """The table in Markdown, and what it says."""
+    return "\n".join(
+        [
+            "# Exports of a network",
+            "",
+            "Written by `python -m scripts benchmark exports --model DIR --datalist D.json --out OUT`. Ratios are",
+            "beside the last row, the same transforms with MONAI's SliceInferer (a slice at a time, float32), Invertd",
+            "and AsDiscreted, without names; medians of pairs measured in turns, with the 95 % interval of the median",
+            "(fewer than six pairs: their range). Lower is faster.",
+            "*Labelling* is from the file to the label map with all checks and names, the network loaded.",
+            "",
+            table(rows, markdown=True),
+            "",
+            f"{conditions_in_words(dict(made))}.",
+            "",
+        ]
+    )
 
 
 def table(rows: list[dict[str, Any]], *, markdown: bool = False) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import monai
 import torch
 from scipy.stats import binom
 
@@ -126,3 +131,28 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     ordered, n = sorted(values), len(values)
     k = max(1, int(binom.ppf((1 - confidence) / 2, n, 0.5)))
     return ordered[k - 1], ordered[n - k]
+
+
+def conditions_here(threads: int) -> dict[str, Any]:
+    """Machine and versions that the numbers depend on, and the date."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "machine": {
+            "processor": names[0] if names else platform.processor() or platform.machine(),
+            "cores": os.cpu_count(), "gpu": gpu, "system": platform.system(),
+        },
+        "python": platform.python_version(), "torch": torch.__version__, "monai": monai.__version__,
+        "threads": threads, "date": str(datetime.date.today()),
+    }  # fmt: skip
+
+
+def conditions_in_words(made: dict[str, Any]) -> str:
+    """The value of :func:`conditions_here` in words."""
+    machine = made["machine"]
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}; {made['threads']} thread(s); "
+        f"Python {made['python']}, PyTorch {made['torch']}, MONAI {made['monai']}; {made['date']}"
+    )

@@ -7,10 +7,8 @@ are not measured anew keep their rows.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -19,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import monai
 import torch
 import yaml
 
@@ -31,6 +28,7 @@ from .field_trainer import field_rows
 from .inference import Setting, inference_rows
 from .maps import guided_row, otsu_rows
 from .memory import memory_row
+from .pairs import conditions_here, conditions_in_words
 from .training import Sizes, engine_row, method_rows, stage1_row
 
 PARTS = {
@@ -142,14 +140,9 @@ def kinds(args: argparse.Namespace, work: Path) -> dict[str, Callable[[], Iterab
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
     """Machine, versions and settings that the numbers depend on."""
-    names = [line for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")]
-    processor = names[0].partition(":")[2].strip() if names else platform.processor() or platform.machine()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
-        "machine": {"processor": processor, "cores": os.cpu_count(), "gpu": gpu, "system": platform.system()},
-        "python": platform.python_version(), "torch": torch.__version__, "monai": monai.__version__,
-        "threads": args.threads, "seed": args.seed, "date": str(datetime.date.today()),
-        "config": [*args.overlays, *args.set], "load": round(os.getloadavg()[0], 1),
+        **conditions_here(args.threads), "seed": args.seed, "config": [*args.overlays, *args.set],
+        "load": round(os.getloadavg()[0], 1),
     }  # fmt: skip
 
 
@@ -182,13 +175,7 @@ def page(report: dict[str, Any]) -> str:
 
 def _place(made: dict[str, Any]) -> str:
     """The conditions of a part, in a sentence."""
-    machine = made["machine"]
-    gpu = machine["gpu"] or "no GPU"
-    return (
-        f"{machine['processor']}, {machine['cores']} cores, {gpu}; {made['threads']} thread(s); Python "
-        f"{made['python']}, PyTorch {made['torch']}, MONAI {made['monai']}; seed {made['seed']}; {made['date']}; "
-        f"steps of train.yaml with {', '.join(made['config'])}."
-    )
+    return f"{conditions_in_words(made)}; seed {made['seed']}; steps of train.yaml with {', '.join(made['config'])}."
 
 
 def table(rows: list[dict[str, Any]], *, markdown: bool = False) -> str:
@@ -214,7 +201,3 @@ def _plain(row: dict[str, Any]) -> str:
     return ", ".join(
         f"{head} {cell}" if head != HEAD[0] else cell for head, cell in zip(HEAD, _cells(row), strict=True)
     )
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
