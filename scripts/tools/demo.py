@@ -36,8 +36,8 @@ AFTER_WARM_START = {
 EXAMPLE, SHIPPED = BUNDLE_ROOT / "docs" / "example" / "spider_052.nii.gz", BUNDLE_ROOT / "models"
 """A scan that comes with the bundle, and the folder of the network that does."""
 OF_STRUCTURES = {
-    "confidence": "confidence", "volume_ml": "volume, ml", "height_anterior_mm": "height in front, mm",
-    "height_middle_mm": "in the middle", "height_posterior_mm": "at the back",
+    "confidence": "confidence", "volume_ml": "volume, ml", "height_anterior_mm": "front",
+    "height_middle_mm": "middle", "height_posterior_mm": "back",
 }  # fmt: skip
 """Column of structures.csv -> head in the report."""
 NAMES = {"supervised": "supervised", "mean_teacher": "Mean Teacher", "cps4": "CPS4"}
@@ -189,18 +189,21 @@ def example_chapters(folder: Path) -> list[Chapter]:
         "The network never saw this patient. Label map, tables and a page of their own: example/index.html."
     )
     caption = (
-        f"{EXAMPLE.name}: SPIDER, CC BY 4.0, doi:10.5281/zenodo.10159290. From the right to the left, and from behind."
+        f"{EXAMPLE.name}: SPIDER, CC BY 4.0, doi:10.5281/zenodo.10159290. Three sagittal slices and a coronal picture."
     )
     return [Chapter("A real scan, labelled", [words, Picture(picture, caption), structures_table(folder)])]
 
 
 def structures_table(folder: Path) -> Table:
-    """The structures of `structures.csv` from the head down; what was not measured is empty."""
+    """The structures of `structures.csv` from the head down; what was not measured of one is empty, of all left out."""
     found = pd.read_csv(folder / "structures.csv").iloc[::-1].set_index("class")
-    cells = found[list(OF_STRUCTURES)].rename(columns=OF_STRUCTURES)
+    cells = found[list(OF_STRUCTURES)].dropna(axis="columns", how="all").rename(columns=OF_STRUCTURES)
     text = cells.map(lambda value: "" if pd.isna(value) else f"{value:.1f}")
     text["confidence"] = cells["confidence"].map("{:.2f}".format)
-    note = "Measured on the label map. Empty: the scan does not show enough of the structure."
+    note = (
+        "Heights in front, in the middle and at the back in mm, measured on the label map; empty where the scan does not "
+        "show enough of a structure. All measurements: example/structures.csv and example/scans.csv."
+    )
     return Table("structures", note, text.rename_axis("structure"))
 
 

@@ -69,7 +69,7 @@ def labelled(folder: Path) -> Path:
     report = {"verdict": "check levels", "reasons": ["L4/L5 is missing."], "structures": []}
     (folder / f"{name}_levels.json").write_text(json.dumps(report), encoding="utf-8")
     head = "scan,class,volume_ml,height_anterior_mm,height_middle_mm,height_posterior_mm,confidence"
-    rows = [f"{name},L5/S,,,,,0.999", f"{name},L5,25.34,29.2,23.5,22.4,0.988"]
+    rows = [f"{name},L5/S,,,,,0.999", f"{name},L5,,29.24,23.5,22.4,0.988"]
     (folder / "structures.csv").write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
     return folder
 
@@ -103,8 +103,9 @@ class TestExample:
         assert "CC BY 4.0" in picture.caption
         assert isinstance(table, Table)
         assert table.cells.index.tolist() == ["L5", "L5/S"]  # from the head down
-        assert table.cells.loc["L5"].tolist() == ["0.99", "25.3", "29.2", "23.5", "22.4"]
-        assert table.cells.loc["L5/S"].tolist() == ["1.00", "", "", "", ""]
+        assert list(table.cells.columns) == ["confidence", "front", "middle", "back"]  # no volume at all
+        assert table.cells.loc["L5"].tolist() == ["0.99", "29.2", "23.5", "22.4"]
+        assert table.cells.loc["L5/S"].tolist() == ["1.00", "", "", ""]
 
     def test_the_picture_is_a_jpeg_in_the_page(self, tmp_path: Path) -> None:
         chapters = example_chapters(labelled(tmp_path / "example"))
