@@ -201,8 +201,8 @@ def structures_table(folder: Path) -> Table:
     text = cells.map(lambda value: "" if pd.isna(value) else f"{value:.1f}")
     text["confidence"] = cells["confidence"].map("{:.2f}".format)
     note = (
-        "Heights in front, in the middle and at the back in mm, measured on the label map; empty where the scan does not "
-        "show enough of a structure. All measurements: example/structures.csv and example/scans.csv."
+        "Heights in front, in the middle and at the back in mm, measured on the label map; empty where the scan does "
+        "not show enough of a structure. All measurements: example/structures.csv and example/scans.csv."
     )
     return Table("structures", note, text.rename_axis("structure"))
 
