@@ -95,7 +95,7 @@ label-demo: $(LABEL_READY)  ## a MONAI Label server with phantoms, a few of them
 test-zoo: $(READY_EXTRAS)  ## what the Model Zoo verifies, on a folder assembled with small weights trained on phantoms
 	$(BIN)/python -m pytest -m "" tests/integration/test_zoo.py tests/integration/test_zoo_folder.py
 
-demo: $(READY)  ## phantom data, both stages, a table and pictures; minutes on a CPU
+demo: $(READY)  ## a real scan labelled; both stages on phantoms, a table and pictures; minutes on a CPU
 	$(BIN)/python -m scripts demo
 
 notebook: $(READY)  ## run docs/tutorial.ipynb from top to bottom, in place; minutes on a CPU

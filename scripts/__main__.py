@@ -19,7 +19,7 @@ COMMANDS = {
     "quantise": ("scripts.tools.quantise", "make a trained network fast on a CPU, for label --fast"),
     "measure": ("scripts.measure.command", "measure the structures of label maps"),
     "phantom": ("scripts.phantom.command", "draw synthetic spine volumes with labels"),
-    "demo": ("scripts.tools.demo", "show the whole method on phantoms, in minutes"),
+    "demo": ("scripts.tools.demo", "label a real scan, then show the whole method on phantoms, in minutes"),
     "benchmark": ("scripts.tools.benchmark", "measure accuracy or speed"),
     "label_app": ("scripts.label_server.assemble", "make the folder that a MONAI Label server is started with"),
     "label_demo": ("scripts.label_server.demo", "start a MONAI Label server with phantoms"),

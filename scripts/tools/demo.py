@@ -1,4 +1,4 @@
-"""`python -m scripts demo`: the whole method on phantoms, from drawing scans to a page of results."""
+"""`python -m scripts demo`: a real scan labelled, then the whole method on phantoms, up to a page of results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from typing import Any
 
 import pandas as pd
 
-from ..bundle.launch import bundle_run
+from ..bundle.launch import BUNDLE_ROOT, bundle_run
 from ..files import write_whole
 from ..labels import ClassTable
 from ..phantom.write import DRAWING_VERSION, write_phantoms
 from ..report.charts import curves, per_class_bars
 from ..report.tables import format_table, percent
+from ..weights import model_settings
 from .results.document import Chapter, Commands, Picture, Table, settings_table, write_html
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,13 @@ WARM_START = {"max_epochs": 30, "val_interval": 5}
 AFTER_WARM_START = {
     "ramp#start": 0.0, "learning_rate": 0.001, "max_epochs": 12, "val_interval": 2,
 }  # fmt: skip
+EXAMPLE, SHIPPED = BUNDLE_ROOT / "docs" / "example" / "spider_052.nii.gz", BUNDLE_ROOT / "models"
+"""A scan that comes with the bundle, and the folder of the network that does."""
+OF_STRUCTURES = {
+    "confidence": "confidence", "volume_ml": "volume, ml", "height_anterior_mm": "front",
+    "height_middle_mm": "middle", "height_posterior_mm": "back",
+}  # fmt: skip
+"""Column of structures.csv -> head in the report."""
 NAMES = {"supervised": "supervised", "mean_teacher": "Mean Teacher", "cps4": "CPS4"}
 
 
@@ -79,6 +87,12 @@ class Demo:
         if out.is_dir() and not (begun.is_file() and begun.read_text(encoding="utf-8") == settings):
             shutil.rmtree(out)
         write_whole(begun, settings)
+
+    def label(self) -> None:
+        """Label the example scan with the shipped network, as `python -m scripts label` does."""
+        out = self.folder / "example"
+        bundle_run("inference", ["inference.yaml"], {"input_dir": EXAMPLE, "output_dir": out}, out / "log.txt")
+        print(f"{out / 'index.html'} shows the scan, its levels and measurements", flush=True)
 
     def train(self, name: str, run_id: str, configs: list[str], **overrides: Any) -> None:
         """Run a training as a phase; killed on the way, it goes on from its last epoch."""
@@ -147,17 +161,50 @@ class Demo:
             for run, file in (("pretraining", "pretrain"), ("training", "train"))
         )
         chapters = [
-            Chapter("Result", [scores_table(summary)]),
+            *example_chapters(self.folder / "example"),
+            Chapter("Training with few labels, on phantoms", [scores_table(summary)]),
             *(Chapter(head, [Picture(*picture)]) for head, picture in pictures.items() if picture[0].is_file()),
             Chapter("Settings", [settings_table(summary["settings"])]),
             Chapter("Time", [seconds_table(summary["seconds"])]),
             Chapter("How to go on", [Commands(commands)]),
         ]
         lead = (
-            "Class-prompt driven semi-supervised segmentation of spine MR: a small run of every part, "
-            "pretraining, training, inference and evaluation, on synthetic volumes."
+            "Class-prompt driven semi-supervised segmentation of spine MR: a real scan, labelled by the network that "
+            "comes with the bundle; then a small run of every part, pretraining, training, inference and evaluation, "
+            "on synthetic volumes."
         )
         return write_html(self.folder / "report.html", "CPS4 demonstration", [lead], chapters)
+
+
+def example_chapters(folder: Path) -> list[Chapter]:
+    """The labelled example scan: verdict, picture and measurements; none where nothing was labelled."""
+    name = EXAMPLE.name.removesuffix(".nii.gz")
+    picture = folder / "pictures" / f"{name}.jpg"
+    if not picture.is_file():
+        return []
+    report = json.loads((folder / f"{name}_levels.json").read_text(encoding="utf-8"))
+    words = (
+        f"Verdict on the levels: {report['verdict']}. "
+        f"{' '.join(report['reasons'])} "
+        "The network never saw this patient. Label map, tables and a page of their own: example/index.html."
+    )
+    caption = (
+        f"{EXAMPLE.name}: SPIDER, CC BY 4.0, doi:10.5281/zenodo.10159290. Three sagittal slices and a coronal picture."
+    )
+    return [Chapter("A real scan, labelled", [words, Picture(picture, caption), structures_table(folder)])]
+
+
+def structures_table(folder: Path) -> Table:
+    """The structures of `structures.csv` from the head down; what was not measured of one is empty, of all left out."""
+    found = pd.read_csv(folder / "structures.csv").iloc[::-1].set_index("class")
+    cells = found[list(OF_STRUCTURES)].dropna(axis="columns", how="all").rename(columns=OF_STRUCTURES)
+    text = cells.map(lambda value: "" if pd.isna(value) else f"{value:.1f}")
+    text["confidence"] = cells["confidence"].map("{:.2f}".format)
+    note = (
+        "Heights in front, in the middle and at the back in mm, measured on the label map; empty where the scan does "
+        "not show enough of a structure. All measurements: example/structures.csv and example/scans.csv."
+    )
+    return Table("structures", note, text.rename_axis("structure"))
 
 
 def scores_table(summary: Mapping[str, Any]) -> Table:
@@ -191,6 +238,9 @@ def run(args: argparse.Namespace) -> int:
     demo = Demo(args.out.absolute(), args.seed)
     begin = time.perf_counter()
     print(f"the demo's folder is {demo.folder}; progress bars show each phase", flush=True)
+    if EXAMPLE.is_file():  # Docker's image has none
+        network = (model_settings(SHIPPED) or {}).get("sha256")
+        demo.phase("example scan", demo.label, config={"scan": EXAMPLE.name, "network": network})
     phantoms = {"labelled": 2, "unlabelled": 40, "validation": 6, "test": 16, "seed": 2026}
     drawing: dict[str, Any] = {"shape_hw": (128, 80), "pixel_mm": 2.35}
     draw = lambda: write_phantoms(demo.folder / "phantoms", **phantoms, **drawing)  # noqa: E731

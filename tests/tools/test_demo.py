@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scripts.tools import demo
-from scripts.tools.demo import METHODS, NAMES, Demo, scores_table, seconds_table
-from scripts.tools.results.document import markdown
+from scripts.tools.demo import EXAMPLE, METHODS, NAMES, SHIPPED, Demo, example_chapters, scores_table, seconds_table
+from scripts.tools.results.document import Picture, Table, markdown, write_html
 
 
 @pytest.fixture
@@ -58,3 +59,58 @@ def test_the_best_method_is_bold() -> None:
 
 def test_seconds_are_added_up() -> None:
     assert seconds_table({"phantoms": 1.25, "training": 10}).cells["seconds"].tolist() == ["1.2", "10.0", "11.2"]
+
+
+def labelled(folder: Path) -> Path:
+    """What labelling the example scan leaves, as far as the report reads it."""
+    name = EXAMPLE.name.removesuffix(".nii.gz")
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "pictures" / f"{name}.jpg").write_bytes(b"picture")
+    report = {"verdict": "check levels", "reasons": ["L4/L5 is missing."], "structures": []}
+    (folder / f"{name}_levels.json").write_text(json.dumps(report), encoding="utf-8")
+    head = "scan,class,volume_ml,height_anterior_mm,height_middle_mm,height_posterior_mm,confidence"
+    rows = [f"{name},L5/S,,,,,0.999", f"{name},L5,,29.24,23.5,22.4,0.988"]
+    (folder / "structures.csv").write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    return folder
+
+
+class TestExample:
+    def test_scan_and_network_come_with_the_bundle(self) -> None:
+        assert EXAMPLE.is_file()
+        assert (SHIPPED / "model.pt").is_file()
+
+    def test_the_shipped_network_labels_it(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        calls: list[tuple[str, list[str], dict[str, Any]]] = []
+        monkeypatch.setattr(
+            demo, "bundle_run", lambda run_id, configs, given, _: calls.append((run_id, configs, given))
+        )
+        Demo(tmp_path, 0).label()
+        given = {
+            "input_dir": EXAMPLE,
+            "output_dir": tmp_path / "example",
+        }  # inference reads models/ unless told otherwise
+        assert calls == [("inference", ["inference.yaml"], given)]
+        assert str(tmp_path / "example" / "index.html") in capsys.readouterr().out
+
+    def test_verdict_picture_and_measurements(self, tmp_path: Path) -> None:
+        (chapter,) = example_chapters(labelled(tmp_path / "example"))
+        words, picture, table = chapter.parts
+        assert isinstance(words, str)
+        assert "Verdict on the levels: check levels. L4/L5 is missing. " in words
+        assert isinstance(picture, Picture)
+        assert "CC BY 4.0" in picture.caption
+        assert isinstance(table, Table)
+        assert table.cells.index.tolist() == ["L5", "L5/S"]  # from the head down
+        assert list(table.cells.columns) == ["confidence", "front", "middle", "back"]  # no volume at all
+        assert table.cells.loc["L5"].tolist() == ["0.99", "29.2", "23.5", "22.4"]
+        assert table.cells.loc["L5/S"].tolist() == ["1.00", "", "", ""]
+
+    def test_the_picture_is_a_jpeg_in_the_page(self, tmp_path: Path) -> None:
+        chapters = example_chapters(labelled(tmp_path / "example"))
+        text = write_html(tmp_path / "report.html", "title", ["lead"], chapters).read_text(encoding="utf-8")
+        assert '<img src="data:image/jpeg;base64,' in text
+
+    def test_without_labels_there_is_no_chapter(self, tmp_path: Path) -> None:
+        assert example_chapters(tmp_path / "example") == []

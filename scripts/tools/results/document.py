@@ -40,7 +40,7 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A PNG and what it shows."""
+    """A PNG or a JPEG (.jpg), and what it shows."""
 
     path: Path
     caption: str
