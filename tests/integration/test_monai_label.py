@@ -334,7 +334,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 class TestShippedNetwork:
     def test_is_there_at_once(self, shipped: Server) -> None:
         assert list(shipped.json("/info/")["models"]) == [MODEL]
-        status, content = shipped.infer("phantom_0000", "json")
+        status, content = shipped.infer("phantom_0001", "json")
         assert status == 200
         assert json.loads(content)["structures"]
 
