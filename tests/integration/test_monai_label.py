@@ -188,7 +188,7 @@ class TestServer:
         scan = nib.load(server.studies / "new_PIR.nii.gz")
         label = np.zeros(scan.shape, np.uint8)
         label[0, 0, :3] = (1, 2, 18)
-        sheared = scan.affine + np.pad([[0.5]], ((0, 3), (1, 2)))  # as some converters write them
+        sheared = scan.affine + np.pad([[0.02]], ((0, 3), (1, 2)))  # as some converters write them
         nib.save(nib.Nifti1Image(label, sheared), tmp_path / "label.nii.gz")
         sent = [{"name": name.lower(), "idx": number} for number, name in enumerate(TABLE.names[2:], 1)]
         place = "/datastore/label?image=new_PIR"
