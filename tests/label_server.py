@@ -9,10 +9,13 @@ import socket
 import subprocess
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv-label" / "bin" / "python"
@@ -27,9 +30,19 @@ def free_port() -> int:
 
 
 class Server:
-    """A server on this machine, its studies, and its answers."""
+    """A server on this machine, its studies, and its answers.
 
-    def __init__(self, folder: Path, studies: Path | str = "", settings: Mapping[str, str] | None = None) -> None:
+    `overlays` are those of the app; without any the shipped network goes along. `keys` replace keys of its train.yaml.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        studies: Path | str = "",
+        settings: Mapping[str, str] | None = None,
+        overlays: Sequence[str] = ("narrow.yaml", "smoke.yaml"),
+        keys: Mapping[str, Any] | None = None,
+    ) -> None:
         self.studies, self.app, self.log = folder / "studies", folder / "app", folder / "server.log"
         self.models = self.app / "model" / MODEL / "models"
         port = str(free_port())
@@ -37,10 +50,13 @@ class Server:
         made = subprocess.run(
             [
                 *(PYTHON, "-m", "scripts", "label_app", self.app, "--studies", studies or self.studies, "--port", port),
-                *("--overlays", "narrow.yaml", "smoke.yaml"),
+                *("--overlays", *overlays),
             ],
             cwd=ROOT, capture_output=True, text=True, check=True,
         )  # fmt: skip
+        config = self.models.parent / "configs/train.yaml"
+        given = {**yaml.safe_load(config.read_text(encoding="utf-8")), **(keys or {})}
+        config.write_text(yaml.safe_dump(given, sort_keys=False), encoding="utf-8")
         line = ["env", *shlex.split(made.stdout.splitlines()[-1])]
         line += ["--conf", "stage1", "offline_encoders.yaml,smoke.yaml"]
         with self.log.open("w") as log:
@@ -68,15 +84,16 @@ class Server:
         assert status == 200, content
         return json.loads(content)
 
-    def infer(self, image: str, output: str = "image") -> tuple[int, bytes]:
+    def infer(self, image: str, output: str = "image", params: str = '{"device": "cpu"}') -> tuple[int, bytes]:
         form = "application/x-www-form-urlencoded"
-        return self.ask(f"/infer/{MODEL}?image={image}&output={output}", b"params=%7B%22device%22%3A%22cpu%22%7D", form)
+        body = urllib.parse.urlencode({"params": params}).encode()
+        return self.ask(f"/infer/{MODEL}?image={image}&output={output}", body, form)
 
-    def put(self, path: str, field: str, file: Path, params: dict[str, Any] | None = None) -> tuple[int, bytes]:
+    def put(self, path: str, field: str, file: Path, params: dict[str, Any] | str | None = None) -> tuple[int, bytes]:
         """Upload a file as a viewer does."""
         mark = b"----part"
         parts = [(f'name="{field}"; filename="{file.name}"', file.read_bytes())]
-        parts.append(('name="params"', json.dumps(params or {}).encode()))
+        parts.append(('name="params"', (params if isinstance(params, str) else json.dumps(params or {})).encode()))
         body = b"".join(
             b"--" + mark + b"\r\nContent-Disposition: form-data; " + head.encode() + b"\r\n\r\n" + content + b"\r\n"
             for head, content in parts
@@ -90,6 +107,10 @@ class Server:
         self.json(f"/train/{MODEL}", {"device": "cpu", "max_epochs": 2, **settings})
         self.wait(lambda: self.json("/train/")["status"] in ("DONE", "ERROR"), "the training to end")
         return self.json("/train/")["status"], self.log.read_text(encoding="utf-8")[begin:]
+
+    def close(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(60) is not None
 
     def wait_for_scoring(self) -> None:
         """Wait until every scoring task that was started has ended."""

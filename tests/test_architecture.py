@@ -50,7 +50,8 @@ TABLE = {
     "commands": ("labels files weights ops networks data evaluation bundle report", f"{MONAI} fire tqdm"),
     "label_server": (
         "weights data phantom",
-        "monai yaml numpy nibabel fastapi pydicom monailabel monaibundle_app class_labels viewer_colours",
+        "monai yaml numpy nibabel fastapi pydicom monailabel monaibundle_app answers class_labels label_grid "
+        "viewer_colours",
     ),
     "info": ("labels", ""),
     "tools": (

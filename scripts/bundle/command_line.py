@@ -214,12 +214,11 @@ def as_data_error(read: Callable[..., Any], *args: Any) -> Any:
 
 def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Exception hook, see :func:`show_data_errors_without_traceback`."""
-    chain = _with_causes(error)
-    # a sentence that names the key comes before the system's reason, which it was raised from
-    known = (str(cause) for cause in chain if isinstance(cause, DataError))
-    problem = next(known, None) or storage_problem(error) or next(filter(None, map(_machine_problem, chain)), None)
+    problem = problem_of(error)
     if problem is None:
-        another_ended = re.search(LEFT_ALONE, " ".join(map(str, chain))) and _count_with_others(REFUSED, 0)
+        another_ended = re.search(LEFT_ALONE, " ".join(map(str, _with_causes(error)))) and _count_with_others(
+            REFUSED, 0
+        )
         return None if another_ended else sys.__excepthook__(kind, error, trace)
     first = _count_with_others(hashlib.sha256(problem.encode()).hexdigest(), 1) <= 1
     if first:
@@ -228,6 +227,14 @@ def _excepthook(kind: type[BaseException], error: BaseException, trace: Any) -> 
     else:
         time.sleep(1)  # torchrun ends all processes with the first one, which has to say it before
     return None
+
+
+def problem_of(error: BaseException) -> str | None:
+    """The message of an error of data, disk or memory; None of an error of any other kind."""
+    chain = _with_causes(error)
+    # a sentence that names the key comes before the system's reason, which it was raised from
+    known = (str(cause) for cause in chain if isinstance(cause, DataError))
+    return next(known, None) or storage_problem(error) or next(filter(None, map(_machine_problem, chain)), None)
 
 
 def _with_causes(error: BaseException) -> list[BaseException]:

@@ -19,8 +19,16 @@ from ..weights import SETTINGS, WEIGHTS, model_settings
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = BUNDLE_ROOT / "models"
 NAME = "spine_mri_cps4_segmentation"
-SERVER_KEYS = {"ckpt_dir": "$@bundle_root + '/models'", "overwrite": True}
-"""Keys of `train.yaml`: MONAI Label looks for the network in `models/`, and trains into the same folders."""
+SERVER_KEYS = {
+    "ckpt_dir": "$@bundle_root + '/models'",
+    "overwrite": True,
+    "warm_start": "$(lambda file: file if os.path.isfile(file) else '')(@ckpt_dir + '/model.pt')",
+}
+"""Keys of `train.yaml`: MONAI Label looks for the network in `models/`, trains into the same folders, and starts from
+the network that is there."""
+ADDITIONS = ("label_server/answers.py", "label_server/class_labels.py", "label_server/viewer_colours.py")
+GRID = "data/check/grid.py"
+"""Files of `scripts` that lie beside the app's; the last as `label_grid.py`."""
 OF_A_NETWORK = ("image_size", "pixel_mm", "channels", "norm", "statistics")
 """Keys of `train.yaml` that the weights which training starts from decide."""
 PARTS = ("configs", "scripts", "LICENSE", "metadata.json")
@@ -55,8 +63,9 @@ def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str |
     bundle.mkdir(parents=True, exist_ok=True)
     _monai_label_app(app / "monaibundle_app.py")
     shutil.copy(Path(__file__).parent / "app.py", app / "main.py")
-    for addition in ("class_labels.py", "viewer_colours.py"):
-        shutil.copy(Path(__file__).parent / addition, app)
+    for addition in ADDITIONS:
+        shutil.copy(BUNDLE_ROOT / "scripts" / addition, app)
+    shutil.copy(BUNDLE_ROOT / "scripts" / GRID, app / "label_grid.py")
     for part in PARTS:
         source, target = BUNDLE_ROOT / part, bundle / part
         if source.is_dir():

@@ -17,6 +17,7 @@ from typing import Any
 import nibabel
 import numpy as np
 from fastapi import HTTPException
+from label_grid import fits
 from monai.transforms import LoadImage
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
@@ -52,16 +53,17 @@ class ClassIdMixin:
             label_info: names of the label values, `[{"name": "l4", "idx": 2}, ...]`; None if they are class ids.
 
         Raises:
-            HTTPException: the file cannot be read, or a value or name is no class.
+            HTTPException: there is no such scan, the file cannot be read, it does not lie on the scan, or a value or
+                name is no class.
         """
         ids = self._ids_of(label_info)
+        if not (uri := self.get_image_uri(image_id)):  # type: ignore[attr-defined]
+            raise HTTPException(404, f"there is no image {image_id!r} in the studies")
         with tempfile.TemporaryDirectory() as folder:
             if file.endswith(".bin"):
-                file = shutil.move(binary_to_image(self.get_image_uri(image_id), file), folder)  # type: ignore[attr-defined]
-            try:
-                label = LoadImage(image_only=True)(file)
-            except Exception as error:  # readers raise what they like
-                raise HTTPException(422, f"the label of {image_id!r} cannot be read; send it again") from error
+                file = shutil.move(binary_to_image(uri, file), folder)
+            label = _read(file, f"the label of {image_id!r} cannot be read; send it again")
+            require_grid(image_id, _read(uri, f"the image {image_id!r} cannot be read; replace it"), label)
             found = [value for value in np.unique(label.numpy()).tolist() if value]
             for value in found:
                 if not ids.get(value):
@@ -159,6 +161,32 @@ class DicomLabels(ClassIdMixin, DICOMWebDatastore):
             "SegmentedPropertyTypeCodeSequence": _code(row.get("code") or ANATOMICAL_STRUCTURE),
             "recommendedDisplayRGBValue": row["colour"],
         }
+
+
+def _read(file: str, problem: str) -> Any:
+    try:
+        return LoadImage(image_only=True)(file)
+    except Exception as error:  # readers raise what they like
+        raise HTTPException(422, problem) from error
+
+
+def require_grid(name: str, image: Any, label: Any) -> None:
+    """Refuse a label (a MetaTensor) that training could not bring onto its image's voxels with an HTTPException."""
+    one, other = ({"shape": (*v.shape, 1)[:3], "affine": v.affine.numpy().astype(np.float64)} for v in (image, label))
+    if not fits(other, one):
+        raise HTTPException(
+            422,
+            f"the label lies on another grid than the image {name!r}: {_size(label)} voxels of {_side(label)} mm, the "
+            f"image {_size(image)} of {_side(image)}; draw it on this image, or resample it onto the image's grid",
+        )
+
+
+def _size(volume: Any) -> str:
+    return " x ".join(map(str, volume.shape))
+
+
+def _side(volume: Any) -> str:
+    return " x ".join(f"{side:.3g}" for side in np.linalg.norm(volume.affine.numpy()[:3, :3], axis=0))
 
 
 def write_with_ids(label: Any, ids: dict[int, int], target: str) -> None:

@@ -6,7 +6,7 @@ Needed is what a few first files lead to: a config by its name, a module by `_ta
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from modulefinder import ModuleFinder
 from pathlib import Path
 
@@ -19,6 +19,10 @@ CONFIGS = (
     *("pretrain.yaml", "train.yaml", "federated.yaml", "multi_gpu_train.yaml", "multi_gpu_evaluate.yaml"),
 )
 """Configs that MONAI's tools, or users of them, ask for by name; `docs/README.md` names the others."""
+ZOO_PAGE = "scripts/tools/zoo_readme.md"
+"""What the Model Zoo's folder says of itself; `docs/README.md` is made of it."""
+ZOO_CONFIGS = ("metadata.json", "logging.conf", "classes.json", "inference.yaml", "evaluate.yaml", "train.yaml")
+"""Configs that the Model Zoo and MONAI Label ask for by name; `ZOO_PAGE` names the others."""
 OTHER_ROOMS = ("commands", "label_server", "phantom", "tools")
 """Folders of `scripts/` whose commands are for the repository alone."""
 NAME = re.compile(r"[\w./-]+\.(?:yaml|json|conf|txt|png|svg|html)\b")
@@ -28,10 +32,16 @@ COMMAND = re.compile(r"(?:python -m scripts (\w+)|(?<=`)(make) )(?:[^`\n]*`|[^`)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)(?:#[^)\s]*)?\)")
 
 
-def needed_files(root: Path = BUNDLE_ROOT) -> set[str]:
-    """The paths of all needed files, relative to the bundle's root, without weights."""
+def needed_files(root: Path = BUNDLE_ROOT, page: str = "docs/README.md", configs: Sequence[str] = CONFIGS) -> set[str]:
+    """The paths of all needed files, relative to the bundle's root, without weights.
+
+    Args:
+        root: the bundle's root.
+        page: the document that tells users what there is.
+        configs: configs that are asked for by name.
+    """
     commands = [module for module, _ in COMMANDS.values() if module.split(".")[1] not in OTHER_ROOMS]
-    todo = ["LICENSE", "docs/README.md", "docs/data_license.txt", *(f"configs/{name}" for name in CONFIGS)]
+    todo = ["LICENSE", page, "docs/data_license.txt", *(f"configs/{name}" for name in configs)]
     todo += [path.relative_to(root).as_posix() for path in root.glob("configs/label_maps/*.json")]
     todo += [f"{module.replace('.', '/')}.py" for module in ("scripts.__main__", *commands)]
     # on this path there is nothing but the bundle: what other packages import is not followed
@@ -90,14 +100,21 @@ def say_where(text: str, page: str, files: Set[str]) -> str:
 
 
 def _named_files(text: str, page: Path, root: Path) -> Iterator[str]:
-    """Configs, lists of requirements and pictures that a text names, from the root, from `configs/` or from itself."""
+    """Configs, lists of requirements and pictures that a text names, from the root, from `configs/` or from itself.
+
+    A module gets its configs from its caller: those that its words name lead nowhere.
+    """
     for name in NAME.findall(text):
         for folder in (root, root / "configs", page.parent):
             path = (folder / name).resolve()
             if path.is_file() and path.is_relative_to(root):
                 path = path.relative_to(root)
                 kind = path.parts[0]
-                if kind == "configs" or kind.startswith("requirements") or path.suffix in (".png", ".svg", ".html"):
+                if (
+                    (kind == "configs" and page.suffix != ".py")
+                    or kind.startswith("requirements")
+                    or path.suffix in (".png", ".svg", ".html")
+                ):
                     yield path.as_posix()
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from monai.bundle import ConfigParser
 
 from scripts.label_server import assemble as module
 from scripts.weights import write_model_files
@@ -37,6 +38,15 @@ class TestShippedNetwork:
         assert sorted(path.name for path in (bundle / "models").iterdir()) == ["model.json", "model.pt"]
         assert (bundle / "models/model.pt").read_bytes() == b"weights"
         assert {key: config(bundle)[key] for key in SETTINGS} == SETTINGS
+
+    def test_later_training_starts_from_it(self, shipped: Path, tmp_path: Path) -> None:
+        bundle = module.assemble(tmp_path / "app")
+        parser = ConfigParser(ConfigParser.load_config_file(bundle / "configs/train.yaml"))
+        parser["bundle_root"] = str(bundle)
+        assert parser.get_parsed_content("warm_start") == f"{bundle}/models/model.pt"
+        (bundle / "models/model.pt").unlink()
+        parser = ConfigParser(parser.config)
+        assert parser.get_parsed_content("warm_start") == ""
 
     def test_a_later_training_stays(self, shipped: Path, tmp_path: Path) -> None:
         bundle = module.assemble(tmp_path / "app")

@@ -123,9 +123,10 @@ class TestCommands:
         folder = tmp_path / NAME
         shutil.copytree(zoo, folder)
         download_large_files(bundle_path=str(folder))
-        text = (folder / "docs/README.md").read_text(encoding="utf-8").split("## MONAI Bundle Commands")[1]
+        text = (folder / "docs/README.md").read_text(encoding="utf-8").split("### Preprocessing")[1]
         lines = [line for block in text.split("```")[1::2] for line in block.splitlines() if "-m " in line]
-        assert len(lines) > 10
+        lines = [line for line in lines if "model_trt.ts" not in line]  # TensorRT needs a GPU
+        assert len(lines) == 10
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
         for line in lines:
             line = small(line, datalist, tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.tools.needed_files import OTHER_ROOMS, needed_files, say_where
+from scripts.tools.needed_files import OTHER_ROOMS, ZOO_CONFIGS, ZOO_PAGE, needed_files, say_where
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"docs/README.md", "docs/data.md", "docs/curve.png", "configs/train.yaml", "scripts/info.py"}
@@ -44,6 +44,12 @@ class TestNeededFiles:
         assert rooms & set(OTHER_ROOMS) == set()
         assert {"bundle", "data", "inference", "networks", "training"} <= rooms
 
+    def test_the_zoo_needs_less(self, needed: set[str]) -> None:
+        in_the_zoo = needed_files(page=ZOO_PAGE, configs=ZOO_CONFIGS) - {ZOO_PAGE}
+        assert in_the_zoo < needed
+        assert {"configs/pretrain.yaml", "configs/methods/supervised.yaml"} <= in_the_zoo
+        assert "configs/inference_onnx.yaml" not in in_the_zoo
+
     def test_pages_stay_out(self, needed: set[str]) -> None:
         pages = {name for name in needed if name.startswith("docs/") and not name.endswith((".png", ".svg"))}
         assert pages == {"docs/README.md", "docs/data_license.txt"}
@@ -59,9 +65,21 @@ class TestNeededFiles:
             ("scripts/info.py", "from .ops import a", {"scripts/ops/a.py"}),
             ("scripts/data/check/command.py", "from ...tools import x", {"scripts/tools/x.py"}),
             ("scripts/info.py", "page = 'x.html'", {"scripts/x.html"}),
+            ("scripts/info.py", "words = 'see configs/methods/x.yaml'", set()),
             ("docs/README.md", "models/x.json, /etc/x.conf, D.json, x.md", set()),
         ],
-        ids=["named", "from_configs", "picture", "target", "in_a_function", "module", "up", "template", "nothing"],
+        ids=[
+            "named",
+            "from_configs",
+            "picture",
+            "target",
+            "in_a_function",
+            "module",
+            "up",
+            "template",
+            "words",
+            "nothing",
+        ],
     )
     def test_what_leads_where(self, tree: Path, file: str, text: str, new: set[str]) -> None:
         before = needed_files(tree)
