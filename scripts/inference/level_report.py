@@ -22,6 +22,7 @@ from ..ops.levels.naming import ChainNaming
 from ..ops.levels.report import level_evidence
 from ..ops.levels.spine_parts import off_spine, specks
 from ..ops.levels.structures import as_volume, field_of
+from ..ops.levels.tissue import top_class
 from ..ops.levels.verdict import OK, Trained
 from ..report.spine_picture import spine_picture
 
@@ -63,11 +64,11 @@ class LevelEvidenced(MapTransform):
         d, image = dict(data), data.get(self.image_key)
         for key in self.key_iterator(d):
             parts = convert_to_tensor(d[key], track_meta=False).float().movedim(-1, 0).split(self.table.num_classes, 1)
-            probs, label = parts[0].softmax(1), parts[1 + self.order].argmax(1)
+            probs, label = parts[0].softmax(1), top_class(parts[1 + self.order])
             posterior = None if self.naming is None else self.naming.confidence(probs)
             evidence, findings = level_evidence(probs, label, self.table, self.chain, posterior)
             found = label > 0
-            other = (probs.argmax(1) != label)[found].float().mean() if found.any() else 1.0
+            other = (top_class(probs) != label)[found].float().mean() if found.any() else 1.0
             field = field_of(image.shape[1:], image.affine.cpu().numpy()) if isinstance(image, MetaTensor) else None
             d[EVIDENCE] = {
                 "evidence": evidence,
