@@ -53,7 +53,8 @@ def zoo(trained: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> P
     """The assembled folder, without weights."""
     folder = tmp_path_factory.mktemp("zoo") / NAME
     weights = trained.models / "model.pt"
-    assemble(weights, weights.as_uri(), folder, "They were trained on drawn phantoms.")
+    metrics = trained.models.parent / "run/metrics.csv"
+    assemble(weights, weights.as_uri(), folder, "They were trained on drawn phantoms.", metrics)
     return folder
 
 
