@@ -157,7 +157,7 @@ def finish_inference(excluded: Sequence[Problem], outputs: OutputFolder, ranks: 
         torch.distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-    finish_folder(outputs)
+    finish_folder(outputs, excluded)
     if excluded:
         count = len({problem.path for problem in excluded})
         raise DataError("\n".join([f"{_scans(count)} not labelled, all others are:", *map(str, excluded)]))

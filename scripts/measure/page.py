@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.datalist import Problem
 from ..data.output_folder import PICTURES, OutputFolder
 from ..data.transforms import LABEL_MAP
 from ..ops.levels.verdict import CHECK, OK, REFUSE
@@ -44,7 +45,7 @@ SPINE = {"lordosis_degrees": "lumbar lordosis, °", "levels_posterior": "probabi
 UNITS = {"mm": "mm", "ml": "ml", "degrees": "°", "percent": "%"}
 
 
-def page(reports: Mapping[str, Mapping[str, Any]], outputs: OutputFolder) -> str:
+def page(reports: Mapping[str, Mapping[str, Any]], outputs: OutputFolder, left_out: Sequence[Problem] = ()) -> str:
     """Content of the page of all scans of a folder, the worst verdict first.
 
     It shows what the reports hold and leaves out what they do not; a scan's path, which may name a patient, is not on
@@ -53,6 +54,7 @@ def page(reports: Mapping[str, Mapping[str, Any]], outputs: OutputFolder) -> str
     Args:
         reports: scan -> report.
         outputs: their folder, with the network's weights.
+        left_out: what is wrong with the scans that could not be labelled; of their paths the last part is on it.
     """
     written = {name for name in outputs.entries() if (outputs.folder / name).is_file()}
     scans = [_scan(name, report, written, outputs.folder) for name, report in reports.items()]
@@ -62,7 +64,10 @@ def page(reports: Mapping[str, Mapping[str, Any]], outputs: OutputFolder) -> str
         for name, words in WORDS.items()
     ]
     tables = [name for name in TABLES if name in written]
-    return _template().render(scans=scans, verdicts=verdicts, knows=_known(outputs.weights), tables=tables)
+    faulty = [(Path(problem.path).name, problem.message) for problem in left_out]
+    return _template().render(
+        scans=scans, verdicts=verdicts, knows=_known(outputs.weights), tables=tables, faulty=faulty
+    )
 
 
 def _template() -> Template:

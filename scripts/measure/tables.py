@@ -6,11 +6,11 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.datalist import DataError
+from ..data.datalist import DataError, Problem
 from ..data.output_folder import OutputFolder
 from ..files import take_turns
 from .page import PAGE, REPORT, SCANS, STRUCTURES, WORDS, page
@@ -21,7 +21,7 @@ COLUMNS = ("scan", "class_id", "class", "voxels", *MEASURES, "components", "conf
 """Columns of `structures.csv`."""
 
 
-def finish_folder(outputs: OutputFolder) -> None:
+def finish_folder(outputs: OutputFolder, left_out: Sequence[Problem] = ()) -> None:
     """Write what is made of all reports of a folder, also of earlier runs and of other processes into it.
 
     The tables, and the page if the folder is to have one (`outputs.files`). Each process does so at its end, one after
@@ -29,6 +29,7 @@ def finish_folder(outputs: OutputFolder) -> None:
 
     Args:
         outputs: the folder; reports that its manifest does not name are not of this program.
+        left_out: what is wrong with the scans that the latest run could not label; the page lists them.
 
     Raises:
         DataError: a report is damaged, or a file may not be replaced.
@@ -41,7 +42,7 @@ def finish_folder(outputs: OutputFolder) -> None:
         for name, text in ((STRUCTURES, structures_csv(reports)), (SCANS, scans_csv(reports))):
             outputs.write_text(outputs.folder / name, text)
         if PAGE in outputs.files:
-            outputs.write_text(outputs.folder / PAGE, page(reports, outputs))
+            outputs.write_text(outputs.folder / PAGE, page(reports, outputs, left_out))
             logging.getLogger(__name__).info("%s shows all scans: open it in a browser", outputs.folder / PAGE)
 
 

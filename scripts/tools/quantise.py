@@ -14,7 +14,7 @@ from torch import Tensor
 from ..bundle.launch import BUNDLE_ROOT, config_paths
 from ..bundle.model_file import load_weights, trained_settings
 from ..data.datalist import select
-from ..networks.openvino_network import quantise
+from ..networks.exported.openvino_network import quantise
 from ..weights import SETTINGS, WEIGHTS
 
 QUANTISED = "model.xml"

@@ -12,8 +12,8 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 
+from scripts.networks.exported.torchscript_network import TorchScriptNetwork
 from scripts.networks.resunet import ResUNet2d
-from scripts.networks.torchscript_network import TorchScriptNetwork
 from scripts.ops.batch_norm import batch_norm_statistics
 
 ROOT = Path(__file__).resolve().parents[2]

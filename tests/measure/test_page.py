@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 from PIL import Image
 
-from scripts.data.datalist import DataError
+from scripts.data.datalist import DataError, Problem
 from scripts.data.output_folder import OutputFolder
 from scripts.inference.level_report import SavePictured
 from scripts.measure.page import PAGE
@@ -148,6 +148,15 @@ class TestPage:
         assert "4711" not in text
         assert re.findall(r"https?:|//\w|url\(|@import|fetch\(", text) == []
         assert [link for link in page.links if ":" in link] == []
+
+    def test_scans_that_could_not_be_labelled(self, outputs: OutputFolder) -> None:
+        add(outputs, "anna")
+        finish_folder(outputs, [Problem(SECRET, "the file is empty <now>; copy it again")])
+        text = (outputs.folder / PAGE).read_text(encoding="utf-8")
+        assert "4711.nii.gz: the file is empty <now>; copy it again" in " ".join(Page(text).text)
+        assert "DOE" not in text
+        finish_folder(outputs)
+        assert "Not labelled" not in (outputs.folder / PAGE).read_text(encoding="utf-8")
 
     def test_links_lead_to_the_files(self, outputs: OutputFolder) -> None:
         for name in ("100 % of it#2?", "größe_東", "a+b&c"):

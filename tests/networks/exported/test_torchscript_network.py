@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from scripts.networks.exported.torchscript_network import TorchScriptNetwork
 from scripts.networks.resunet import ResUNet2d
-from scripts.networks.torchscript_network import TorchScriptNetwork
 from scripts.ops.batch_norm import batch_norm_statistics
 
 SIZE = (32, 16)

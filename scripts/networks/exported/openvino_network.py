@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..files import sha256
-from .resunet import ResUNet2d
+from ...files import sha256
+from ..resunet import ResUNet2d
 from .volume_network import VolumeNetwork
 
 NOTES = "spine"

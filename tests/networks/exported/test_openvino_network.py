@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.networks.openvino_network import OpenVinoNetwork, quantise
+from scripts.networks.exported.openvino_network import OpenVinoNetwork, quantise
 from scripts.ops.batch_norm import batch_norm_statistics
 
 from .test_volume_network import SIZE, network

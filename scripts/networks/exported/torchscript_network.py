@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..ops.batch_norm import statistics_of
+from ...ops.batch_norm import statistics_of
 
 
 class TorchScriptNetwork(nn.Module):

@@ -7,7 +7,7 @@ import copy
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .resunet import BatchStatisticsNorm2d, ResUNet2d
+from ..resunet import BatchStatisticsNorm2d, ResUNet2d
 
 
 class VolumeNetwork(nn.Module):

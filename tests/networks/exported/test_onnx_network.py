@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.networks.onnx_network import OnnxNetwork
+from scripts.networks.exported.onnx_network import OnnxNetwork
 from scripts.networks.resunet import ResUNet2d
 from scripts.ops.batch_norm import batch_norm_statistics
 

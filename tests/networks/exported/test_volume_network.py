@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from scripts.networks.exported.volume_network import VolumeNetwork
 from scripts.networks.resunet import ResUNet2d
-from scripts.networks.volume_network import VolumeNetwork
 from scripts.ops.batch_norm import batch_norm_statistics
 
 SIZE = (32, 16)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..ops.batch_norm import statistics_of
+from ...ops.batch_norm import statistics_of
 
 
 class OnnxNetwork(nn.Module):

@@ -1,0 +1,1 @@
+"""Exported networks, run in place of the network that they were made of."""
