@@ -255,7 +255,7 @@ class TestTraining:
         names = {row["name"] for row in rows_of(made.folder / "metrics.csv")}
         assert {"loss", "loss/supervised", "val_mean_dice"} <= names
         # whatever is not the lower bound uses the unlabelled slices
-        assert (len(names) > 5) == (overlay.stem != "supervised")
+        assert (len(names) > 6) == (overlay.stem != "supervised")
         assert [path.name for path in made.models.glob("*.pt")] == ["model.pt"]
         assert len(state_dict(made.models / "model.pt")) > 0
 
