@@ -117,7 +117,7 @@ class TestFiles:
             pytest.skip("not a checkout of git")
         line = ["git", "ls-files", "*.pt", "*.ts", "*.onnx", "*.pth", "models", "zoo"]
         assert subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout == (
-            "models/model.json\nmodels/model.pt\n"
+            "models/model.bin\nmodels/model.json\nmodels/model.pt\nmodels/model.xml\n"
         )
 
     def test_no_personal_paths(self, zoo: Path) -> None:
