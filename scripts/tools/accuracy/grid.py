@@ -197,7 +197,7 @@ def training_state(folder: Path, epochs: int, kept: str = "models") -> str:
 
 
 def best_validation(folder: Path) -> float | None:
-    """Best mean Dice of the validation patients during training, on the network's own grid; None without them."""
+    """Best mean Dice of the validation patients, named, in a training, on the network's own grid; None without them."""
     with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         return max((float(r["value"]) for r in csv.DictReader(file) if r["name"] == "val_mean_dice"), default=None)
 

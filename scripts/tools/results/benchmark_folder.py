@@ -121,6 +121,15 @@ class Benchmark:
         """Whether any run was scored so."""
         return bool(self.runs[readout.column(measure)].notna().any())
 
+    def written(self, section: str) -> Readout:
+        """The last of raw, decoded and named levels that any run has: what label maps hold, and pages show."""
+        return [r for r in READOUTS if r.section == section and (r.variant == "raw" or self.has(r))][-1]
+
+    @property
+    def shown(self) -> list[Readout]:
+        """What charts show, of the patients that were scored."""
+        return [r for r in map(self.written, ("test", "unlabelled")) if self.has(r)]
+
     def patient_means(self, method: str, labelled: int, readout: Readout, measure: str = "dice") -> pd.DataFrame:
         """Means over the classes of each patient: a line for each seed, a column for each patient."""
         found = self._scored(self.patients, method, labelled, readout)

@@ -127,10 +127,11 @@ def _ablation(benchmark: Benchmark, start: str) -> Picture | None:
 def _classes(benchmark: Benchmark, args: argparse.Namespace, start: str) -> Picture | None:
     labelled = args.labelled or benchmark.labelled[0]
     path = class_chart(benchmark, labelled, ClassTable.load(), f"{start}_classes.png")
-    cases = benchmark.n_cases(labelled, TEST)
+    readout = benchmark.written("test")
+    cases = benchmark.n_cases(labelled, readout)
     caption = (
-        f"Dice (%) of every structure with {labelled} labelled, over those of the {cases} test patients that show it, "
-        "mean over seeds."
+        f"Dice (%) of every structure with {labelled} labelled, {readout.variant} levels, over those of the {cases} "
+        "test patients that show it, mean over seeds."
     )
     return Picture(path, caption) if path else None
 

@@ -15,7 +15,7 @@ import numpy as np
 from ...labels import ClassTable
 from ...report.charts import per_class_bars, plain_axes
 from ...report.figure_style import INK, LARGEST, LINES, MUTED, new_figure, save
-from .benchmark_folder import TEST, UNLABELLED, Benchmark, Readout
+from .benchmark_folder import Benchmark, Readout
 from .row_names import ALL_LABELLED, FULL, REFERENCE, STEPS
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def curve_over_labelled(benchmark: Benchmark, path: str | Path) -> Path | None:
     Returns:
         The PNG, or None where there is one number of labelled patients only, or no score.
     """
-    readouts = [r for r in (TEST, UNLABELLED) if benchmark.has(r)]
+    readouts = benchmark.shown
     if len(benchmark.labelled) < 2 or not readouts:
         return None
     panels = _panels(benchmark)
@@ -59,7 +59,8 @@ def class_chart(benchmark: Benchmark, labelled: int, table: ClassTable, path: st
         The PNG, or None if no run left scores of cases.
     """
     shown = [m for m, name in benchmark.names.items() if name.group != "Ablations"]
-    found = {m: scores for m in shown if (scores := benchmark.class_means(m, labelled, TEST))}
+    readout = benchmark.written("test")
+    found = {m: scores for m in shown if (scores := benchmark.class_means(m, labelled, readout))}
     if not found:
         return None
     if len(found) > BARS_AT_MOST:
@@ -67,9 +68,9 @@ def class_chart(benchmark: Benchmark, labelled: int, table: ClassTable, path: st
     summaries = {}
     for method, scores in found.items():
         per_class = {name: {"dice": statistics.fmean(dice), "n": len(dice)} for name, dice in scores.items()}
-        mean = statistics.fmean(benchmark.scores(method, labelled, TEST))
+        mean = statistics.fmean(benchmark.scores(method, labelled, readout))
         summaries[benchmark.names[method].title] = {
-            "per_class": per_class, "mdice": mean, "n_cases": benchmark.n_cases(labelled, TEST),
+            "per_class": per_class, "mdice": mean, "n_cases": benchmark.n_cases(labelled, readout),
         }  # fmt: skip
     return per_class_bars(summaries, table, path)
 
@@ -83,7 +84,7 @@ def ablation_bars(benchmark: Benchmark, path: str | Path) -> Path | None:
     steps = {method: title for method, title in STEPS.items() if method in benchmark.names}
     if REFERENCE not in steps or not {"token", "pixel"} & steps.keys():
         return None
-    readouts = [r for r in (TEST, UNLABELLED) if benchmark.has(r)]
+    readouts = benchmark.shown
     figure, axes = new_figure(1, len(readouts), (8.6 / 2, 2.9), sharey=True)
     width = 0.8 / len(benchmark.labelled)
     for panel, readout in zip(axes[0], readouts, strict=True):

@@ -21,7 +21,7 @@ from ...networks.prompt_model import load_prompt_model
 from ...ops.prompt_map import average_slices, upsample
 from ...report.figures import attention_rows, method_strip, representative_slices
 from ...training.pictures import canonical
-from .benchmark_folder import TEST, Benchmark
+from .benchmark_folder import Benchmark
 from .row_names import REFERENCE, method_name
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[3]
@@ -68,7 +68,8 @@ def strip_of_methods(
     seed = seeds[0] if seed is None else seed
     found = {m: benchmark.of(m, labelled).set_index("seed")["folder"] for m in rows}
     folders = {m: by_seed[seed] for m, by_seed in found.items() if seed in by_seed.index}
-    means = {m: benchmark.patient_means(m, labelled, TEST).reindex([seed]).loc[seed] for m in folders}
+    readout = benchmark.written("test")  # as the label maps
+    means = {m: benchmark.patient_means(m, labelled, readout).reindex([seed]).loc[seed] for m in folders}
     scores = {m: cases.dropna().to_dict() for m, cases in means.items()}
     if not scores[reference]:
         raise PictureError(f"{folders[reference]} holds no scores of test cases")
@@ -97,7 +98,7 @@ def strip_of_methods(
     unseen = ", ".join(table.names[i] for i in hidden)
     return done, (
         f"Test case {chosen} ({how}), slice {at + 1} of {image.shape[-1]}, {labelled} labelled, seed {seed}; the "
-        f"numbers are mean Dice (%) of the whole volume."
+        f"numbers are mean Dice (%) of the whole volume, {readout.variant}."
         + (f" Not painted, since the truth does not label it: {unseen}." if unseen else "")
     )
 

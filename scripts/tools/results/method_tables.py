@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from .benchmark_folder import MEASURES, READOUTS, TEST, UNLABELLED, Benchmark, Readout
+from .benchmark_folder import MEASURES, READOUTS, Benchmark, Readout
 from .document import Table
 from .row_names import ALL_LABELLED, FULL, REFERENCE, STEPS
 from .seed_bootstrap import Comparison, comparisons
@@ -38,7 +38,7 @@ HEADS = {
     "unlabelled_levels_right_named": "same, named (levels)",
     "map_mdice": "prompt-guided map",
     "pseudo_label_mdice": "pseudo-label",
-    "validation_mdice": "validation patients, as training sees them",
+    "validation_mdice": "validation patients, best of the training",
 }
 """Columns of results.csv -> heads of the tables; a column that the file lacks, or leaves empty, is left out."""
 COSTS = {"steps": "steps", "stage1_steps": "stage-1 steps", "resolution": "resolution"}
@@ -130,14 +130,14 @@ def ablation_table(benchmark: Benchmark, methods: Mapping[str, str], name: str, 
         caption: what it shows; the reading of the numbers is added.
     """
     found = {method: title for method, title in methods.items() if method in benchmark.names}
-    shown = [r for r in (TEST, UNLABELLED) if benchmark.has(r)]
+    shown = benchmark.shown
     if len(found) < 2 or not shown:
         return None
     columns = {}
     for n in benchmark.labelled:
         most = max(len(benchmark.of(m, n)) for m in found)
         for r in shown:
-            head = f"{_head(n, most, benchmark.n_cases(n, r))}, {r.section}"
+            head = f"{_head(n, most, benchmark.n_cases(n, r))}, {r.title}"
             compared = [comparisons(benchmark, n, r).get(m) for m in found]
             columns[head, "mDice"] = [over_seeds(benchmark.scores(m, n, r), most) for m in found]
             columns[head, "to CPS4"] = [f"{_points(c, -1)} {stars(c.p) if c else ''}".strip() for c in compared]
