@@ -17,12 +17,12 @@ from typing import Any
 import pandas as pd
 
 from ..bundle.launch import BUNDLE_ROOT, bundle_run
-from ..files import write_whole
+from ..files import sha256, write_whole
 from ..labels import ClassTable
 from ..phantom.write import DRAWING_VERSION, write_phantoms
 from ..report.charts import curves, per_class_bars
 from ..report.tables import format_table, percent
-from ..weights import model_settings
+from ..weights import WEIGHTS
 from .results.document import Chapter, Commands, Picture, Table, settings_table, write_html
 
 log = logging.getLogger(__name__)
@@ -239,7 +239,7 @@ def run(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     print(f"the demo's folder is {demo.folder}; progress bars show each phase", flush=True)
     if EXAMPLE.is_file():  # Docker's image has none
-        network = (model_settings(SHIPPED) or {}).get("sha256")
+        network = sha256(SHIPPED / WEIGHTS)
         demo.phase("example scan", demo.label, config={"scan": EXAMPLE.name, "network": network})
     phantoms = {"labelled": 2, "unlabelled": 40, "validation": 6, "test": 16, "seed": 2026}
     drawing: dict[str, Any] = {"shape_hw": (128, 80), "pixel_mm": 2.35}

@@ -32,11 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SCANS",
         help=f"scans as it was trained on, a folder or a datalist; {SLICES} slices count",
     )
+    add("--overwrite", action="store_true", help="replace the result of an earlier call, or the shipped one")
     add("--ckpt_dir", type=Path, default=BUNDLE_ROOT / "models", metavar="DIR", help="folder of network and result")
 
 
 def run(args: argparse.Namespace) -> int:
     """Quantise the network of a folder, and say what was written."""
+    if (args.ckpt_dir / QUANTISED).is_file() and not args.overwrite:
+        raise ValueError(
+            f"{args.ckpt_dir / QUANTISED} is there already; give --overwrite to replace it, or another --ckpt_dir"
+        )
     if args.scans.suffix == ".json":
         entries = select(str(args.scans), "training")
     else:

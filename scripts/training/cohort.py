@@ -135,6 +135,8 @@ class CohortGeometry:
             most: volumes.
             weights: a file that a copy of the network is read from; None for the network as it is.
         """
+        if not self.can_be_fitted:
+            return None
         network = self.network
         if weights is not None:
             network = deepcopy(network).eval()
@@ -169,15 +171,18 @@ class KeepGeometry:
     def __call__(self) -> None:
         """Write `chain_geometry` into the settings beside the weights; nothing where it cannot be fitted."""
         weights = self.folder / WEIGHTS
-        if not self.geometry.can_be_fitted:
+        if idist.get_rank() == 0 and weights.is_file():
+            self._keep(weights)
+        idist.barrier()
+
+    def _keep(self, weights: Path) -> None:
+        geometry = self.geometry.fit(MOST_VOLUMES, weights)
+        if geometry is None:
             logger.info("no label shows a landmark of the chain: levels will be decoded, not named by geometry")
-        elif idist.get_rank() == 0 and weights.is_file():
-            geometry = self.geometry.fit(MOST_VOLUMES, weights)
-            assert geometry is not None  # it could be fitted to the labels alone
+        else:
             settings = {**(model_settings(self.folder) or {}), "chain_geometry": geometry.as_json()}
             write_model_files(self.folder, weights.read_bytes(), settings)
             logger.info("geometry of the chain: kept in %s", self.folder / SETTINGS)
-        idist.barrier()
 
 
 class NameVolumed(Transform):

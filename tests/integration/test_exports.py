@@ -70,11 +70,24 @@ class TestOverlay:
 
     @pytest.mark.filterwarnings("ignore")  # of OpenVINO's packages, about their own inside
     def test_nearly_the_same_in_integers(
-        self, run_bundle: Callable[..., None], models: Path, datalist: Path, tmp_path: Path
+        self,
+        run_bundle: Callable[..., None],
+        models: Path,
+        datalist: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
     ) -> None:
         for name in ("openvino", "nncf"):
             pytest.importorskip(name, reason=f"{name} is not installed (requirements-openvino.txt)")
-        assert main(["quantise", str(datalist), "--ckpt_dir", str(models)]) == 0
+        line = ["quantise", str(datalist), "--ckpt_dir", str(models)]
+        assert main(line) == 0
+        made = (models / "model.xml").stat().st_ino
+        assert main(line) == 1
+        assert "give --overwrite to replace it" in capsys.readouterr().err
+        assert (models / "model.xml").stat().st_ino == made
+        assert main([*line, "--overwrite"]) == 0
+        assert (models / "model.xml").stat().st_ino != made
+        assert {path.name for path in models.iterdir()} == {"model.bin", "model.json", "model.pt", "model.xml"}
         scan = datalist.parent / "images/phantom_0002.nii.gz"
         given = {"input_dir": scan, "ckpt_dir": models, "levels": "raw"}
         run_bundle("inference", OVERLAYS[:1], output_dir=tmp_path / "torch", **given)

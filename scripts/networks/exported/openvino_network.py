@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,7 +83,11 @@ def quantise(network: ResUNet2d, path: Path, volumes: Iterable[Tensor], weights:
     model = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
     for name, value in {"weights": sha256(weights), "statistics": statistics}.items():
         model.set_rt_info(value, [NOTES, name])
-    openvino.save_model(model, path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantise-") as made:
+        openvino.save_model(model, Path(made, path.name))
+        path.unlink(missing_ok=True)  # killed here, there is no network to load, and never one with another's weights
+        for file in (path.with_suffix(".bin"), path):
+            Path(made, file.name).replace(file)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ MARK = "shipped"
 GROUPS = {"vertebra": "vertebrae", "disc": "discs", "sacrum": "sacrum"}
 """Group of the class table -> what a reader calls it."""
 COMMAND = (
-    "python -m scripts benchmark shipped --datalist D.json --runs OUT --unknown-levels TPTBox=T.json "
+    "python -m scripts benchmark shipped --datalist D.json --runs OUT{others} "
     "--into README.md docs/README.md --metadata metadata.json configs/metadata.json"
 )
 BINS = 10
@@ -193,7 +193,7 @@ def page(
         f"{settings.get('channels')}. Its training and terms: [model card](../README.md). Written by",
         "",
         "```",
-        COMMAND,
+        COMMAND.format(others="".join(f' --unknown-levels "{name}"=T.json' for name in agnostic)),
         "```",
         "",
         f"on {datetime.date.today()}, {device_name()}, {platform.machine()}.",
