@@ -74,9 +74,9 @@ def run(args: argparse.Namespace) -> int:
         shutil.copyfile(args.folder / "results.csv", f"{start}.csv")
     write_cases(benchmark.cases, f"{start}_per_case.csv.gz")
     scores = [score_table(benchmark, readout, paper=args.paper and readout == TEST) for readout in READOUTS]
-    steps, others = steps_table(benchmark), other_ablations_table(benchmark)
+    steps, others, rivals = steps_table(benchmark), other_ablations_table(benchmark), rivals_table(benchmark)
     parts: dict[str, list[str | Table | Picture | None]] = {
-        "Summary": [headline_table(benchmark), RULE, rivals_table(benchmark)],
+        "Summary": [headline_table(benchmark), RULE if rivals is not None else None, rivals],
         "Overview": [overview_table(benchmark)],
         "Levels": [MEANING, *(level_table(benchmark, readout) for readout in READOUTS)],
         "Scores": [*scores, _curve(benchmark, start)],

@@ -47,7 +47,7 @@ def headline_table(benchmark: Benchmark, more: str = "below") -> Table | None:
     caption = (
         "Unlabelled patients: scans in which every level from L5 to L1 is right, and mean Dice ± deviation over seeds, "
         f"%, {names.get(readout.variant, 'with the names of the network')}, for all rows alike; test patients, "
-        f"intervals, and how the best other method was chosen: {more}."
+        f"intervals{', and how the best other method was chosen' if rival else ''}: {more}."
     )
     return Table("summary", caption, pd.DataFrame(columns, index))
 
