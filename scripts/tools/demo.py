@@ -32,6 +32,7 @@ METHODS = {"supervised": ["methods/supervised.yaml"], "mean_teacher": ["methods/
 WARM_START = {"max_epochs": 30, "val_interval": 5}
 AFTER_WARM_START = {
     "ramp#start": 0.0, "learning_rate": 0.001, "max_epochs": 12, "val_interval": 2,
+    "prior_geometry": "$None",  # the warm start's cohort is this one
 }  # fmt: skip
 EXAMPLE, SHIPPED = BUNDLE_ROOT / "docs" / "example" / "spider_052.nii.gz", BUNDLE_ROOT / "models"
 """A scan that comes with the bundle, and the folder of the network that does."""

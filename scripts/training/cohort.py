@@ -18,9 +18,12 @@ from torch import Tensor, nn
 
 from ..bundle.model_file import load_weights
 from ..data.cache import SliceDataset
+from ..labels import ClassTable
 from ..ops.levels.geometry import ChainGeometry, find_places, fit_geometry
 from ..ops.levels.landmarks import Array, Landmarks
 from ..ops.levels.naming import ChainNames, name_tissue
+from ..ops.levels.ordering import chain_index
+from ..ops.levels.tissue import group_index
 from ..ops.precision import autocast
 from ..weights import SETTINGS, WEIGHTS, model_settings, write_model_files
 
@@ -47,13 +50,20 @@ class CohortNaming:
         chain: class ids from the lowest structure upwards, see `scripts.ops.levels.ordering.chain_index`.
         pixel_mm: size of a pixel.
         gamma: weight of the class prompts' levels beside the network's own, ≥ 0, where no round measures it.
+        prior: geometry of another cohort that this one begins with, see `geometry_beside`.
     """
 
     def __init__(
-        self, labelled: SliceDataset, groups: Tensor, chain: Sequence[int] | Tensor, pixel_mm: float, gamma: float = 0.5
+        self,
+        labelled: SliceDataset,
+        groups: Tensor,
+        chain: Sequence[int] | Tensor,
+        pixel_mm: float,
+        gamma: float = 0.5,
+        prior: ChainGeometry | None = None,
     ) -> None:
         self.labelled, self.names, self.pixel_mm = labelled, ChainNames(groups, chain), pixel_mm
-        self.gamma = gamma
+        self.gamma, self.prior = gamma, prior
 
     def see(self, probs: Tensor, maps: Tensor | None = None, gamma: float | None = None) -> tuple[Tensor, Seen]:
         """Tissue types (S, H, W) of a volume, and what naming needs of it.
@@ -73,7 +83,8 @@ class CohortNaming:
         """Geometry of the labelled volumes and of those that were seen; None if no label shows a landmark."""
         if not any((places >= 0).any() for _, places in self._known):
             return None
-        return fit_geometry(self._known, [s.landmarks for s in seen], self.names.num_places, [s.evidence for s in seen])
+        landmarks, evidence = [s.landmarks for s in seen], [s.evidence for s in seen]
+        return fit_geometry(self._known, landmarks, self.names.num_places, evidence, self.prior)
 
     def certainty(self, seen: Seen, geometry: ChainGeometry) -> float:
         """Mean posterior in [0, 1] of the places of a volume's landmarks; 0 where there is none."""
@@ -96,6 +107,40 @@ class CohortNaming:
     def _places(self, label: Tensor) -> tuple[Landmarks, np.ndarray]:
         spine = self.names.spine_of_label(label, self.pixel_mm)
         return spine.landmarks, self.names.places_of_label(label, spine)
+
+
+def geometry_beside(
+    weights: str | Path | None, table: ClassTable, chain: Sequence[int] | Tensor
+) -> ChainGeometry | None:
+    """Geometry that was kept beside weights, at the places of a chain; None where there is none of its landmarks.
+
+    Args:
+        weights: a `model.pt`, or nothing.
+        table: classes of the weights and of the chain.
+        chain: class ids from the lowest structure upwards.
+
+    Returns:
+        (P, 4) means and spreads, NaN at places that the other training's labels did not name.
+    """
+    settings = (model_settings(Path(weights).parent) if weights else None) or {}
+    if not settings.get("chain_geometry"):
+        return None
+    groups = group_index(table)
+    own = ChainNames(groups, chain)
+    theirs = ChainNames(groups, chain_index(table, settings["labelled_classes"]))
+    if own.kind != theirs.kind:
+        return None
+    everything = ChainNames(groups, [c for c in chain_index(table) if groups[c] == own.kind]).landmarks
+
+    def landmarks(names: ChainNames) -> list[int]:
+        """Class at every place, also at the one below the chain where the table has one."""
+        return [everything[everything.index(names.landmarks[1]) - 1], *names.landmarks[1:]]
+
+    kept = ChainGeometry.from_json(settings["chain_geometry"])
+    row_of = {c: k for k, c in enumerate(landmarks(theirs))}
+    rows = [row_of.get(c, len(kept.mean)) for c in landmarks(own)]
+    mean, spread = (np.vstack([values, np.full(4, np.nan)])[rows] for values in (kept.mean, kept.spread))
+    return ChainGeometry(mean, spread)
 
 
 class CohortGeometry:

@@ -14,9 +14,16 @@ from torch import Tensor, nn
 
 from scripts.ops.levels.geometry import ChainGeometry
 from scripts.ops.levels.naming import ChainNaming
-from scripts.training.cohort import CohortGeometry, CohortNaming, KeepGeometry, NameVolumed, Seen
+from scripts.training.cohort import (
+    CohortGeometry,
+    CohortNaming,
+    KeepGeometry,
+    NameVolumed,
+    Seen,
+    geometry_beside,
+)
 from scripts.weights import SETTINGS, WEIGHTS
-from tests.drawn_spines import CHAIN, GROUPS, PIXEL_MM, one_level_up, unsure, volume
+from tests.drawn_spines import CHAIN, GROUPS, PIXEL_MM, TABLE, one_level_up, unsure, volume
 
 
 class Volumes:
@@ -76,6 +83,13 @@ class TestCohortNaming:
         assert together is not None
         assert np.abs(alone.mean - together.mean).max() > 1
 
+    def test_begins_with_another_cohort_s_geometry(self) -> None:
+        prior = fitted_to(naming(volume(5)), volume(6), volume(7))
+        alone, begun = naming(volume(0)).fit([]), naming(volume(0), prior=prior).fit([])
+        assert alone is not None
+        assert begun is not None
+        assert np.abs(begun.mean - prior.mean)[:, 0].mean() < 0.2 * np.abs(alone.mean - prior.mean)[:, 0].mean()
+
     def test_labels_without_a_landmark(self) -> None:
         assert naming(torch.zeros(2, 40, 20, dtype=torch.int64)).fit([]) is None
         labelled: Any = Volumes(volume(0))
@@ -91,6 +105,47 @@ class TestCohortNaming:
         assert isinstance(seen, Seen)
         assert cohort.certainty(seen, geometry) == 0.0
         assert not cohort.label(tissue, seen, geometry).any()
+
+
+class TestGeometryBeside:
+    """Places are those of classes: of the discs from L5/S upwards, with what lies below at place 0."""
+
+    DISCS = [int(c) for c in CHAIN if TABLE.names[int(c)].count("/")]
+
+    def written(self, folder: Path, *, from_class: str = "L5/S") -> Path:
+        """Weights of a training whose labels name the discs from one upwards; the tilt tells a disc's id."""
+        named = self.DISCS[self.DISCS.index(TABLE.names.index(from_class)) :]
+        mean = np.zeros((len(named) + 1, 4))
+        mean[:, 0] = [-1, *named]
+        kept = ChainGeometry(mean, np.ones_like(mean)).as_json()
+        (folder / SETTINGS).write_text(json.dumps({"labelled_classes": [0, *named], "chain_geometry": kept}))
+        return folder / WEIGHTS
+
+    def tilts(self, weights: Path, chain: list[int]) -> list[float] | None:
+        found = geometry_beside(weights, TABLE, chain)
+        return None if found is None else found.mean[:, 0].tolist()
+
+    def test_same_chain(self, tmp_path: Path) -> None:
+        assert self.tilts(self.written(tmp_path), self.DISCS) == [-1, *self.DISCS]
+
+    def test_own_labels_begin_higher(self, tmp_path: Path) -> None:
+        """The place below L4/L5 is that of L5/S, which the other training's labels named."""
+        assert self.tilts(self.written(tmp_path), [0, *self.DISCS[1:4]]) == self.DISCS[:4]
+
+    def test_own_labels_begin_lower(self, tmp_path: Path) -> None:
+        """What lay below L4/L5 there is L5/S here, and what lies below that was not seen."""
+        tilts = self.tilts(self.written(tmp_path, from_class="L4/L5"), self.DISCS[:3])
+        np.testing.assert_equal(tilts, [np.nan, -1, *self.DISCS[1:3]])
+
+    def test_nothing_to_begin_with(self, tmp_path: Path) -> None:
+        assert geometry_beside("", TABLE, CHAIN) is None
+        assert geometry_beside(tmp_path / WEIGHTS, TABLE, CHAIN) is None
+        (tmp_path / SETTINGS).write_text('{"labelled_classes": [0, 1], "chain_geometry": null}')
+        assert geometry_beside(tmp_path / WEIGHTS, TABLE, CHAIN) is None
+        weights = self.written(tmp_path)
+        vertebrae = [int(c) for c in CHAIN if GROUPS[c] == GROUPS[TABLE.names.index("L5")]]
+        assert geometry_beside(weights, TABLE, vertebrae) is None
+        assert geometry_beside(weights, TABLE, torch.zeros(0, dtype=torch.int64)) is None
 
 
 class Certain(nn.Module):

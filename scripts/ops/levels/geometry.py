@@ -24,6 +24,8 @@ SPREAD_WEIGHT = np.array([8.0, 8.0, 8.0, 2.0])
 """Patients that the first spreads count as."""
 MEAN_WEIGHT = 2.0
 """Patients that the labelled ones' mean counts as."""
+PRIOR_WEIGHT = 10.0
+"""Patients that another cohort's mean counts as: more than a few labelled spines, fewer than a cohort of its own."""
 BELOW = np.array([-14.0, -0.8, 27.0, 27.0])
 """From the lowest named disc to the rudimentary one below it (S1/S2): steeper, smaller, and its distance."""
 POSTURES = np.linspace(-8.0, 8.0, 9)
@@ -98,6 +100,7 @@ def fit_geometry(
     unlabelled: Sequence[Landmarks],
     num_places: int,
     evidence: Sequence[Array | None] | None = None,
+    prior: ChainGeometry | None = None,
 ) -> ChainGeometry:
     """Fit the chain's geometry to a cohort by expectation maximisation.
 
@@ -109,6 +112,8 @@ def fit_geometry(
         unlabelled: volumes whose places are hidden.
         num_places: P ≥ 2, places of the chain, the one below it included.
         evidence: on the unlabelled volumes' places, see :func:`find_places`.
+        prior: of another cohort; it takes the place of the labelled spines' first means. NaN where it has no such
+            place. Its place in the field of view is not taken: that is the other scanner's.
 
     Raises:
         ValueError: no labelled volume has a landmark with a place.
@@ -118,12 +123,17 @@ def fit_geometry(
     known = [_known(landmarks, places, num_places) for landmarks, places in labelled if len(landmarks)]
     if not any(k.at.any() for k in known):
         raise ValueError("no labelled volume shows a landmark of the chain")
-    first = geometry = _first_guess(known, num_places)
+    first, weight = _first_guess(known, num_places), np.full((num_places, 4), MEAN_WEIGHT)
+    if prior is not None:
+        taken = ~np.isnan(prior.mean) & (np.arange(4) != PLACE)
+        first = ChainGeometry(np.where(taken, prior.mean, first.mean), np.where(taken, prior.spread, first.spread))
+        weight[taken] = PRIOR_WEIGHT
+    geometry = first
     hidden = [features(landmarks) for landmarks in unlabelled]
     extra = evidence or [None] * len(hidden)
     for _ in range(STEPS):
         guessed = [_Paths(x, geometry, e).expected() for x, e in zip(hidden, extra, strict=True) if len(x)]
-        geometry = _maximise([*known, *guessed], first, geometry)
+        geometry = _maximise([*known, *guessed], first, weight, geometry)
     return geometry
 
 
@@ -184,14 +194,19 @@ def _weighted(volumes: Sequence[_Expected], feature: int) -> tuple[Array, Array]
     return x, np.concatenate([v.at for v in volumes])
 
 
-def _maximise(volumes: Sequence[_Expected], first: ChainGeometry, last: ChainGeometry) -> ChainGeometry:
-    """Weighted means and spreads, shrunk to the first ones; outliers under the last ones do not count."""
+def _maximise(
+    volumes: Sequence[_Expected], first: ChainGeometry, mean_weight: Array, last: ChainGeometry
+) -> ChainGeometry:
+    """Weighted means and spreads, shrunk to the first ones; outliers under the last ones do not count.
+
+    The first means count as `mean_weight` patients, (P, 4).
+    """
     mean, spread = np.empty_like(last.mean), np.empty_like(last.spread)
     for feature in range(4):
         x, weight = _weighted(volumes, feature)
         weight = weight * (np.abs(x[:, None] - last.mean[:, feature]) < OUTLIER * last.spread[:, feature])
-        total, mean_weight, spread_weight = weight.sum(0), MEAN_WEIGHT, SPREAD_WEIGHT[feature]
-        mean[:, feature] = (mean_weight * first.mean[:, feature] + weight.T @ x) / (mean_weight + total)
+        total, shrink, spread_weight = weight.sum(0), mean_weight[:, feature], SPREAD_WEIGHT[feature]
+        mean[:, feature] = (shrink * first.mean[:, feature] + weight.T @ x) / (shrink + total)
         square = (weight * (x[:, None] - mean[:, feature]) ** 2).sum(0)
         variance = (spread_weight * first.spread[:, feature] ** 2 + square) / (spread_weight + total)
         spread[:, feature] = np.sqrt(variance)

@@ -185,6 +185,35 @@ class TestFitGeometry:
         np.testing.assert_allclose(spread[1:7, PLACE], 60 * np.sqrt(2 / 3))
         assert spread[0, TILT] == pytest.approx(12.0)
 
+    def test_prior_of_another_cohort(self) -> None:
+        """Ten patients' worth of its means beside the one that is seen, by hand; its spreads in place of the first."""
+        marks = spine(np.random.default_rng(0), 1, 6)
+        prior = drawn_geometry(np.random.default_rng(1), PLACES)
+        prior.mean[2:7, TILT] = marks.tilt[1:] + 5.0
+        prior.mean[5], prior.spread[5] = np.nan, np.nan
+        geometry = fit_geometry([(marks, np.arange(1, 7))], [], PLACES, prior=prior)
+        np.testing.assert_allclose(geometry.mean[2:5, TILT], marks.tilt[1:4] + 5.0 * 10 / 11)
+        np.testing.assert_allclose(geometry.spread[2:5, TILT] ** 2, (8 * 7.0**2 + (5.0 * 10 / 11) ** 2) / 9)
+        alone = fit_geometry([(marks, np.arange(1, 7))], [], PLACES)
+        np.testing.assert_allclose(geometry.mean[5, TILT], alone.mean[5, TILT])
+        np.testing.assert_allclose(geometry.mean[:, PLACE], alone.mean[:, PLACE])
+        np.testing.assert_allclose(geometry.spread[:, PLACE], alone.spread[:, PLACE])
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_few_labelled_spines_begin_with_what_another_cohort_showed(self, seed: int) -> None:
+        """Two atypical spines: alone they mislead; beside the prior, made where fields of view were others, less."""
+        cohort = cohort_of(seed, 80.0)
+        prior = fit_geometry(cohort, [], PLACES)
+        few = []
+        for k in (0, 1):
+            marks = spine(np.random.default_rng(k), 1, 6, offset_mm=90.0)
+            few.append((Landmarks(marks.rows, marks.tilt + 12, marks.area, marks.height, 1.0), np.arange(1, 7)))
+        rest = cohort_of(seed + 10, 80.0)
+        alone, begun = fit_geometry(few, [], PLACES), fit_geometry(few, [], PLACES, prior=prior)
+        error = [np.abs(g.mean[1:6, TILT] - TRUE_TILT[1:6]).mean() for g in (alone, begun)]
+        assert error[1] < 0.4 * error[0]
+        assert right_share(begun, rest) >= max(0.9, right_share(alone, rest))
+
     def test_json(self) -> None:
         geometry = drawn_geometry(np.random.default_rng(0), 4)
         again = ChainGeometry.from_json(geometry.as_json())
