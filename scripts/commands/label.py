@@ -25,7 +25,7 @@ RESULTS = {
 }
 """Files that labelling leaves, as patterns, and what they are."""
 UNUSED = ("transformers", "tensorboard", "pandas", "sklearn", "mlflow", "matplotlib.pyplot", "IPython")
-"""Packages that MONAI imports where they are installed, and labelling has no use of: a third of its time for one scan."""
+"""Packages that MONAI imports where they are installed, and labelling has no use of: a third of its time."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

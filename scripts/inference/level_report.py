@@ -43,7 +43,7 @@ class LevelEvidenced(MapTransform):
         table: the classes.
         chain: class ids from the lowest structure upwards.
         order: number of the order whose levels are written, from 0.
-        naming: gives the posterior of the names, if they are those of the cohort's geometry; else None.
+        naming: gives what speaks for and against the names, if they are those of the cohort's geometry; else None.
     """
 
     def __init__(
@@ -65,8 +65,8 @@ class LevelEvidenced(MapTransform):
         for key in self.key_iterator(d):
             parts = convert_to_tensor(d[key], track_meta=False).float().movedim(-1, 0).split(self.table.num_classes, 1)
             probs, label = parts[0].softmax(1), top_class(parts[1 + self.order])
-            posterior = None if self.naming is None else self.naming.confidence(probs)
-            evidence, findings = level_evidence(probs, label, self.table, self.chain, posterior)
+            names = None if self.naming is None else self.naming.evidence(probs)
+            evidence, findings = level_evidence(probs, label, self.table, self.chain, names)
             found = label > 0
             other = (top_class(probs) != label)[found].float().mean() if found.any() else 1.0
             field = field_of(image.shape[1:], image.affine.cpu().numpy()) if isinstance(image, MetaTensor) else None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..bundle.model_file import load_weights
 from ..data.cache import SliceDataset
 from ..labels import ClassTable
-from ..ops.levels.geometry import ChainGeometry, find_places, fit_geometry
+from ..ops.levels.geometry import ChainGeometry, OddDistance, find_places, fit_geometry, odd_distances
 from ..ops.levels.landmarks import Array, Landmarks
 from ..ops.levels.naming import ChainNames, name_tissue
 from ..ops.levels.ordering import chain_index
@@ -91,6 +91,10 @@ class CohortNaming:
         places = find_places(seen.landmarks, geometry, seen.evidence)
         has = places.best >= 0
         return float(places.posterior[has, places.best[has]].mean()) if has.any() else 0.0
+
+    def odd(self, seen: Seen, geometry: ChainGeometry) -> list[OddDistance]:
+        """Distances between a volume's landmarks that the cohort's spines do not have."""
+        return odd_distances(seen.landmarks, find_places(seen.landmarks, geometry, seen.evidence).best, geometry)
 
     def label(self, tissue: Tensor, seen: Seen, geometry: ChainGeometry) -> Tensor:
         """Label map (S, H, W) int64 of a volume's tissue types by the geometry."""

@@ -14,14 +14,7 @@ from torch import Tensor, nn
 
 from scripts.ops.levels.geometry import ChainGeometry
 from scripts.ops.levels.naming import ChainNaming
-from scripts.training.cohort import (
-    CohortGeometry,
-    CohortNaming,
-    KeepGeometry,
-    NameVolumed,
-    Seen,
-    geometry_beside,
-)
+from scripts.training.cohort import CohortGeometry, CohortNaming, KeepGeometry, NameVolumed, Seen, geometry_beside
 from scripts.weights import SETTINGS, WEIGHTS
 from tests.drawn_spines import CHAIN, GROUPS, PIXEL_MM, TABLE, one_level_up, unsure, volume
 
@@ -107,14 +100,15 @@ class TestCohortNaming:
         assert not cohort.label(tissue, seen, geometry).any()
 
 
+DISCS = [int(c) for c in CHAIN if "/" in TABLE.names[int(c)]]
+
+
 class TestGeometryBeside:
     """Places are those of classes: of the discs from L5/S upwards, with what lies below at place 0."""
 
-    DISCS = [int(c) for c in CHAIN if TABLE.names[int(c)].count("/")]
-
     def written(self, folder: Path, *, from_class: str = "L5/S") -> Path:
         """Weights of a training whose labels name the discs from one upwards; the tilt tells a disc's id."""
-        named = self.DISCS[self.DISCS.index(TABLE.names.index(from_class)) :]
+        named = DISCS[DISCS.index(TABLE.names.index(from_class)) :]
         mean = np.zeros((len(named) + 1, 4))
         mean[:, 0] = [-1, *named]
         kept = ChainGeometry(mean, np.ones_like(mean)).as_json()
@@ -126,16 +120,16 @@ class TestGeometryBeside:
         return None if found is None else found.mean[:, 0].tolist()
 
     def test_same_chain(self, tmp_path: Path) -> None:
-        assert self.tilts(self.written(tmp_path), self.DISCS) == [-1, *self.DISCS]
+        assert self.tilts(self.written(tmp_path), DISCS) == [-1, *DISCS]
 
     def test_own_labels_begin_higher(self, tmp_path: Path) -> None:
         """The place below L4/L5 is that of L5/S, which the other training's labels named."""
-        assert self.tilts(self.written(tmp_path), [0, *self.DISCS[1:4]]) == self.DISCS[:4]
+        assert self.tilts(self.written(tmp_path), [0, *DISCS[1:4]]) == DISCS[:4]
 
     def test_own_labels_begin_lower(self, tmp_path: Path) -> None:
         """What lay below L4/L5 there is L5/S here, and what lies below that was not seen."""
-        tilts = self.tilts(self.written(tmp_path, from_class="L4/L5"), self.DISCS[:3])
-        np.testing.assert_equal(tilts, [np.nan, -1, *self.DISCS[1:3]])
+        tilts = self.tilts(self.written(tmp_path, from_class="L4/L5"), DISCS[:3])
+        np.testing.assert_equal(tilts, [np.nan, -1, *DISCS[1:3]])
 
     def test_nothing_to_begin_with(self, tmp_path: Path) -> None:
         assert geometry_beside("", TABLE, CHAIN) is None

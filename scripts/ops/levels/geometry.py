@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,8 @@ LARGEST = 2.0
 OUTLIER = 4.0
 """Spreads from which a landmark does not count for the fit."""
 STEPS = 15
+ODD = 3.0
+"""Spreads from which a distance between two landmarks is none of the cohort's spines."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,22 @@ class Places(NamedTuple):
     log_likelihood: float
 
 
+class OddDistance(NamedTuple):
+    """A distance that the cohort's spines do not have, between the landmarks of two places.
+
+    Attributes:
+        lower: place.
+        upper: place.
+        mm: between them.
+        usual_mm: the cohort's mean.
+    """
+
+    lower: int
+    upper: int
+    mm: float
+    usual_mm: float
+
+
 def find_places(landmarks: Landmarks, geometry: ChainGeometry, evidence: Array | None = None) -> Places:
     """Most likely places of a volume's landmarks, with their posterior.
 
@@ -93,6 +112,29 @@ def find_places(landmarks: Landmarks, geometry: ChainGeometry, evidence: Array |
         return Places(np.zeros(0, np.int64), np.zeros((0, len(geometry.mean))), 0.0)
     paths = _Paths(x, geometry, evidence)
     return Places(paths.best(), paths.posterior.sum(0), paths.log_likelihood)
+
+
+def odd_distances(landmarks: Landmarks, places: np.ndarray, geometry: ChainGeometry) -> list[OddDistance]:
+    """Distances of more than `ODD` spreads from the mean: a collapsed or an additional vertebra, or a false landmark.
+
+    The posterior cannot doubt what shifts a part of the spine alone: one odd distance costs little on any path. What
+    lies below the chain may be at any distance.
+
+    Args:
+        landmarks: of a volume.
+        places: (n,) of its landmarks; -1 where one is none.
+        geometry: of the cohort.
+    """
+    climb = np.concatenate([[0.0], np.cumsum(geometry.mean[:, GAP])])
+    variance = np.concatenate([[0.0], np.cumsum(geometry.spread[:, GAP] ** 2)])
+    at = features(landmarks)[:, PLACE]
+    found = []
+    for i, k in pairwise(np.flatnonzero(places > 0)):
+        lower, upper = int(places[i]), int(places[k])
+        mm, usual = float(at[i] - at[k]), float(climb[upper] - climb[lower])
+        if abs(mm - usual) > ODD * np.sqrt(variance[upper] - variance[lower]):
+            found.append(OddDistance(lower, upper, mm, usual))
+    return found
 
 
 def fit_geometry(

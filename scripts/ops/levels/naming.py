@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..check_shape import check_shape
-from .geometry import GAP, ChainGeometry, Places, find_places
+from .geometry import GAP, ChainGeometry, OddDistance, Places, find_places, odd_distances
 from .landmarks import HALF_HEIGHT_MM, Array, Landmarks, find_landmarks
 from .tissue import top_class, type_probability
 
@@ -185,6 +185,20 @@ def name_probabilities(probs: Tensor, known: Tensor, spine: Spine, names: Tensor
     return named
 
 
+class NameEvidence(NamedTuple):
+    """What speaks for and against the names that a geometry gives a volume.
+
+    Attributes:
+        posterior: class id -> probability in [0, 1] of its name, of the classes that a landmark has and of all others
+            alike. A landmark has the posterior of its own place, what lies between landmarks the mean of all: a spine
+            is shifted as a whole. Empty where no landmark was found.
+        odd: distances between landmarks that no spine of the training has; places are class ids.
+    """
+
+    posterior: dict[int, float]
+    odd: list[OddDistance]
+
+
 class ChainNaming:
     """Names a volume by a cohort's geometry and the network's own levels, one volume at a time.
 
@@ -207,22 +221,18 @@ class ChainNaming:
         table = self.names.table(spine.landmarks, places.best, geometry)
         return name_probabilities(probs, self.names.known, spine, table)
 
-    def confidence(self, probs: Tensor) -> dict[int, float]:
-        """Class id -> posterior in [0, 1] of its name, of the classes that a landmark has and of all others alike.
-
-        A landmark has the posterior of its own place, what lies between landmarks the mean of all: a spine is shifted
-        as a whole. Empty where no landmark was found.
-        """
-        _, places, _ = self._places(probs)
-        placed = np.flatnonzero(places.best >= 0)
+    def evidence(self, probs: Tensor) -> NameEvidence:
+        """What speaks for and against the names of a volume, from class probabilities (S, N, H, W)."""
+        spine, places, geometry = self._places(probs)
+        placed, of = np.flatnonzero(places.best >= 0), self.names.landmarks
         if not len(placed):
-            return {}
+            return NameEvidence({}, [])
         posterior = places.posterior[placed, places.best[placed]]
         found = {c: float(posterior.mean()) for classes in self.names.between for c in classes}
-        found |= {c: float(posterior.mean()) for c in self.names.landmarks[1:]}
-        return found | {
-            self.names.landmarks[place]: float(p) for place, p in zip(places.best[placed], posterior, strict=True)
-        }
+        found |= {c: float(posterior.mean()) for c in of[1:]}
+        found |= {of[place]: float(p) for place, p in zip(places.best[placed], posterior, strict=True)}
+        odd = odd_distances(spine.landmarks, places.best, geometry)
+        return NameEvidence(found, [o._replace(lower=of[o.lower], upper=of[o.upper]) for o in odd])
 
     def _places(self, probs: Tensor) -> tuple[Spine, Places, ChainGeometry]:
         if self.geometry is None:

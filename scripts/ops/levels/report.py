@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..check_shape import check_shape
+from .naming import NameEvidence
 from .tissue import group_index, level_probability, top_class
 from .verdict import Finding
 
@@ -52,11 +53,7 @@ def base_confidence(evidence: Mapping[int, Evidence]) -> dict[int, float]:
 
 
 def level_evidence(
-    probs: Tensor,
-    label: Tensor,
-    table: ClassTable,
-    chain: Sequence[int] | Tensor,
-    posterior: Mapping[int, float] | None = None,
+    probs: Tensor, label: Tensor, table: ClassTable, chain: Sequence[int] | Tensor, names: NameEvidence | None = None
 ) -> tuple[dict[int, Evidence], list[Finding]]:
     """Compare decoded level names with the network's own.
 
@@ -65,10 +62,11 @@ def level_evidence(
         label: (S, H, W) int64 decoded class ids.
         table: class table.
         chain: class ids from the lowest structure upwards, as :func:`scripts.ops.levels.ordering.chain_index` gives it.
-        posterior: class id -> probability of the name by the cohort's geometry; None where names do not come from it.
+        names: what the cohort's geometry says for and against the names; None where they do not come from it.
 
     Returns:
-        Class id -> evidence, from the lowest upwards, and findings: names that are uncertain, most names differ from
+        Class id -> evidence, from the lowest upwards, and findings: names that are uncertain, distances that no spine
+        of the training has, most names differ from
         the network's, a name that the network gave twice, and signs of transitional anatomy (four or six lumbar
         vertebrae).
 
@@ -93,13 +91,13 @@ def level_evidence(
             continue
         votes = torch.bincount(top[inside], minlength=len(table.names)).float()
         most = int(votes.argmax())
-        known = None if posterior is None else posterior.get(c, 0.0)
+        known = None if names is None else names.posterior.get(c, 0.0)
         evidence[c] = Evidence(float(levels[:, c][inside].mean()), table.names[most], known)
         offsets.append((position[c], position.get(most, position[c]) - position[c]))
         for other in (votes >= SECOND_SHARE * votes.sum()).nonzero().flatten().tolist():
             given.setdefault(other, []).append(c)
     own = [*_otherwise(evidence, table), *_twice(given, table), *_extra(offsets, table, chain)]
-    return evidence, [*_uncertain(evidence), *own]
+    return evidence, [*_uncertain(evidence), *_odd(names, table), *own]
 
 
 def _uncertain(evidence: Mapping[int, Evidence]) -> list[Finding]:
@@ -113,6 +111,17 @@ def _uncertain(evidence: Mapping[int, Evidence]) -> list[Finding]:
         "possible transitional anatomy."
     )
     return [Finding("uncertain levels", sentence)]
+
+
+def _odd(names: NameEvidence | None, table: ClassTable) -> list[Finding]:
+    return [
+        Finding(
+            "odd distance",
+            f"From {table.names[odd.lower]} to {table.names[odd.upper]} it is {odd.mm:.0f} mm, usually "
+            f"{odd.usual_mm:.0f}: a collapsed or an additional vertebra, or a false disc? Count the levels again.",
+        )
+        for odd in (names.odd if names else ())
+    ]
 
 
 def _otherwise(evidence: Mapping[int, Evidence], table: ClassTable) -> list[Finding]:

@@ -37,6 +37,7 @@ RULES = {
     "few vertebrae": Rule(CHECK, 0.5),
     "not anchored below": Rule(CHECK, 0.5),
     "uncertain levels": Rule(CHECK, 0.9),
+    "odd distance": Rule(CHECK, 0.9),
     "nothing above": Rule(CHECK, 0.8),
     "gap": Rule(CHECK, 0.5),
     "unlabelled stretch": Rule(CHECK, 0.5),

@@ -73,7 +73,7 @@ class Grid:
 
         def do() -> None:
             start = {"warm_start": self._folder("warm", cell) / "models" / "model.pt", "ramp#start": 0.0}
-            start |= {"learning_rate": s.learning_rate, "prior_geometry": "$None"}  # the warm start's cohort is this one
+            start |= {"learning_rate": s.learning_rate, "prior_geometry": "$None"}  # of the same cohort
             if stage1:
                 start["prompt_model_dir"] = s.out / stage1.name / "prompt"
             self._train(folder, system, cell, s.epochs, start)

@@ -28,8 +28,10 @@ from ...data.datalist import load_datalist, select_for_scoring
 from ...evaluation.cases import CaseScores
 from ...files import write_whole
 from ...labels import ClassTable
+from ...ops.levels.geometry import ODD
 from ...ops.levels.landmarks import Array, Landmarks
 from ...ops.levels.ordering import order_predictions
+from ...ops.levels.report import CERTAIN
 from ...ops.prompt_map import upsample
 from ...report.tables import format_table
 from ...training.cohort import CohortNaming, Seen
@@ -46,10 +48,11 @@ NO_GEOMETRY = "no geometry"
 """The order of one volume, by the network's levels: what is called `decoded` elsewhere."""
 INFERENCE = "no prompts"
 """What inference has for a single scan, called `named` elsewhere."""
-THRESHOLD = 0.9
-"""Posterior below which a scan's names are flagged."""
 SECTIONS = ("unlabelled", "test")
-FIELDS = ("method", "labelled", "seed", "section", "case", "evidence", "right", "other_names", "mdice", "posterior")
+FIELDS = (
+    *("method", "labelled", "seed", "section", "case", "evidence"),
+    *("right", "other_names", "mdice", "posterior", "odd"),
+)
 
 
 class Volume(NamedTuple):
@@ -163,9 +166,10 @@ def name(cohort: CohortNaming, volumes: Sequence[Volume]) -> Iterator[dict[str, 
         for volume in volumes:
             seen = volume.seen(votes)
             label = cohort.label(volume.tissue, seen, geometry)
-            yield _scored(volume, kind, label, table) | {"posterior": cohort.certainty(seen, geometry)}
+            told = {"posterior": cohort.certainty(seen, geometry), "odd": len(cohort.odd(seen, geometry))}
+            yield _scored(volume, kind, label, table) | told
     for volume in volumes:
-        yield _scored(volume, NO_GEOMETRY, volume.decoded, table) | {"posterior": None}
+        yield _scored(volume, NO_GEOMETRY, volume.decoded, table) | {"posterior": None, "odd": None}
 
 
 def markdown(scans: pd.DataFrame, titles: Mapping[str, str]) -> str:
@@ -200,30 +204,32 @@ def markdown(scans: pd.DataFrame, titles: Mapping[str, str]) -> str:
 
 
 def _flags(scans: pd.DataFrame) -> list[str]:
-    """What the posterior tells, over all rows' predictions together."""
+    """What posterior and distances tell, over all rows' predictions together."""
     rows = []
     for kind in ("all", INFERENCE):
         of = scans[scans["evidence"] == kind]
-        for words, part in [("all", of), *((f"{s} volumes", of[of["section"] == s]) for s in SECTIONS)]:
-            flagged, named = part["posterior"] < THRESHOLD, part["other_names"].astype(int) == 0
+        parts = {"all": of} | {f"{s} volumes": of[of["section"] == s] for s in SECTIONS}
+        parts |= {f"{n} labelled": of[of["labelled"] == n] for n in sorted(scans["labelled"].unique())}
+        for words, part in parts.items():
+            unsure, named = part["posterior"] < CERTAIN, part["other_names"].astype(int) == 0
+            flagged = unsure | (part["odd"] > 0)
             right = part["right"].astype(bool) & named
-            rows.append([kind, words, str(len(part))])
-            rows[-1] += [counted(flagged[of_these]) for of_these in (~named, named & ~right, right)]
+            rows.append([kind, words, str(len(part)), counted(flagged[~named]), counted(unsure[~named])])
+            rows[-1] += [counted(flagged[of_these]) for of_these in (named & ~right, right)]
     head = [
-        "evidence",
-        "predictions",
-        "n",
-        "flagged of those with a wrong level, %",
-        "of those with wrong tissue alone, %",
-    ]
-    head.append("of those that are right, %")
+        "evidence", "predictions", "n", "flagged of those with a wrong level, %", "by the posterior alone, %",
+        "flagged of those with wrong tissue alone, %", "of those that are right, %",
+    ]  # fmt: skip
     return [
         "## Flags", "",
-        f"A prediction is flagged if the mean posterior of its landmarks' places is below {THRESHOLD}. It has a wrong "
-        "level if a vertebra from L5 to L1 has more of its pixels under another level's name than under its own; "
-        "wrong tissue alone, if none has, but one has a Dice of 0.5 or less: names are as they should be there, and "
-        "the posterior is of names. In brackets the 95 % interval (Wilson), and the counts; one scan is there once "
-        "for each network.",
+        f"A prediction is flagged if the mean posterior of its landmarks' places is below {CERTAIN}, or if two "
+        f"neighbouring landmarks are more than {ODD:.0f} standard deviations of the cohort's nearer or farther than "
+        "usual; both are rules of a scan's [verdict](../read_the_report.md#the-verdict). The rule of distances was "
+        "made on networks of one labelled patient (warm start, supervised, CPS4), at the customary three deviations; "
+        "the other rows show whether it holds, on the same patients. A prediction has a wrong level if "
+        "a vertebra from L5 to L1 has more of its pixels under another level's name than under its own; wrong tissue "
+        "alone, if none has, but one has a Dice of 0.5 or less: names are as they should be there, and the posterior "
+        "is of names. In brackets the 95 % interval (Wilson), and the counts; one scan is there once for each network.",
         "", format_table(head, rows, markdown=True),
     ]  # fmt: skip
 

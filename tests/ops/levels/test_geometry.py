@@ -9,7 +9,18 @@ import pytest
 from scipy.special import logsumexp
 
 from scripts.ops.levels import geometry as model
-from scripts.ops.levels.geometry import GAP, PLACE, SIZE, TILT, ChainGeometry, features, find_places, fit_geometry
+from scripts.ops.levels.geometry import (
+    GAP,
+    PLACE,
+    SIZE,
+    TILT,
+    ChainGeometry,
+    OddDistance,
+    features,
+    find_places,
+    fit_geometry,
+    odd_distances,
+)
 from scripts.ops.levels.landmarks import Landmarks
 
 TRUE_TILT = np.array([-45.0, -35.0, -14.0, -2.0, 3.0, 6.0, 7.0, 7.0])
@@ -124,6 +135,41 @@ def cohort_of(seed: int, offset_mm: float, count: int = 30) -> list[tuple[Landma
         number = min(number, PLACES - first)
         found.append((spine(rng, first, number, rng.uniform(-offset_mm, offset_mm)), np.arange(first, first + number)))
     return found
+
+
+class TestOddDistances:
+    """Distances of 30, 32, ... mm with spreads of 3 mm and, for the third, 4 mm; a place left out adds them."""
+
+    GEOMETRY = ChainGeometry(
+        np.array([[0.0, 0.0, gap, 0.0] for gap in (27.0, 30.0, 32.0, 34.0, 36.0)]),
+        np.array([[1.0, 1.0, spread, 1.0] for spread in (1.0, 3.0, 3.0, 4.0, 3.0)]),
+    )
+
+    def found(self, gaps: list[float], places: list[int]) -> list[OddDistance]:
+        rows = 200.0 - np.cumsum([0.0, *gaps]) / 2.0
+        marks = Landmarks(rows, np.zeros(len(rows)), np.ones(len(rows)), height=300, pixel_mm=2.0)
+        return odd_distances(marks, np.array(places), self.GEOMETRY)
+
+    def test_more_than_three_spreads(self) -> None:
+        assert self.found([38.9, 23.1, 45.9], [1, 2, 3, 4]) == []
+        odd = self.found([39.1, 22.9, 46.1], [1, 2, 3, 4])
+        assert [(o.lower, o.upper) for o in odd] == [(1, 2), (2, 3), (3, 4)]
+        assert [o.mm for o in odd] == pytest.approx([39.1, 22.9, 46.1])
+        assert [o.usual_mm for o in odd] == pytest.approx([30.0, 32.0, 34.0])
+
+    def test_a_place_that_was_missed(self) -> None:
+        """From place 2 to 4 it is 66 mm, ± 5 mm."""
+        assert self.found([30.0, 80.9], [1, 2, 4]) == []
+        (odd,) = self.found([30.0, 81.1], [1, 2, 4])
+        assert odd == (2, 4, pytest.approx(81.1), pytest.approx(66.0))
+
+    def test_what_is_no_landmark_is_passed_over(self) -> None:
+        assert self.found([15.0, 15.0, 32.0], [1, -1, 2, 3]) == []
+        assert self.found([], [1]) == []
+        assert self.found([30.0], [-1, -1]) == []
+
+    def test_what_lies_below_the_chain_may_be_anywhere(self) -> None:
+        assert self.found([60.0, 30.0], [0, 1, 2]) == []
 
 
 class TestFitGeometry:

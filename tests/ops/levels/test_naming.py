@@ -7,8 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scripts.labels import IGNORE
-from scripts.ops.levels.geometry import ChainGeometry, find_places, fit_geometry
-from scripts.ops.levels.naming import NETWORK_WEIGHT, ChainNames, ChainNaming, name_probabilities, name_tissue
+from scripts.ops.levels.geometry import GAP, ChainGeometry, find_places, fit_geometry
+from scripts.ops.levels.naming import (
+    NETWORK_WEIGHT,
+    ChainNames,
+    ChainNaming,
+    NameEvidence,
+    name_probabilities,
+    name_tissue,
+)
 from tests.drawn_spines import CHAIN, GROUPS, PIXEL_MM, TABLE, one_level_up, unsure, volume
 
 NAMES = ChainNames(GROUPS, CHAIN)
@@ -146,16 +153,31 @@ class TestChainNaming:
     def test_confidence(self, geometry: ChainGeometry) -> None:
         """High where geometry and network agree, lower where they do not; that of a landmark is its own."""
         naming, label = ChainNaming(GROUPS, CHAIN, PIXEL_MM, geometry.as_json()), volume(9)
-        agree, differ = (naming.confidence(unsure(shown)) for shown in (label, one_level_up(label)))
+        agree, differ = (naming.evidence(unsure(shown)).posterior for shown in (label, one_level_up(label)))
         shown = [c for c in label.unique().tolist() if c in range(12, 17)]
         assert all(0.9 < agree[c] <= 1 + 1e-9 for c in shown)
         assert np.mean([agree[c] for c in shown]) > np.mean([differ[c] for c in shown])
         assert agree[2] == pytest.approx(agree[4])
 
+    def test_a_distance_that_no_spine_of_the_training_has(self, geometry: ChainGeometry) -> None:
+        """Here all others have a vertebra L3 that is higher by 30 mm."""
+        mean = geometry.mean.copy()
+        mean[3, GAP] += 30
+        label = volume(9)
+        usual, odd = (
+            ChainNaming(GROUPS, CHAIN, PIXEL_MM, of.as_json()).evidence(unsure(label)).odd
+            for of in (geometry, ChainGeometry(mean, geometry.spread))
+        )
+        assert usual == []
+        ((lower, upper, mm, usual_mm),) = odd
+        assert (TABLE.names[lower], TABLE.names[upper]) == ("L3/L4", "L2/L3")
+        assert usual_mm == pytest.approx(mean[3, GAP], abs=1e-3)
+        assert mm == pytest.approx(usual_mm - 30, abs=12)
+
     def test_nothing_to_name(self, geometry: ChainGeometry) -> None:
         naming = ChainNaming(GROUPS, CHAIN, PIXEL_MM, geometry.as_json())
         empty = probabilities(torch.zeros(2, 40, 20, dtype=torch.int64))
-        assert naming.confidence(empty) == {}
+        assert naming.evidence(empty) == NameEvidence({}, [])
         assert not naming(empty).argmax(1).any()
 
     def test_exception(self) -> None:

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scripts.labels import ClassTable
+from scripts.ops.levels.geometry import OddDistance
+from scripts.ops.levels.naming import NameEvidence
 from scripts.ops.levels.ordering import chain_index
 from scripts.ops.levels.report import base_confidence, level_evidence
 from scripts.ops.levels.verdict import Finding
@@ -104,3 +106,15 @@ def test_most_names_differ_from_the_network_s(other: int, told: bool) -> None:
 def test_nothing_found() -> None:
     label = torch.zeros(1, 8, 4, dtype=torch.int64)
     assert level_evidence(probs_of(label), label, TABLE, CHAIN) == ({}, [])
+
+
+def test_names_of_a_geometry() -> None:
+    """Uncertain by their mean, and a distance that is said with its classes' names."""
+    label = column(names("L5/S", 8))
+    given = {TABLE.id_of(name): 0.85 for name in names("L5/S", 8)}
+    odd = OddDistance(TABLE.id_of("L5/S"), TABLE.id_of("L4/L5"), 20.4, 33.3)
+    evidence, findings = level_evidence(probs_of(label), label, TABLE, CHAIN, NameEvidence(given, [odd]))
+    assert base_confidence(evidence) == given
+    assert [finding.rule for finding in findings] == ["uncertain levels", "odd distance"]
+    assert "From L5/S to L4/L5 it is 20 mm, usually 33" in findings[1].sentence
+    assert level_evidence(probs_of(label), label, TABLE, CHAIN, NameEvidence(dict.fromkeys(given, 0.9), []))[1] == []

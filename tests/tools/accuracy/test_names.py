@@ -108,26 +108,32 @@ class TestName:
 
 def scan(right: bool, mdice: float, posterior: float | None, **more: Any) -> dict[str, Any]:
     about = {"method": "cps4", "labelled": 1, "seed": 0, "section": "unlabelled", "case": "a", "evidence": "all"}
-    return about | {"right": right, "other_names": 0 if right else 2, "mdice": mdice, "posterior": posterior} | more
+    told = {"posterior": posterior, "odd": None if posterior is None else 0}
+    return about | {"right": right, "other_names": 0 if right else 2, "mdice": mdice} | told | more
 
 
 class TestMarkdown:
     def test_value(self) -> None:
-        """Of CPS4 three wrong names, two of them flagged, and four right ones, one of them flagged; one of BCP."""
-        scans = [scan(False, 0.2, p) for p in (0.1, 0.89, 0.95)] + [scan(True, 0.8, p) for p in (0.9, 1.0, 1.0, 0.5)]
+        """Of CPS4 three wrong names, two of them flagged by the posterior and one by a distance; of four right ones one
+        is flagged by the posterior and one by distances. One wrong name of BCP.
+        """
+        scans = [scan(False, 0.2, p) for p in (0.1, 0.89)] + [scan(True, 0.8, p) for p in (0.9, 1.0, 0.5)]
+        scans += [scan(False, 0.2, 0.95, odd=1), scan(True, 0.8, 1.0, odd=2)]
         scans += [scan(True, 0.7, None, evidence=NO_GEOMETRY), scan(True, 0.75, 1.0, section="test", seed=1)]
         scans += [scan(False, 0.3, 0.2, method="bcp", labelled=2)]
-        scans += [
-            scan(False, 0.6, 0.97, method="bcp", labelled=2, other_names=0)
-        ]  # a name that no posterior could doubt
+        tissue_alone = scan(False, 0.6, 0.97, method="bcp", labelled=2, other_names=0)
+        scans.append(tissue_alone)
         page = markdown(pd.DataFrame(scans)[list(FIELDS)], {"bcp": "BCP", "cps4": "CPS4 (ours)"})
         cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
         assert ["CPS4 (ours)", "1", "57.1 [25.0, 84.2] (4/7); 54.3", "100.0 [20.7, 100.0] (1/1); 70.0"] in cells
         assert ["CPS4 (ours)", "1", "100.0 [20.7, 100.0] (1/1); 75.0", "–"] in cells
-        tissue = "0.0 [0.0, 79.3] (0/1)"
-        assert ["all", "unlabelled volumes", "9", "75.0 [30.1, 95.4] (3/4)", tissue, "25.0 [4.6, 69.9] (1/4)"] in cells
-        assert ["all", "all", "10", "75.0 [30.1, 95.4] (3/4)", tissue, "20.0 [3.6, 62.4] (1/5)"] in cells
-        assert [INFERENCE, "all", "0", "–", "–", "–"] in cells
+        tissue, by_posterior = "0.0 [0.0, 79.3] (0/1)", "75.0 [30.1, 95.4] (3/4)"
+        wrong = ["100.0 [51.0, 100.0] (4/4)", by_posterior, tissue]
+        assert ["all", "unlabelled volumes", "9", *wrong, "50.0 [15.0, 85.0] (2/4)"] in cells
+        assert ["all", "all", "10", *wrong, "40.0 [11.8, 76.9] (2/5)"] in cells
+        one = ["100.0 [43.9, 100.0] (3/3)", "66.7 [20.8, 93.9] (2/3)", "–", "40.0 [11.8, 76.9] (2/5)"]
+        assert ["all", "1 labelled", "8", *one] in cells
+        assert [INFERENCE, "all", "0", "–", "–", "–", "–"] in cells
         assert "benchmark names DIR" in page
 
 
