@@ -75,7 +75,7 @@ class BatchAugmentation:
 
     def _stream(self, stream: dict[str, Any], generator: torch.Generator) -> dict[str, Any]:
         image = stream["image"]
-        grid = self.grid(image.shape[0], image.shape[-2:], generator).to(image.device, non_blocking=True)
+        grid = self.grid(image.shape[0], image.shape[-2:], generator, image.device)
         out = dict(stream, image=self.grey_values(warp(image, grid), generator))
         for name in ("label", "pseudo_label"):
             if name in stream:
@@ -84,8 +84,17 @@ class BatchAugmentation:
             out["attention_maps"] = warp(stream["attention_maps"], grid)
         return out
 
-    def grid(self, batch: int, size: tuple[int, int] | torch.Size, generator: torch.Generator) -> Tensor:
-        """Random sampling grid (B, H, W, 2) for `torch.nn.functional.grid_sample`, drawn on the CPU."""
+    def grid(
+        self,
+        batch: int,
+        size: tuple[int, int] | torch.Size,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Random sampling grid (B, H, W, 2) for `torch.nn.functional.grid_sample`.
+
+        Its few numbers are drawn on the CPU, so that they are the same everywhere; it is made on the device.
+        """
         height, width = size
 
         def uniform(bound: float) -> Tensor:
@@ -101,11 +110,12 @@ class BatchAugmentation:
             ],
             1,
         )  # (B, 2, 3)
+        theta = theta.to(device, non_blocking=True)
         grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
         if self.elastic_px > 0:
             nodes = self._own(torch.randn, batch, 2, *self.elastic_nodes, generator=generator) * self.elastic_px
-            field = _smooth(nodes, size)
-            grid = grid + field.permute(0, 2, 3, 1) * torch.tensor([2 / width, 2 / height])
+            nodes *= torch.tensor([2 / width, 2 / height])[:, None, None]
+            grid = grid + _smooth(nodes.to(device, non_blocking=True), size).permute(0, 2, 3, 1)
         return grid
 
     def grey_values(self, image: Tensor, generator: torch.Generator) -> Tensor:
@@ -122,7 +132,7 @@ class BatchAugmentation:
         unit = torch.where(from_white, 1 - unit, unit)
         if self.bias > 0:
             nodes = self._own(torch.randn, image.shape[0], 1, *self.bias_nodes, generator=generator) * self.bias
-            unit = unit * _smooth(nodes, image.shape[-2:]).exp().to(image.device, non_blocking=True)
+            unit = unit * _smooth(nodes.to(image.device, non_blocking=True), image.shape[-2:]).exp()
         image = low + (high - low) * unit
         if self.blur > 0:
             blurred = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)

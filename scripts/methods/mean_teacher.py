@@ -72,11 +72,10 @@ class MeanTeacher(Supervised):
         return {**losses, "loss": total, "consistency": term}
 
     def _noisy(self, image: Tensor) -> Tensor:
-        """The slices with noise, drawn on the CPU, whose generator a checkpoint keeps."""
+        """The slices with noise of the device's generator, which a checkpoint keeps."""
         if self.noise == 0:
             return image
-        noise = (self.noise * torch.randn(image.shape)).clamp(-2 * self.noise, 2 * self.noise)
-        return image + noise.to(image.device, non_blocking=True)
+        return image + (self.noise * torch.randn_like(image)).clamp(-2 * self.noise, 2 * self.noise)
 
     @torch.no_grad()
     def teacher_logits(self, image: Tensor) -> Tensor:
