@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
 
 from .landmarks import Array, Landmarks
 
@@ -125,8 +124,7 @@ def odd_distances(landmarks: Landmarks, places: np.ndarray, geometry: ChainGeome
         places: (n,) of its landmarks; -1 where one is none.
         geometry: of the cohort.
     """
-    climb = np.concatenate([[0.0], np.cumsum(geometry.mean[:, GAP])])
-    variance = np.concatenate([[0.0], np.cumsum(geometry.spread[:, GAP] ** 2)])
+    climb, variance = _climb(geometry.mean[:, GAP]), _climb(geometry.spread[:, GAP] ** 2)
     at = features(landmarks)[:, PLACE]
     found = []
     for i, k in pairwise(np.flatnonzero(places > 0)):
@@ -186,6 +184,11 @@ def features(landmarks: Landmarks) -> Array:
     size = np.log(landmarks.area)
     gap = np.append(-np.diff(landmarks.place), np.nan)
     return np.stack([landmarks.tilt, size - np.median(size), gap, landmarks.place], 1)
+
+
+def _climb(steps: Array) -> Array:
+    """Sums from the lowest place up to each, (P,) -> (P + 1,)."""
+    return np.concatenate([[0.0], np.cumsum(steps)])
 
 
 class _Expected(NamedTuple):
@@ -264,15 +267,13 @@ class _Paths:
         self.emission = self._emission(evidence)  # (C, n, P)
         places = np.arange(self.num_places)
         prior = -0.5 * (POSTURES / POSTURE_SPREAD) ** 2
-        self.prior = prior - logsumexp(prior)
+        self.prior = prior - np.logaddexp.reduce(prior)
         self.first = SHORT * np.maximum(places - 1.0, 0)  # some networks see what lies below the chain, some do not
         behind = (self.n - 1.0 - np.arange(self.n))[:, None]  # landmarks above each, if it is the last on the path
         self.last = behind * np.where(places == self.num_places - 1, ABOVE, SPURIOUS)  # (n, P)
-        self.climb = np.concatenate([[0.0], np.cumsum(self.mean[:-1, GAP])])
-        self.climb_variance = np.concatenate([[0.0], np.cumsum(self.spread[:-1, GAP] ** 2)])
-        self.moves = {(i, k): self._move(i, k) for k in range(self.n) for i in range(k)}
+        self.moves = self._moves()
         self.forward, self.backward = self._forward(), self._backward()
-        self.log_likelihood = float(logsumexp(self.forward + self.last))
+        self.log_likelihood = float(np.logaddexp.reduce(self.forward + self.last, axis=None))
         self.posterior = np.exp(self.forward + self.backward - self.log_likelihood)  # (C, n, P)
 
     def _emission(self, evidence: Array | None) -> Array:
@@ -286,15 +287,17 @@ class _Paths:
         z = (x[..., None] - self.mean[:, feature]) / self.spread[:, feature]
         return np.minimum(0.5 * z**2, LARGEST) + np.log(self.spread[:, feature] / FIRST_SPREAD[feature])
 
-    def _move(self, i: int, k: int) -> Array:
-        """(P, P) weight of landmark i at one place and k, the next on the path, at another."""
-        rise = self.climb - self.climb[:, None]  # mm from place to place
-        variance = np.maximum(self.climb_variance - self.climb_variance[:, None], 1.0)
-        distance = self.x[i, PLACE] - self.x[k, PLACE]
+    def _moves(self) -> Array:
+        """(n, n, P, P) weight of landmark i at one place and k, the next on the path, at another."""
+        climb, climb_variance = _climb(self.mean[:-1, GAP]), _climb(self.spread[:-1, GAP] ** 2)
+        rise = climb - climb[:, None]  # mm from place to place
+        variance = np.maximum(climb_variance - climb_variance[:, None], 1.0)
+        distance = (self.x[:, None, PLACE] - self.x[:, PLACE])[..., None, None]
         cost = np.minimum(0.5 * (distance - rise) ** 2 / variance, 2 * LARGEST)
         cost += 0.5 * np.log(variance / FIRST_SPREAD[GAP] ** 2)
         steps = np.arange(self.num_places) - np.arange(self.num_places)[:, None]
-        return np.where(steps > 0, MISSED * (steps - 1.0) + SPURIOUS * (k - i - 1) - cost, -np.inf)
+        left_out = (np.arange(self.n) - np.arange(self.n)[:, None] - 1.0)[..., None, None]  # landmarks between the two
+        return np.where((steps > 0) & (left_out >= 0), MISSED * (steps - 1.0) + SPURIOUS * left_out - cost, -np.inf)
 
     def _begin(self, k: int) -> Array:
         """(C, P) weight of a path that begins with landmark k."""
@@ -304,8 +307,8 @@ class _Paths:
         """Weight of all paths up to landmark k at each place, (C, n, P)."""
         forward = np.full(self.emission.shape, -np.inf)
         for k in range(self.n):
-            ways = [logsumexp(forward[:, i, :, None] + self.moves[i, k], axis=1) for i in range(k)]
-            forward[:, k] = logsumexp([self._begin(k), *ways], axis=0) + self.emission[:, k]
+            ways = np.logaddexp.reduce(forward[:, :k, :, None] + self.moves[:k, k], axis=(1, 2))
+            forward[:, k] = np.logaddexp(self._begin(k), ways) + self.emission[:, k]
         return forward
 
     def _backward(self) -> Array:
@@ -313,8 +316,8 @@ class _Paths:
         backward = np.full(self.emission.shape, -np.inf)
         for i in reversed(range(self.n)):
             ahead = self.emission + backward
-            ways = [logsumexp(self.moves[i, k] + ahead[:, k, None], axis=2) for k in range(i + 1, self.n)]
-            backward[:, i] = logsumexp([np.broadcast_to(self.last[i], ahead[:, i].shape), *ways], axis=0)
+            ways = np.logaddexp.reduce(self.moves[i, i + 1 :] + ahead[:, i + 1 :, None], axis=(1, 3))
+            backward[:, i] = np.logaddexp(self.last[i], ways)
         return backward
 
     def expected(self) -> _Expected:
