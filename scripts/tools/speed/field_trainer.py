@@ -1,7 +1,8 @@
-"""Training with loading: slice cache and batch augmentation against a trainer in the style of the field's code."""
+"""Training with loading: slice cache and batch augmentation against trainers in the style of the field's code."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandGaussianNoised
+from scipy import ndimage
 from torch.utils.data import Dataset
 
+from ...data.cache import Slices
 from ...data.loaders import TwoStreamLoader
 from ...phantom.write import write_phantoms
 from .pairs import Goal, in_turns, missing, now
@@ -25,6 +28,16 @@ FIELD = Goal(
     "a Mean Teacher trainer of the field's style: the item's volume file read and transformed for every slice, random "
     "transforms slice by slice, float32, contiguous layout, no cache; same network, losses and batch",
 )
+CUT = Goal(
+    "the same beside slices that were cut once",
+    1 / 2,
+    "a Mean Teacher trainer of the kind of SSL4MIS: every slice a file of the network's size, four loader workers or "
+    "as many as there are cores, "
+    "rotation and zoom slice by slice in scipy, float32, contiguous layout; same network, losses and batch",
+)
+CUT_WORKERS = min(4, os.cpu_count() or 1)
+TURNED, DEGREES = 0.5, 20.0
+"""Share of the slices that this trainer turns, and the largest angle."""
 WAIT = Goal("waiting for data after the first epoch", 0.02, "the whole step")
 
 
@@ -61,12 +74,44 @@ class FileSlices(Dataset[dict[str, Any]]):
         return {**self.augment(one), "is_unlabelled": self.is_unlabelled}
 
 
+class CutSlices(Dataset[dict[str, Any]]):
+    """Dataset of 2D slices that were cut once, each in a file: read, turned, and zoomed to the network's size.
+
+    Args:
+        slices: a `SliceDataset`, whose slices are cut.
+        folder: of the files; new.
+        seed: of the angles.
+    """
+
+    def __init__(self, slices: Slices, folder: Path, seed: int = 0) -> None:
+        folder.mkdir(parents=True)
+        self.data, self.rng = list[Path](), np.random.default_rng(seed)
+        for number in range(len(slices)):
+            one = slices[number]
+            self.is_unlabelled, self.size = one["is_unlabelled"], one["image"].shape[-2:]
+            self.data.append(folder / f"{number}.npz")
+            found = {key: one[key][0].numpy() for key in ("image", "label") if key in one}
+            np.savez(self.data[-1], **found)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        with np.load(self.data[index]) as file:
+            arrays = {key: file[key] for key in file.files}
+        if self.rng.random() < TURNED:
+            angle = self.rng.uniform(-DEGREES, DEGREES)
+            arrays = {k: ndimage.rotate(a, angle, order=0, reshape=False) for k, a in arrays.items()}
+        arrays = {k: ndimage.zoom(a, np.array(self.size) / a.shape, order=0) for k, a in arrays.items()}
+        return {**{k: torch.from_numpy(a)[None] for k, a in arrays.items()}, "is_unlabelled": self.is_unlabelled}
+
+
 def field_rows(
     sizes: Sizes, work: Path, pairs: int, shape: tuple[int, int], pixel_mm: float
 ) -> Iterator[dict[str, Any]]:
-    """Rows: a Mean Teacher step with its loading against the reference trainer's; the wait for the data loader.
+    """Rows: a Mean Teacher step with its loading against two reference trainers'; the wait for the data loader.
 
-    Both load data in the training process.
+    Ours and the first load data in the training process.
 
     Args:
         sizes: config of the steps.
@@ -75,7 +120,7 @@ def field_rows(
         shape: (H, W) of the scans.
         pixel_mm: of the scans.
     """
-    goals = [goal.on(sizes.device) for goal in (FIELD, WAIT)]
+    goals = [goal.on(sizes.device) for goal in (FIELD, CUT, WAIT)]
     if reason := missing(sizes.device):
         yield from (goal.not_measured(reason) for goal in goals)
         return
@@ -107,7 +152,20 @@ def field_rows(
     scan = {"scan_shape": [*shape], "scan_pixel_mm": pixel_mm}
     yield goals[0].row(times, **described(ours), **scan, **{k: round(v, 2) for k, v in per_second.items()})
     shares = [(wait, step) for wait, (step, _) in zip(waits[WARM_UP:], times, strict=True)]
-    yield goals[1].row(shares, **described(ours))
+    their_feed = iter(cut_loader(theirs, work / "slices"))
+    cut = in_turns(our_step, lambda: their_step(next(their_feed)), pairs, WARM_UP, sizes.device)
+    yield goals[1].row(cut, **described(ours), **scan)
+    yield goals[2].row(shares, **described(ours))
+
+
+def cut_loader(parser: ConfigParser, folder: Path) -> TwoStreamLoader:
+    """Labelled and unlabelled batches of a config, of :class:`CutSlices` by `CUT_WORKERS` loader processes each."""
+    get = parser.get_parsed_content
+    labelled, unlabelled = (
+        CutSlices(get(f"train#{name}"), folder / name, get("seed")) for name in ("dataset", "unlabelled_dataset")
+    )
+    sizes = get("batch_size"), get("unlabelled_batch_size")
+    return TwoStreamLoader(labelled, unlabelled, *sizes, get("seed"), num_workers=CUT_WORKERS)
 
 
 def field_loader(parser: ConfigParser) -> TwoStreamLoader:

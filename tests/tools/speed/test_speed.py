@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scripts.data.cache import MAPS
+from scripts.phantom.write import write_phantoms
 from scripts.tools.speed import field_trainer, inference, maps, memory, speed, training
 from scripts.tools.speed.inference import Setting
 from scripts.tools.speed.pairs import Goal
@@ -164,10 +165,30 @@ class TestStage1Row:
 
 class TestFieldRows:
     def test_smoke(self, sizes: Sizes, tmp_path: Path) -> None:
-        trained, waited = field_trainer.field_rows(sizes, tmp_path, 2, (40, 32), 7.0)
+        trained, cut, waited = field_trainer.field_rows(sizes, tmp_path, 2, (40, 32), 7.0)
+        assert cut["pairs"] == 2
         assert trained["ours_slices_per_s"] > trained["reference_slices_per_s"]
         assert 0 < waited["ratio"] < 1
         assert waited["reference_ms"] == trained["ours_ms"]
+
+
+class TestCutSlices:
+    def test_items(self, sizes: Sizes, tmp_path: Path) -> None:
+        """Of the slices that were cut: unturned ones are equal to them, turned ones have no other values."""
+        datalist = write_phantoms(
+            tmp_path / "scans", labelled=1, unlabelled=0, validation=0, test=0, shape_hw=(40, 32), pixel_mm=7.0
+        )
+        place = {"datalist": str(datalist), "cache_dir": str(tmp_path / "cache")}
+        slices = sizes.graph("methods/supervised.yaml", **place).get_parsed_content("train#dataset")
+        cut = field_trainer.CutSlices(slices, tmp_path / "cut")
+        assert len(cut) == len(slices)
+        same = []
+        for number in range(len(slices)):
+            given, read = slices[number], cut[number]
+            assert read["image"].shape == read["label"].shape == (1, 32, 16)
+            assert set(read["label"].unique().tolist()) <= {*given["label"].unique().tolist(), 0}
+            same.append(torch.equal(given["image"], read["image"]) and torch.equal(given["label"], read["label"]))
+        assert 0 < sum(same) < len(same)
 
 
 class TestGuidedRow:
