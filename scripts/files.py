@@ -18,6 +18,8 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout, lock_descriptor
 
+PROGRAM = os.environ.get("CPS4_PROGRAM", "python -m scripts")
+"""How this program was called, for messages that name one of its commands; the installed `cps4` tells all its runs."""
 WINDOWS = os.name == "nt"
 PART, LOCK = ".part-", ".lock"
 """Beginning of the names of what is not written yet; the lock of a run's folder."""

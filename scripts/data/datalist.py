@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import write_whole
+from ..files import PROGRAM, write_whole
 from ..labels import ClassTable, LabelMap
 from .file_names import case_name
 
@@ -79,9 +79,7 @@ def load_datalist(path: str | Path, *, class_table: str | Path | None = None) ->
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise DataError(
-            f"{path}: there is no such datalist; write one with `python -m scripts prepare FOLDER --out {path}`"
-        )
+        raise DataError(f"{path}: there is no such datalist; write one with `{PROGRAM} prepare FOLDER --out {path}`")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:

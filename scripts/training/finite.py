@@ -9,10 +9,11 @@ from ignite.engine import Engine
 from torch import Tensor
 
 from ..data.datalist import DataError
+from ..files import PROGRAM
 
 MEND = (
     "give a smaller --learning_rate or, where mixed precision is on, --amp False, and look at the scans with "
-    "python -m scripts check; what was kept before is whole"
+    f"{PROGRAM} check; what was kept before is whole"
 )
 
 

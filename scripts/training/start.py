@@ -29,7 +29,7 @@ from ..bundle.run_record import datalist_entries, hide_secret, record_run
 from ..bundle.settings import check_folders
 from ..data.check.command import check_datalist, check_entries
 from ..data.datalist import DataError, raise_problems
-from ..files import FileError, lock_folder, write_whole
+from ..files import PROGRAM, FileError, lock_folder, write_whole
 from ..weights import is_unfinished, restore_model_files
 from .earlier_run import forget_checkpoints, refuse_earlier_results
 from .resuming import check_resumed
@@ -105,7 +105,7 @@ def start(
     if not datalist:
         if not entries.get("training"):
             raise DataError(
-                "no datalist was given; add --datalist D.json (python -m scripts prepare FOLDER --out D.json makes "
+                f"no datalist was given; add --datalist D.json ({PROGRAM} prepare FOLDER --out D.json makes "
                 "one). In MONAI Label: save the labels of a few scans first; of one or two, train with val_split 0"
             )
         raise_problems(check_entries(entries, cache_folder=cache_dir, class_table=class_table, window_mm=window_mm))

@@ -50,18 +50,16 @@ class TestDependencies:
 class TestCommand:
     def test_here(self) -> None:
         assert BUNDLE_ROOT == ROOT
-        assert set(COMMANDS) - {"measure"} <= set(ALL)
+        assert set(COMMANDS) <= set(ALL)
 
-    def test_anywhere(self, tmp_path: Path) -> None:
-        """Beside a folder `scripts` of somebody else."""
-        (tmp_path / "scripts").mkdir()
-        (tmp_path / "scripts/__init__.py").write_text("raise SystemExit(3)", encoding="utf-8")
-        program = "import sys; from cps4.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    @pytest.mark.parametrize("command", ["check", "train"])
+    def test_messages_name_commands_as_they_are_called(self, command: str, tmp_path: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        for words, said in ((["info"], "L4/L5"), (["--help"], "usage: cps4")):
-            line = [sys.executable, "-c", program, *words]
+        for module, called in (("cps4", "cps4"), ("scripts", "python -m scripts")):
+            line = [sys.executable, "-m", module, command, "none.json"]
             done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-            assert (done.returncode, said in done.stdout) == (0, True), done.stderr
+            assert done.returncode == 1
+            assert f"write one with `{called} prepare FOLDER" in " ".join((done.stdout + done.stderr).split())
 
 
 @pytest.mark.slow

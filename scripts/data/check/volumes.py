@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel
 import numpy as np
 
+from ...files import PROGRAM
 from ...labels import IGNORE, LabelMap
 from ..dicom import series as dicom
 from .grid import corner_distance, fits, grid_of
@@ -150,8 +151,8 @@ def _refuse_for_itk(path: Path) -> None:
     if not count:
         raise UnusableError("is a folder of DICOM files that cannot be read; copy or export them again")
     if count != 1:
-        mend = "give each a folder of its own, name a file of the one you mean, or convert them with `python -m scripts"
-        raise UnusableError(f"the folder mixes {count} DICOM series; {mend} prepare --layout dicom`")
+        mend = f"name a file of the one you mean, or convert them with `{PROGRAM} prepare --layout dicom`"
+        raise UnusableError(f"the folder mixes {count} DICOM series; give each a folder of its own, {mend}")
     if gap := dicom.slice_gap(dicom.files_of(path)):
         raise UnusableError(f"{gap}; export the series again, whole and by itself")
 

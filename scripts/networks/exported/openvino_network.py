@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...files import sha256
+from ...files import PROGRAM, sha256
 from ..resunet import ResUNet2d
 from .volume_network import VolumeNetwork
 
@@ -34,7 +34,7 @@ class OpenVinoNetwork(nn.Module):
         super().__init__()
         with _needed_packages():
             import openvino
-        again = f"make it again: python -m scripts quantise SCANS --ckpt_dir {Path(path).parent}"
+        again = f"make it again: {PROGRAM} quantise SCANS --ckpt_dir {Path(path).parent}"
         core = openvino.Core()
         try:
             model = core.read_model(path)
