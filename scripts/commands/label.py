@@ -18,6 +18,7 @@ RESULTS = {
     "*_seg.nii.gz": "label map, in the scan's own grid",
     "*_levels.json": "verdict on the levels, with its reasons",
     "*_seg.dcm": "DICOM SEG",
+    "*_sr.dcm": "measurements as a DICOM structured report",
     "scans.csv": "a row for each scan",
     "structures.csv": "a row for each structure",
     "labels.json": "names of the label values",

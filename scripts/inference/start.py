@@ -24,7 +24,7 @@ from ..bundle.command_line import (
 from ..bundle.model_file import check_weights, trained_settings
 from ..data.check.command import check_datalist, check_scans
 from ..data.datalist import DataError, Problem, errors, load_datalist, raise_problems
-from ..data.dicom.seg import import_highdicom
+from ..data.dicom.derived import import_highdicom
 from ..data.output_folder import OutputFolder
 from ..data.transforms import file_stem, scan_name
 from ..labels import ClassTable
@@ -47,7 +47,7 @@ def start_inference(
     network: str = "",
     made_by: str = "train one with configs/train.yaml",
     input_dir: str = "",
-    dicom_seg: bool = False,
+    dicom: bool = False,
     levels: str = "",
     naming: str = "",
 ) -> list[Problem]:
@@ -66,7 +66,7 @@ def start_inference(
         network: config id of a network that checks its own weights file (ONNX); "" checks `ckpt_path` here.
         made_by: advice in the error if `ckpt_path` is missing.
         input_dir: folder of the scans; if given, an empty list of entries is no error (all may be done already).
-        dicom_seg: whether DICOM SEG files are to be written.
+        dicom: whether DICOM SEG or SR files are to be written.
         levels: config id of the read-out of the levels that is written.
         naming: config id of the `ChainNaming` that "named" needs; "" if there is none.
 
@@ -74,12 +74,12 @@ def start_inference(
         Errors of the excluded scans, for :func:`finish_inference`.
 
     Raises:
-        DataError: an override without effect, missing weights or weights for other classes, no package for DICOM SEG,
+        DataError: an override without effect, missing weights or weights for other classes, no package for DICOM files,
             no usable scan, files in the folder that may not be replaced, or, for scoring, any error.
     """
     show_data_errors_without_traceback()
     check_overrides()
-    if dicom_seg:
+    if dicom:
         import_highdicom()
     if not Path(ckpt_path).is_file():
         raise DataError(f"there is no trained network {ckpt_path}; {made_by} or name its folder with --ckpt_dir")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -180,8 +181,13 @@ class TestFormats:
         save(array, affine, scans / "other.nii.gz")
         out = scans.parent / "out"
         run_bundle(
-            "inference", ["inference.yaml"], input_dir=scans, output_dir=out, ckpt_dir=trained.models, dicom_seg=True
-        )
+            "inference", ["inference.yaml"], input_dir=scans, output_dir=out, ckpt_dir=trained.models, dicom_seg=True,
+            dicom_sr=True,
+        )  # fmt: skip
+        report = json.loads((out / "series_levels.json").read_text())
+        assert [path.name for path in out.glob("*_sr.dcm")] == ["series_sr.dcm"]
+        groups = highdicom.sr.srread(out / "series_sr.dcm").content.get_image_measurement_groups()
+        assert [g.tracking_identifier for g in groups] == ["spine", *(row["name"] for row in report["structures"])]
         assert sorted(path.name for path in out.glob("*_seg.*")) == [
             "other_seg.nii.gz",
             "series_seg.dcm",

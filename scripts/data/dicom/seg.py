@@ -2,111 +2,40 @@
 
 from __future__ import annotations
 
-import io
-import json
-import logging
-import warnings
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from monai.config import KeysCollection
-from monai.transforms import SaveImaged
+from monai.data import MetaTensor
 
-from ...files import StorageError
 from ...labels import ClassTable
 from ..datalist import DataError
-from ..output_folder import OutputFolder
-from ..transforms import result_name, source_of
-from .series import files_of
+from .derived import SaveDerivedd, import_highdicom, source_images
 
 ANATOMICAL_STRUCTURE = ("91723000", "SCT", "Anatomical Structure")
 """Category of every segment, and type of those whose class has no code."""
 ARTIFICIAL_INTELLIGENCE = ("123110", "DCM", "Artificial Intelligence")
-MAY_BE_EMPTY = (
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
-    *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
-)
-"""Type 2 attributes (required, may be empty), which anonymised series may lack."""
 ON_GRID = 0.1
 """Tolerance in voxels between the corners of a slice and the label map's grid; half a voxel across slices."""
 SERIES_NUMBERS = 1000
 """Offset of a SEG's series number to its source's."""
 
 
-class SaveDicomSegd(SaveImaged):
-    """Write label maps of DICOM series as `<case>_seg.dcm` to the folder of results; leaves the data unchanged.
+class SaveDicomSegd(SaveDerivedd):
+    """Write label maps of DICOM series as `<case>_seg.dcm`, see `SaveDerivedd`.
 
     A file has one binary segment per class found, with name, code and colour, in the study and frame of reference of
-    the series. Patient attributes are copied as the standard requires, and are not logged. Scans of other formats are
-    skipped; an unsuitable header is logged as an error.
-
-    A subclass of `SaveImaged`, because MONAI Label removes those.
-
-    Args:
-        keys: label maps (1, X, Y[, Z]) in the scan's own grid, class ids.
-        outputs: folder of the label maps.
-        table: the classes.
-        metadata: the bundle's metadata.json, for name and version of the algorithm.
-
-    Raises:
-        DataError: highdicom is not installed.
+    the series.
     """
 
-    def __init__(self, keys: KeysCollection, outputs: OutputFolder, table: ClassTable, metadata: str | Path) -> None:
-        super().__init__(keys, output_dir=outputs.folder, print_log=False)
-        import_highdicom()
-        self.outputs, self.table = outputs, table
-        self.about = json.loads(Path(metadata).read_text(encoding="utf-8"))
+    ENDING, WHAT = "_seg.dcm", "DICOM SEG"
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the files and return the data."""
-        for key in self.key_iterator(data):
-            label_map = data[key]
-            name = result_name(data, label_map)
-            files = files_of(Path(str(label_map.meta.get("filename_or_obj", ""))))
-            log = logging.getLogger(__name__)
-            if not files:
-                log.info("%s: not read from DICOM, so no DICOM SEG is written", name)
-                continue
-            label, affine = np.asarray(label_map[0].cpu()), np.asarray(label_map.affine, dtype=np.float64)
-            if not label.any():
-                log.warning("%s: no structure was found, so no DICOM SEG is written", name)
-                continue
-            try:
-                content = self._content(label, affine, files)
-                self.outputs.write(f"{name}_seg.dcm", content, source_of(label_map))
-            except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-                # messages of other libraries may quote the header with a patient's name
-                ours = isinstance(error, DataError | StorageError)
-                reason = str(error) if ours else f"its header does not fit, {type(error).__name__}"
-                log.error("%s: no DICOM SEG can be written (%s); the label map is", name, reason)
-        return dict(data)
-
-    def _content(self, label: np.ndarray, affine: np.ndarray, files: Sequence[str]) -> bytes:
-        content = io.BytesIO()
-        with _silence():
-            dicom_seg(label, affine, files, self.table, self.about).save_as(content)
-        return content.getvalue()
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Silence warnings and logs of pydicom and highdicom, which quote values of the header."""
-    loggers = [logging.getLogger(name) for name in ("pydicom", "highdicom")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.CRITICAL)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    def make(self, data: Mapping[Hashable, Any], label_map: MetaTensor, files: Sequence[str]) -> Any:
+        """A SEG object; None where no structure was found."""
+        label, affine = np.asarray(label_map[0].cpu()), np.asarray(label_map.affine, dtype=np.float64)
+        if not label.any():
+            return None
+        return dicom_seg(label, affine, files, self.table, self.about)
 
 
 def dicom_seg(
@@ -128,16 +57,12 @@ def dicom_seg(
         DataError: highdicom is not installed, or the slices of the series do not lie on the label map's grid.
     """
     highdicom = import_highdicom()
-    from pydicom import dcmread
     from pydicom.sr.coding import Code
 
-    sources = [dcmread(file, stop_before_pixels=True) for file in files]
+    sources = source_images(files)
     if "FrameOfReferenceUID" not in sources[0]:
         raise DataError("its header names no frame of reference")
     for source in sources:
-        for keyword in MAY_BE_EMPTY:
-            if keyword not in source:
-                setattr(source, keyword, "")
         for measures in _pixel_measures(source):
             if not measures.get("SliceThickness"):  # highdicom needs it; contiguous slices are assumed
                 measures.SliceThickness = round(float(np.linalg.norm(affine[:3, 2])), 4)
@@ -232,13 +157,3 @@ def _pixel_measures(source: Any) -> list[Any]:
         return [source]
     groups = [*source.SharedFunctionalGroupsSequence, *source.PerFrameFunctionalGroupsSequence]
     return [group.PixelMeasuresSequence[0] for group in groups if "PixelMeasuresSequence" in group]
-
-
-def import_highdicom() -> ModuleType:
-    """Import highdicom; a DataError with advice if it is not installed."""
-    try:
-        import highdicom
-    except ModuleNotFoundError as error:
-        advice = "run `pip install -r requirements-dicom.txt`, or leave out --dicom_seg"
-        raise DataError(f"DICOM SEG files are written with highdicom; {advice}") from error
-    return highdicom
