@@ -17,7 +17,6 @@ SPREAD = 0.25
 """Millimetres by which that grows with each millimetre beyond the end of the line, which is only guessed there."""
 STRAIGHT_MM = 60.0
 """A shorter chain has a straight centre line, a longer one a curved line (a parabola)."""
-
 SPECK_ML = 0.05
 """A structure of less, all its voxels together, is none: the discs of an adult's lumbar spine have some millilitres."""
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .sizes import is_cut, number, size_words
+from .spine_parts import SPECK_ML
 from .structures import Field, Measured
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _plane(labelled: Labelled, trained: Trained) -> Iterator[Finding]:
 
 
 def _removed(labelled: Labelled) -> Iterator[Finding]:
-    if not labelled.removed:
+    if labelled.removed_ml < SPECK_ML:
         return
     left = sum(s.volume_ml for s in labelled.structures.values())
     parts = "1 part" if labelled.removed == 1 else f"{labelled.removed} parts"

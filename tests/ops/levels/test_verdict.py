@@ -278,6 +278,7 @@ class TestWholeScan:
         much = "2 parts away from the spine, 9.9 ml, were removed from the label map."
         assert told(Spine().draw(), removed=2, removed_ml=9.9) == (CHECK, [much], [])
         assert told(Spine().draw(), removed=0)[2] == []
+        assert told(Spine().draw(), removed=1, removed_ml=0.04)[2] == []  # would be 0.0 ml
         little = "1 part away from the spine, 9.6 ml, was removed from the label map."
         assert told(Spine().draw(), removed=1, removed_ml=9.6) == (OK, [], [little])
 
