@@ -41,6 +41,15 @@ class Seen(NamedTuple):
     evidence: Array
 
 
+def gathered(seen: dict[int, Seen]) -> dict[int, Seen]:
+    """What all processes have seen of their volumes, case -> of it, in each of them."""
+    if idist.get_world_size() == 1:
+        return seen
+    parts: list[Any] = [None] * idist.get_world_size()
+    torch.distributed.all_gather_object(parts, seen)
+    return dict(sorted((case, volume) for part in parts for case, volume in part.items()))
+
+
 class CohortNaming:
     """Names all volumes of a cohort together: labelled spines begin, unlabelled ones give means and spreads (EM).
 
@@ -180,6 +189,8 @@ class CohortGeometry:
     def fit(self, most: int, weights: Path | None = None) -> ChainGeometry | None:
         """Fit it to at most so many unlabelled volumes, evenly chosen; None if no label shows a landmark.
 
+        Of several processes, which all have to call it, each looks at its share of the volumes.
+
         Args:
             most: volumes.
             weights: a file that a copy of the network is read from; None for the network as it is.
@@ -193,9 +204,10 @@ class CohortGeometry:
         mode = network.training
         network.eval()
         step = -(-len(self.unlabelled.data) // most) or 1
-        seen = [self._see(network, case) for case in range(0, len(self.unlabelled.data), step)]
+        cases = range(0, len(self.unlabelled.data), step)[idist.get_rank() :: idist.get_world_size()]
+        seen = gathered({case: self._see(network, case) for case in cases})
         network.train(mode)
-        return self.naming.fit(seen)
+        return self.naming.fit(list(seen.values()))
 
     def _see(self, network: nn.Module, case: int) -> Seen:
         volume = torch.from_numpy(self.unlabelled.image(case).astype(np.float32))[:, None].to(self.device)
@@ -207,7 +219,7 @@ class CohortGeometry:
 class KeepGeometry:
     """Fit the cohort's geometry with the network that a training kept, and add it to its `model.json`.
 
-    Attach it behind what writes the network. Of several processes the first does it.
+    Attach it behind what writes the network. Of several processes the first writes.
 
     Args:
         geometry: of the cohort.
@@ -220,12 +232,15 @@ class KeepGeometry:
     def __call__(self) -> None:
         """Write `chain_geometry` into the settings beside the weights; nothing where it cannot be fitted."""
         weights = self.folder / WEIGHTS
-        if idist.get_rank() == 0 and weights.is_file():
-            self._keep(weights)
+        idist.barrier()  # until the first has written the network
+        if not weights.is_file():
+            return
+        geometry = self.geometry.fit(MOST_VOLUMES, weights)
+        if idist.get_rank() == 0:
+            self._keep(weights, geometry)
         idist.barrier()
 
-    def _keep(self, weights: Path) -> None:
-        geometry = self.geometry.fit(MOST_VOLUMES, weights)
+    def _keep(self, weights: Path, geometry: ChainGeometry | None) -> None:
         if geometry is None:
             logger.info("no label shows a landmark of the chain: levels will be decoded, not named by geometry")
         else:

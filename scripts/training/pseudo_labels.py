@@ -25,7 +25,7 @@ from ..ops.levels.geometry import ChainGeometry
 from ..ops.levels.ordering import decode_order
 from ..ops.precision import autocast
 from ..ops.prompt_map import upsample
-from .cohort import CohortNaming, Seen
+from .cohort import CohortNaming, Seen, gathered
 
 logger = logging.getLogger(__name__)
 SURE = 0.9
@@ -246,15 +246,6 @@ def _name(
 ) -> np.ndarray:
     label = cohort.label(torch.from_numpy(tissue.astype(np.int64)), seen[case], geometry)
     return label.to(torch.uint8).numpy()
-
-
-def gathered(seen: dict[int, Seen]) -> dict[int, Seen]:
-    """What all processes have seen, in each of them."""
-    if idist.get_world_size() == 1:
-        return seen
-    parts: list[Any] = [None] * idist.get_world_size()
-    torch.distributed.all_gather_object(parts, seen)
-    return {case: volume for part in parts for case, volume in part.items()}
 
 
 class PseudoLabelledSlices(Dataset[dict[str, Any]]):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import pytest
 import torch
@@ -184,6 +185,26 @@ class TestCohortGeometry:
         assert cases == [0, 3]
         geometry.fit(5)
         assert cases == [0, 3, 0, 1, 2, 3, 4]
+
+    def test_each_process_looks_at_its_share(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two of them, the second of which has sent its part first; both fit what one process fits."""
+        geometry = geometry_of(naming(volume(0)), *(volume(k) for k in (1, 2, 3)))
+        alone = geometry.fit(10)
+        assert alone is not None
+        sent: dict[int, Any] = {}
+
+        def gather(parts: list[Any], seen: dict[int, Seen]) -> None:
+            sent[idist.get_rank()] = seen
+            parts[:] = [sent.get(0, {}), sent[1]]
+
+        monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+        monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+        for rank in (1, 0):
+            monkeypatch.setattr(idist, "get_rank", lambda rank=rank: rank)
+            made = geometry.fit(10)
+        assert (list(sent[0]), list(sent[1])) == ([0, 2], [1])
+        assert made is not None
+        assert made.as_json() == alone.as_json()
 
     def test_labels_without_a_landmark(self) -> None:
         geometry = geometry_of(naming(torch.zeros(2, 40, 20, dtype=torch.int64)), volume(1))
