@@ -51,10 +51,21 @@ def test_other_settings_start_over(runs: list[bool], tmp_path: Path) -> None:
 
 def test_the_best_method_is_bold() -> None:
     scores = dict(zip(METHODS, (0.4, 0.6, 0.5), strict=True))
-    table = scores_table({m: {"mdice": dice, "miou": dice - 0.1, "n_cases": 16} for m, dice in scores.items()})
+    more = {"levels_right": 0.875, "n_cases": 16}
+    table = scores_table({m: {"mdice": dice, "miou": dice - 0.1, **more} for m, dice in scores.items()})
     assert f"| {NAMES['cps4']}" in markdown(table)
     lines = [line.split("|")[2:-1] for line in markdown(table).splitlines() if "60.00" in line]
-    assert [cell.strip() for cell in lines[0]] == ["**60.00**", "**50.00**", "**16**"]
+    assert [cell.strip() for cell in lines[0]] == ["**60.00**", "**50.00**", "**87.50**", "**16**"]
+
+
+def test_scores_are_of_the_names_that_label_maps_have(tmp_path: Path) -> None:
+    folder = tmp_path / "cps4" / "test"
+    folder.mkdir(parents=True)
+    read_outs = {"mdice": 0.4, "decoded": {"mdice": 0.5}, "named": {"mdice": 0.6}}
+    for gone, best in (("", 0.6), ("named", 0.5), ("decoded", 0.4)):
+        read_outs.pop(gone, None)
+        (folder / "summary.json").write_text(json.dumps(read_outs))
+        assert Demo(tmp_path, 0).scores("cps4")["mdice"] == best
 
 
 def test_seconds_are_added_up() -> None:
