@@ -167,9 +167,13 @@ def _draw_methods(panel: Axes, benchmark: Benchmark, methods: Sequence[str], rea
             markersize=9 if ours else 5, markeredgecolor="white" if method != "supervised" else colour,
             markeredgewidth=0.5,
         )  # fmt: skip
-        if max(drawn) == places[-1]:
-            name = benchmark.names[method].title + _other_n(benchmark, max(map(len, drawn.values())))
+        name, last = benchmark.names[method].title + _other_n(benchmark, max(map(len, drawn.values()))), max(drawn)
+        if last == places[-1]:
             ends[name], looks[name] = means[-1], colour
+        else:  # not run with so many labelled patients
+            panel.annotate(
+                name, (last, means[-1]), (7, 0), textcoords="offset points", va="center", fontsize=8, color=INK
+            )
     best = benchmark.scores(FULL, benchmark.labelled[-1], readout)
     if best:
         top = 100 * statistics.fmean(best)
