@@ -76,7 +76,8 @@ def test_wheel(tmp_path: Path) -> None:
     inside = {name.removeprefix("cps4/bundle/") for name in names if name.startswith("cps4/bundle/")}
     needed = {name for name in needed_files() if name.startswith(("configs/", "scripts/"))}
     assert needed | {"LICENSE", "metadata.json", "docs/data_license.txt"} <= inside
-    assert {name for name in inside if name.startswith("models/")} <= {"models/model.pt", "models/model.json"}
+    shipped = {f"models/model.{ending}" for ending in ("pt", "json", "xml", "bin")}  # the last two for `label --fast`
+    assert {name for name in inside if name.startswith("models/")} <= shipped
     assert [name for name in inside if "__pycache__" in name] == []
     (tmp_path / "empty").mkdir()
     line = [sys.executable, "-m", "cps4", "info"]
