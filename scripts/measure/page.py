@@ -26,7 +26,7 @@ WORDS = {
     OK: "Nothing speaks against the names.",
 }
 """The verdicts, the worst first, and what they say without a reason."""
-FILES = {LABEL_MAP: "label map", "_seg.dcm": "DICOM SEG", REPORT: "report (JSON)"}
+FILES = {LABEL_MAP: "label map", "_seg.dcm": "DICOM SEG", "_sr.dcm": "DICOM SR", REPORT: "report (JSON)"}
 """Ending of a scan's results -> words of the link to them."""
 STRUCTURES, SCANS = TABLES = ("structures.csv", "scans.csv")
 HEIGHTS = ("height_anterior_mm", "height_middle_mm", "height_posterior_mm")

@@ -169,6 +169,12 @@ class TestPage:
             len(links) == 3 * 5 - 1 + 2
         )  # picture and the link round it, three files, one of which is gone; two tables
 
+    def test_dicom_files_have_links(self, outputs: OutputFolder) -> None:
+        add(outputs, "anna")
+        for ending in ("_seg.dcm", "_sr.dcm"):
+            outputs.write(f"anna{ending}", b"")
+        assert {"anna_seg.dcm", "anna_sr.dcm"} <= set(page_of(outputs).links)
+
     def test_pictures_are_loaded_when_seen(self, outputs: OutputFolder) -> None:
         add(outputs, "a")
         (image,) = page_of(outputs).images

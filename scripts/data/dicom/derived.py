@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import warnings
+from abc import abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,9 +58,9 @@ class SaveDerivedd(SaveImaged):
         self.outputs, self.table = outputs, table
         self.about = json.loads(Path(metadata).read_text(encoding="utf-8"))
 
+    @abstractmethod
     def make(self, data: Mapping[Hashable, Any], label_map: MetaTensor, files: Sequence[str]) -> Any:
         """The object of a label map of the series in `files`; None where there is nothing to write."""
-        raise NotImplementedError
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files and return the data."""

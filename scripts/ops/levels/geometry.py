@@ -58,6 +58,16 @@ class ChainGeometry:
     mean: Array
     spread: Array
 
+    @property
+    def climb(self) -> Array:
+        """Millimetres from the lowest place up to each, and to the one above the chain, (P + 1,)."""
+        return np.concatenate([[0.0], np.cumsum(self.mean[:, GAP])])
+
+    @property
+    def climb_variance(self) -> Array:
+        """Variance of `climb` in mm², (P + 1,)."""
+        return np.concatenate([[0.0], np.cumsum(self.spread[:, GAP] ** 2)])
+
     def as_json(self) -> dict[str, Any]:
         """Plain lists, for `model.json`."""
         return {"mean": self.mean.round(3).tolist(), "spread": self.spread.round(3).tolist()}
@@ -124,7 +134,7 @@ def odd_distances(landmarks: Landmarks, places: np.ndarray, geometry: ChainGeome
         places: (n,) of its landmarks; -1 where one is none.
         geometry: of the cohort.
     """
-    climb, variance = _climb(geometry.mean[:, GAP]), _climb(geometry.spread[:, GAP] ** 2)
+    climb, variance = geometry.climb, geometry.climb_variance
     at = features(landmarks)[:, PLACE]
     found = []
     for i, k in pairwise(np.flatnonzero(places > 0)):
@@ -184,11 +194,6 @@ def features(landmarks: Landmarks) -> Array:
     size = np.log(landmarks.area)
     gap = np.append(-np.diff(landmarks.place), np.nan)
     return np.stack([landmarks.tilt, size - np.median(size), gap, landmarks.place], 1)
-
-
-def _climb(steps: Array) -> Array:
-    """Sums from the lowest place up to each, (P,) -> (P + 1,)."""
-    return np.concatenate([[0.0], np.cumsum(steps)])
 
 
 class _Expected(NamedTuple):
@@ -271,7 +276,7 @@ class _Paths:
         self.first = SHORT * np.maximum(places - 1.0, 0)  # some networks see what lies below the chain, some do not
         behind = (self.n - 1.0 - np.arange(self.n))[:, None]  # landmarks above each, if it is the last on the path
         self.last = behind * np.where(places == self.num_places - 1, ABOVE, SPURIOUS)  # (n, P)
-        self.moves = self._moves()
+        self.moves = self._moves(geometry)
         self.forward, self.backward = self._forward(), self._backward()
         self.log_likelihood = float(np.logaddexp.reduce(self.forward + self.last, axis=None))
         self.posterior = np.exp(self.forward + self.backward - self.log_likelihood)  # (C, n, P)
@@ -287,9 +292,9 @@ class _Paths:
         z = (x[..., None] - self.mean[:, feature]) / self.spread[:, feature]
         return np.minimum(0.5 * z**2, LARGEST) + np.log(self.spread[:, feature] / FIRST_SPREAD[feature])
 
-    def _moves(self) -> Array:
+    def _moves(self, geometry: ChainGeometry) -> Array:
         """(n, n, P, P) weight of landmark i at one place and k, the next on the path, at another."""
-        climb, climb_variance = _climb(self.mean[:-1, GAP]), _climb(self.spread[:-1, GAP] ** 2)
+        climb, climb_variance = geometry.climb[:-1], geometry.climb_variance[:-1]
         rise = climb - climb[:, None]  # mm from place to place
         variance = np.maximum(climb_variance - climb_variance[:, None], 1.0)
         distance = (self.x[:, None, PLACE] - self.x[:, PLACE])[..., None, None]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..check_shape import check_shape
-from .geometry import GAP, ChainGeometry, OddDistance, Places, find_places, odd_distances
+from .geometry import ChainGeometry, OddDistance, Places, find_places, odd_distances
 from .landmarks import HALF_HEIGHT_MM, Array, Landmarks, find_landmarks
 from .tissue import top_class, type_probability
 
@@ -150,7 +150,7 @@ class ChainNames:
 
     def _rows_of_places(self, landmarks: Landmarks, places: np.ndarray, geometry: ChainGeometry) -> Array:
         """Row of the landmark at every place and of the one above the chain, (P + 1,), falling."""
-        climb = np.concatenate([[0.0], np.cumsum(geometry.mean[:, GAP])]) / landmarks.pixel_mm  # (P + 1,) pixels
+        climb = geometry.climb / landmarks.pixel_mm  # (P + 1,) pixels
         has = places >= 0
         known, rows = places[has], landmarks.rows[has]
         at = np.interp(climb, climb[known], rows)

@@ -32,10 +32,11 @@ CUT = Goal(
     "the same beside slices that were cut once",
     1 / 2,
     "a Mean Teacher trainer of the kind of SSL4MIS: every slice a file of the network's size, four loader workers or "
-    "as many as there are cores, "
-    "rotation and zoom slice by slice in scipy, float32, contiguous layout; same network, losses and batch",
+    "as many as there are cores, rotation and zoom slice by slice in scipy, float32, contiguous layout; same network, "
+    "losses and batch",
 )
 CUT_WORKERS = min(4, os.cpu_count() or 1)
+"""Loader processes of that trainer, for each of the two streams."""
 TURNED, DEGREES = 0.5, 20.0
 """Share of the slices that this trainer turns, and the largest angle."""
 WAIT = Goal("waiting for data after the first epoch", 0.02, "the whole step")
