@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -33,3 +34,18 @@ def test_of_a_run(
     assert all(0 <= float(line["mdice"]) <= 1 for line in lines)
     assert "| CPS4 (ours) |" in (tmp_path / "out" / "names.md").read_text(encoding="utf-8")
     assert (row / "models" / "model.json").read_bytes() == before
+
+    # beside an earlier report: its runs stay, one that was named anew is there once, a third is forgotten
+    table, published = tmp_path / "out" / "names.csv", tmp_path / "published"
+    first = table.read_text().splitlines()
+    earlier = [line.replace("cps4,2,0", "bcp,2,1") for line in first[1:]]
+    stale = [line.replace("cps4,2,0", name) for line in first[1:] for name in ("cps4,2,0", "ucmt,2,0")]
+    table.write_text("\n".join([first[0], *stale, *earlier]) + "\n")
+    published.with_suffix(".csv").write_text(
+        "method,labelled,seed,mdice,miou,steps,stage1_steps,map_mdice\nbcp,2,1,0.5,,1,0,\ncps4,2,0,,,1,1,\n"
+    )
+    (tmp_path / "published_per_case.csv.gz").write_bytes(gzip.compress(b"method,labelled,seed,dice\n"))
+    options = ["--out", str(tmp_path / "out"), "--published", str(published)]
+    assert main(["benchmark", "names", str(tmp_path), *options]) == 0
+    assert table.read_text().splitlines() == [first[0], *earlier, *first[1:]]
+    assert "| BCP  " in (tmp_path / "out" / "names.md").read_text(encoding="utf-8")

@@ -35,7 +35,7 @@ from ...ops.levels.report import CERTAIN
 from ...ops.prompt_map import upsample
 from ...report.tables import format_table
 from ...training.cohort import CohortNaming, Seen
-from ..results.benchmark_folder import read_benchmark
+from ..results.benchmark_folder import RUN, Benchmark, read_benchmark
 from ..results.level_tables import counted
 from .grid import read, write_csv
 
@@ -80,6 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--methods", nargs="+", metavar="NAME", help="these rows alone")
     add("--cache", type=Path, metavar="DIR", help="folder for prepared slices and maps; default: the benchmark's")
     add("--out", type=Path, default=OUT, help="folder of names.md and names.csv")
+    add("--published", type=Path, metavar="START",
+        help="an earlier report's START.csv and START_per_case.csv.gz: scans of its runs stay in --out")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -98,12 +100,26 @@ def run(args: argparse.Namespace) -> int:
         about = {k: read(row / "row.json")[k] for k in ("method", "labelled", "seed")}
         cohort, volumes = look(row, folder, args.cache or folder / "cache")
         scans += [about | scan for scan in name(cohort, volumes)]
-    write_csv(args.out / "names.csv", FIELDS, scans)
+    benchmark, table = read_benchmark(folder, args.published), args.out / "names.csv"
+    if args.published is not None:
+        scans = [*_published(table, benchmark, {_run(scan) for scan in scans}), *scans]
+    write_csv(table, FIELDS, scans)
     page = args.out / "names.md"
-    titles = {method: of.title for method, of in read_benchmark(folder).names.items()}
-    write_whole(page, markdown(pd.DataFrame(scans), titles))
+    named = pd.read_csv(table, dtype={"case": str})
+    write_whole(page, markdown(named, {method: of.title for method, of in benchmark.names.items()}))
     print(page.read_text(encoding="utf-8"), page, sep="\n")
     return 0
+
+
+def _published(table: Path, benchmark: Benchmark, anew: set[tuple[str, ...]]) -> list[dict[str, Any]]:
+    """Lines that an earlier call wrote of the benchmark's runs, but for those that were named anew."""
+    before = pd.read_csv(table, dtype=str, keep_default_na=False).to_dict("records")
+    kept = {_run(run) for run in benchmark.runs.to_dict("records")} - anew
+    return [{str(k): v for k, v in scan.items()} for scan in before if _run(scan) in kept]
+
+
+def _run(line: Mapping[Any, Any]) -> tuple[str, ...]:
+    return tuple(str(line[key]) for key in RUN)
 
 
 def look(row: Path, folder: Path, cache: Path) -> tuple[CohortNaming, list[Volume]]:

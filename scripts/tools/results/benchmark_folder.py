@@ -1,6 +1,6 @@
 """The folder that `benchmark accuracy` left, read into pandas tables: a line a run, a line a case and class.
 
-Needs neither torch nor monai.
+Rows that an earlier report published can stand beside those of a folder. Needs neither torch nor monai.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ CASE_FIELDS = [
     "method", "labelled", "seed", "section", "variant", "case", "class_id", "class", "dice", "iou",
     "hd95_mm", "assd_mm",
 ]  # fmt: skip
+RUN = CASE_FIELDS[:3]
+"""What tells one run from another."""
 
 
 class Readout(NamedTuple):
@@ -59,7 +61,7 @@ class Benchmark:
 
     Attributes:
         folder: the benchmark's.
-        lines: results.csv as it stands.
+        lines: results.csv as it stands, behind the published lines of other runs.
         runs: the same, of a seed that was run twice the last run; the scores are those of the run's summary.json where
             there is one, to all digits, and `folder` is the run's, which need not be there.
         cases: scores of every run, case and class, with the columns `CASE_FIELDS`; what was not scored has no line.
@@ -159,26 +161,50 @@ class Benchmark:
         return mine[(mine["section"] == readout.section) & (mine["variant"] == readout.variant)]
 
 
-def read_benchmark(folder: str | Path) -> Benchmark:
+def read_benchmark(folder: str | Path, published: str | Path | None = None) -> Benchmark:
     """Read the folder that `benchmark accuracy` left.
 
+    Args:
+        folder: the benchmark's.
+        published: START of an earlier report's `START.csv` and `START_per_case.csv.gz`; their runs that the folder does
+            not hold are read, too.
+
     Raises:
-        FileNotFoundError: there is no results.csv.
+        FileNotFoundError: there is no results.csv, or a file of the earlier report is missing.
         ValueError: it holds no run.
     """
     folder = Path(folder)
     table = folder / "results.csv"
     if not table.is_file():
         raise FileNotFoundError(f"there is no {table}; run python -m scripts benchmark accuracy --out {folder}")
-    lines = pd.read_csv(table, dtype={"steps": "Int64", "stage1_steps": "Int64"})
+    steps = {"steps": "Int64", "stage1_steps": "Int64"}
+    lines, elsewhere = pd.read_csv(table, dtype=steps), pd.DataFrame(columns=CASE_FIELDS)
+    if published is not None:
+        before = _absent(pd.read_csv(f"{published}.csv", dtype=steps), lines)
+        elsewhere = _absent(pd.read_csv(f"{published}_per_case.csv.gz", dtype={"case": str}), lines)
+        lines = pd.concat([before, lines], ignore_index=True)[[*lines]]
     if lines.empty:
         raise ValueError(f"{table} holds no run yet")
-    last = lines.drop_duplicates(CASE_FIELDS[:3], keep="last")
-    names = last[CASE_FIELDS[:3]].astype(str).agg("_".join, axis=1)
-    runs = last.assign(folder=[folder / name for name in names])
+    last = lines.drop_duplicates(RUN, keep="last")
+    runs = last.assign(folder=[folder / name for name in _names(last)]).sort_values(["labelled", "method", "seed"])
     columns = {readout.column(measure): math.nan for readout in READOUTS for measure in MEASURES}
     runs = pd.DataFrame([{**columns, **run, **_summaries(run["folder"])} for run in runs.to_dict("records")])
-    return Benchmark(folder, lines, runs, _read_cases(runs))
+    return Benchmark(folder, lines, runs, _read_cases(runs, elsewhere))
+
+
+def _names(table: pd.DataFrame) -> pd.Series:
+    """Names of the runs' folders."""
+    return table[RUN].astype(str).agg("_".join, axis=1)
+
+
+def _absent(published: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
+    """Lines of runs that a benchmark's folder does not hold."""
+    return published[~_names(published).isin(_names(lines))]
+
+
+def write_lines(lines: pd.DataFrame, path: str | Path) -> None:
+    """Write results.csv; fractions with four digits."""
+    lines.to_csv(path, index=False, float_format="%.4f", lineterminator="\n")
 
 
 def write_cases(cases: pd.DataFrame, path: str | Path, largest: int = 5_000_000) -> Path:
@@ -209,12 +235,19 @@ def _summaries(folder: Path) -> dict[str, float]:
     return found
 
 
-def _read_cases(runs: pd.DataFrame) -> pd.DataFrame:
-    parts = [
-        pd.read_csv(file, dtype={"case": str}).assign(**run[CASE_FIELDS[:3]], **readout._asdict())
-        for _, run in runs.iterrows()
-        for readout in READOUTS
-        if (file := run["folder"] / readout.file).is_file()
-    ]
+def _read_cases(runs: pd.DataFrame, elsewhere: pd.DataFrame) -> pd.DataFrame:
+    """Scores of all cases, those of published runs among them, in the order of the runs."""
+    published = dict(iter(elsewhere.groupby(_names(elsewhere)))) if len(elsewhere) else {}
+    parts = []
+    for _, run in runs.iterrows():
+        if run["folder"].name in published:
+            parts.append(published[run["folder"].name].reindex(columns=CASE_FIELDS))
+            continue
+        files = [(readout, run["folder"] / readout.file) for readout in READOUTS]
+        parts += [
+            pd.read_csv(file, dtype={"case": str}).assign(**run[RUN], **readout._asdict())
+            for readout, file in files
+            if file.is_file()
+        ]
     cases = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=CASE_FIELDS)
     return cases.dropna(subset="dice")[CASE_FIELDS]

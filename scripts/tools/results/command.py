@@ -6,13 +6,14 @@ import argparse
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...labels import ClassTable
 from ...report.tables import write_block
-from .benchmark_folder import READOUTS, TEST, Benchmark, read_benchmark, write_cases
+from .benchmark_folder import READOUTS, TEST, Benchmark, read_benchmark, write_cases, write_lines
 from .document import Chapter, Picture, Table, markdown, settings_table, write_html, write_latex, write_markdown
 from .headline import RULE, headline_table, rivals_table
 from .level_tables import MEANING, level_table
@@ -52,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Markdown files whose block <!-- results --> receives the short table",
     )  # fmt: skip
     parser.add_argument("--to", type=Path, help="where everything goes; default: the folder itself")
+    parser.add_argument(
+        "--published", type=Path, metavar="START",
+        help="an earlier report's START.csv and START_per_case.csv.gz: its runs that the folder does not hold take "
+        "part; its pictures stay, since label maps and maps of such runs are not there to draw new ones",
+    )  # fmt: skip
     parser.add_argument("--paper", action="store_true", help="the paper's numbers, marked as such, beside ours")
     shown = parser.add_argument_group("what the pictures show")
     shown.add_argument("--no-pictures", action="store_true", help="tables and charts alone, which need no torch")
@@ -66,12 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write `<name>.md`, `.html`, `.tex`, `.csv`, `_per_case.csv.gz` and the charts and pictures as PNG."""
-    benchmark = read_benchmark(args.folder)
+    benchmark = read_benchmark(args.folder, args.published)
     to = args.to or args.folder
     to.mkdir(parents=True, exist_ok=True)
     start = str(to / args.name)
     if args.folder / "results.csv" != Path(f"{start}.csv"):
-        shutil.copyfile(args.folder / "results.csv", f"{start}.csv")
+        write_lines(benchmark.lines, f"{start}.csv")
     write_cases(benchmark.cases, f"{start}_per_case.csv.gz")
     scores = [score_table(benchmark, readout, paper=args.paper and readout == TEST) for readout in READOUTS]
     steps, others, rivals = steps_table(benchmark), other_ablations_table(benchmark), rivals_table(benchmark)
@@ -138,6 +144,8 @@ def _classes(benchmark: Benchmark, args: argparse.Namespace, start: str) -> Pict
 
 def _pictures(benchmark: Benchmark, args: argparse.Namespace, start: str) -> list[Picture]:
     """The strip of methods and the attention maps; one whose files are missing is left out, and the log says why."""
+    if args.published is not None:
+        return list(_published_pictures(args.published, start))
     from .method_pictures import PictureError, attention_of_models, strip_of_methods
 
     table, labelled = ClassTable.load(), args.labelled or benchmark.labelled[0]
@@ -157,6 +165,17 @@ def _pictures(benchmark: Benchmark, args: argparse.Namespace, start: str) -> lis
         except PictureError as reason:
             logging.getLogger(__name__).warning("a picture is left out: %s", reason)
     return found
+
+
+def _published_pictures(published: Path, start: str) -> Iterator[Picture]:
+    """Strip and attention maps of an earlier report, with what its page says below them."""
+    page = Path(f"{published}.md").read_text(encoding="utf-8")
+    for kind in ("strip", "attention"):
+        picture, path = Path(f"{published}_{kind}.png"), Path(f"{start}_{kind}.png")
+        if found := re.search(rf"\({re.escape(picture.name)}\)\n\n(.+)", page):
+            if not path.exists():
+                shutil.copyfile(picture, path)
+            yield Picture(path, found[1])
 
 
 def _settings(benchmark: Benchmark) -> Table | str:

@@ -3,11 +3,23 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from scripts.tools.results.benchmark_folder import READOUTS, TEST, UNLABELLED, Readout, read_benchmark, write_cases
-from tests.tools.results.synthetic import HEAD
+from scripts.tools.results.benchmark_folder import (
+    CASE_FIELDS,
+    READOUTS,
+    TEST,
+    UNLABELLED,
+    Readout,
+    read_benchmark,
+    write_cases,
+    write_lines,
+)
+from tests.tools.results.synthetic import HEAD, MANY, write_benchmark
 
 DECODED = Readout("test", "decoded")
 
@@ -42,6 +54,58 @@ class TestReadBenchmark:
         (tmp_path / "results.csv").write_text(HEAD + "\n")
         with pytest.raises(ValueError, match="holds no run"):
             read_benchmark(tmp_path)
+
+
+class TestPublished:
+    @pytest.fixture
+    def parts(self, tmp_path):
+        """All runs in one folder; those of two methods published, those of a third and one of the first run later."""
+        whole = write_benchmark(tmp_path / "whole", {m: MANY[m] for m in ("supervised", "bcp", "cps4")}, (1, 2), (0, 1))
+        early, late = tmp_path / "early", tmp_path / "late"
+        lines = (whole / "results.csv").read_text().splitlines()
+        for folder, mine in ((early, ("supervised", "cps4")), (late, ("bcp", "cps4,1,1"))):
+            folder.mkdir()
+            kept = [line for line in lines[1:] if line.startswith(mine)]
+            (folder / "results.csv").write_text("\n".join([lines[0], *kept]) + "\n")
+            for line in kept:
+                name = "_".join(line.split(",")[:3])
+                shutil.copytree(whole / name, folder / name)
+        published = read_benchmark(early)
+        write_lines(published.lines, tmp_path / "table.csv")
+        write_cases(published.cases, tmp_path / "table_per_case.csv.gz")
+        return whole, late, tmp_path / "table"
+
+    def test_the_same_as_all_runs_in_one_folder(self, parts):
+        whole, late, published = parts
+        expected, found = read_benchmark(whole), read_benchmark(late, published)
+        keys = [*CASE_FIELDS[:6], "class_id"]
+        one, two = (table.cases.sort_values(keys).reset_index(drop=True) for table in (expected, found))
+        pd.testing.assert_frame_equal(one[keys], two[keys])
+        np.testing.assert_allclose(one["dice"], two["dice"], rtol=1e-3)
+        assert list(found.names) == list(expected.names)
+        for method in expected.names:
+            for labelled in (1, 2):
+                mine, theirs = (b.scores(method, labelled, TEST) for b in (found, expected))
+                assert mine == pytest.approx(theirs, abs=1e-4)
+
+    def test_a_run_of_the_folder_wins(self, parts):
+        whole, late, published = parts
+        (late / "cps4_1_1" / "network_test" / "summary.json").write_text('{"mdice": 0.123, "miou": 0.1}')
+        found = read_benchmark(late, published)
+        assert found.scores("cps4", 1, TEST)[1] == 0.123
+        assert len(found.runs) == len(read_benchmark(whole).runs)
+        cases = found.cases[(found.cases["method"] == "cps4") & (found.cases["labelled"] == 1)]
+        assert not cases.duplicated(CASE_FIELDS[:7]).any()
+
+    def test_published_again_the_same_bytes(self, parts, tmp_path):
+        _, late, published = parts
+        found = read_benchmark(late, published)
+        write_lines(found.lines, tmp_path / "again.csv")
+        first = write_cases(found.cases, tmp_path / "again_per_case.csv.gz").read_bytes()
+        twice = read_benchmark(late, tmp_path / "again")
+        assert write_cases(twice.cases, tmp_path / "third.csv.gz").read_bytes() == first
+        write_lines(twice.lines, tmp_path / "third.csv")
+        assert (tmp_path / "third.csv").read_bytes() == (tmp_path / "again.csv").read_bytes()
 
 
 class TestReadout:

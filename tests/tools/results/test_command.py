@@ -41,6 +41,20 @@ class TestReport:
         assert inside.count("\n| method") == 1
         assert "[space.md](to/space.md)" in inside
 
+    def test_rows_and_pictures_of_an_earlier_report_stay(self, folder, tmp_path):
+        docs, more = tmp_path / "docs", write_benchmark(tmp_path / "more", {"bcp": 0.3}, n_unlabelled=4)
+        assert main(["report", str(folder), "--to", str(docs), "--name", "space", "--no-pictures"]) == 0
+        page, strip = docs / "space.md", docs / "space_strip.png"
+        strip.write_bytes((docs / "space_curve.png").read_bytes())
+        page.write_text(page.read_text() + "\n![space_strip](space_strip.png)\n\nOne slice of spider_052.\n")
+        options = ["--to", str(docs), "--name", "space", "--published", str(docs / "space")]
+        assert main(["report", str(more), *options]) == 0
+        text = page.read_text(encoding="utf-8")
+        for words in ("BCP", "CPS4 (ours)", "fully supervised", "![space_strip](space_strip.png)\n\nOne slice of sp"):
+            assert words in text
+        assert main(["report", str(more), "--to", str(tmp_path / "new"), *options[2:]]) == 0
+        assert (tmp_path / "new" / "space_strip.png").read_bytes() == strip.read_bytes()
+
     def test_pictures_that_cannot_be_drawn_are_named(self, folder, caplog):
         assert main(["report", str(folder)]) == 0
         assert "a picture is left out: there is no" in caplog.text
