@@ -57,7 +57,7 @@ TABLE = {
     "tools": (
         "labels files weights ops networks phantom data measure evaluation bundle training report __main__",
         f"{MONAI} ignite nibabel itk scipy skimage pandas jinja2 markupsafe matplotlib tqdm yaml nbclient nbformat "
-        "filelock pytest",
+        "filelock pytest nnunetv2",
     ),
     "__main__": ("", ""),  # imports the one command that is asked for by its name
 }

@@ -29,6 +29,7 @@ from .inference import Setting, inference_rows
 from .maps import guided_row, otsu_rows
 from .memory import memory_row
 from .pairs import conditions_here, conditions_in_words
+from .peer import peer_rows
 from .training import Sizes, engine_row, method_rows, stage1_row
 
 PARTS = {
@@ -39,12 +40,14 @@ PARTS = {
     "otsu": "OTSU thresholds of many maps",
     "guides": "attention maps to prompt-guided maps",
     "inference": "a whole volume, and its level decoding",
+    "peer": "a real scan beside nnU-Net's predictor",
     "memory": "peak memory on few and on many volumes",
 }
 """Groups of rows, in the order of the table."""
 HEAD = ("measured", "ratio", "95 % interval", "goal", "met", "ours", "reference", "pairs", "against")
 SIZES = ["channels=[16,32,64,128,256]", "batch_size=6", "unlabelled_batch_size=6"]
 DEVICES = ("cpu", "cuda")
+EXAMPLE = BUNDLE_ROOT / "docs" / "example" / "spider_052.nii.gz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +73,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", type=Path, help="folder `models` of a run, for inference; without it a network is trained briefly")
     add("--model-steps", type=int, default=40, help="steps of this training")
     add("--inference-pairs", type=int, default=20, help="labellings of a volume")
+    add("--scan", type=Path, default=EXAMPLE, help="of the part peer; its network is --model, or the shipped one")
+    add("--nnunet", type=Path, metavar="VENV",
+        help="nnU-Net's environment for it: python -m venv VENV && VENV/bin/pip install nnunetv2")  # fmt: skip
+    add("--peer-pairs", type=int, default=7, help="labellings of the part peer")
     add("--work", type=Path, help="folder for phantoms and runs; a temporary one if not given")
 
 
@@ -113,7 +120,7 @@ def kinds(args: argparse.Namespace, work: Path) -> dict[str, Callable[[], Iterab
     """Part -> function that measures its rows."""
     overrides = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in args.set)}
     sizes = Sizes(args.overlays, overrides, work / "steps", args.seed)
-    shape = tuple(args.scan_shape)
+    shape, model = tuple(args.scan_shape), args.model or BUNDLE_ROOT / "models"
     setting = Setting(shape, args.scan_pixel_mm, args.model and args.model.absolute(), args.model_steps)
 
     def on_devices(rows: Callable[..., Any], *rest: Any) -> Iterator[dict[str, Any]]:
@@ -134,6 +141,7 @@ def kinds(args: argparse.Namespace, work: Path) -> dict[str, Callable[[], Iterab
         "otsu": partial(otsu_rows, args.maps, args.map_sides, args.pairs, args.seed),
         "guides": lambda: (guided_row(d, args.guides_slices, shape[0], args.pairs, args.seed) for d in DEVICES),
         "inference": partial(on_devices, inference_rows, setting, work / "inference", args.inference_pairs),
+        "peer": lambda: peer_rows(model, args.scan, args.nnunet, work / "peer", args.peer_pairs, args.threads),
         "memory": memory,
     }
 
