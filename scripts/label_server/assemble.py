@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import subprocess
@@ -31,6 +32,9 @@ GRID = "data/check/grid.py"
 """Files of `scripts` that lie beside the app's; the last as `label_grid.py`."""
 OF_A_NETWORK = ("image_size", "pixel_mm", "channels", "norm", "statistics")
 """Keys of `train.yaml` that the weights which training starts from decide."""
+THIS_MACHINE = "127.0.0.1"
+MR_ALONE = {"MONAI_LABEL_DICOMWEB_SEARCH_FILTER": '{"Modality": "MR"}'}
+"""Variable of the environment for a DICOMweb server: MONAI Label looks for CT unless told otherwise."""
 PARTS = ("configs", "scripts", "LICENSE", "metadata.json")
 
 
@@ -88,14 +92,16 @@ def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str |
     return bundle
 
 
-def server_command(app: Path, studies: str | Path, port: int, conf: dict[str, str] | None = None) -> list[str]:
-    """Command line that starts the server on localhost, without access to the Model Zoo.
+def server_command(
+    app: Path, studies: str | Path, port: int, conf: dict[str, str] | None = None, host: str = THIS_MACHINE
+) -> list[str]:
+    """Command line that starts the server, without access to the Model Zoo.
 
     `app` is the folder of :func:`assemble`, `studies` a folder of scans or the address of a DICOMweb server, `conf`
-    further settings of the app.
+    further settings of the app, `host` the address that it listens at.
     """
     line = [sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies)]
-    line += ["--host", "127.0.0.1", "--port", str(port)]
+    line += ["--host", host, "--port", str(port)]
     for name, value in {"models": NAME, "zoo_source": "local", "sam2": "false", **(conf or {})}.items():
         line += ["--conf", name, value]
     return line
@@ -117,24 +123,26 @@ def _monai_label_app(target: Path) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("app", type=Path, help="folder to make")
-    parser.add_argument(
-        "--studies",
-        default="studies",
-        help="folder of scans, or http://... of a DICOMweb server; for the printed command",
-    )
+    parser.add_argument("--studies", default="studies", help="folder of scans, or http://... of a DICOMweb server")
     parser.add_argument("--overlays", nargs="*", default=[], help="overlays on train.yaml, as narrow.yaml")
     parser.add_argument("--models", type=Path, help="folder of a trained network (model.pt, model.json)")
-    parser.add_argument("--port", type=int, default=8000, help="port of the server, for the printed command")
+    parser.add_argument("--port", type=int, default=8000, help="port of the server")
+    parser.add_argument(
+        "--host", default=THIS_MACHINE,
+        help="address that the server listens at; 0.0.0.0 lets other machines in, and it asks nobody for a password",
+    )  # fmt: skip
+    parser.add_argument("--start", action="store_true", help="start the server, in place of printing the command")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the folder and print how to start the server."""
+    """Make the folder, and print how to start the server or become it."""
     bundle = assemble(args.app, args.overlays, args.models)
-    print(f"the bundle's copy is {bundle}; start the server with")
     remote = args.studies.startswith(("http://", "https://"))
-    if remote:
-        # MONAI Label looks for CT unless told otherwise
-        print('MONAI_LABEL_DICOMWEB_SEARCH_FILTER=\'{"Modality": "MR"}\' ', end="")
     studies = args.studies if remote else Path(args.studies).absolute()
-    print(shlex.join(server_command(args.app.absolute(), studies, args.port)))
+    line = server_command(args.app.absolute(), studies, args.port, host=args.host)
+    environment = MR_ALONE if remote else {}
+    if args.start:
+        os.execve(line[0], line, {**environment, **os.environ})
+    print(f"the bundle's copy is {bundle}; start the server with")
+    print(" ".join([*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(line)]))
     return 0

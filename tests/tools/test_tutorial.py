@@ -74,7 +74,7 @@ class TestAsItIsKept:
 class TestTrueToTheBundle:
     def test_both_kinds_of_commands_are_found(self) -> None:
         assert {call[0] for call in RUNS} == {"pretraining", "training", "evaluating", "inference"}
-        assert {call[0] for call in OTHERS} == {"phantom", "prepare", "check"}
+        assert {call[0] for call in OTHERS} == {"label", "phantom", "prepare", "check"}
 
     @pytest.mark.parametrize("call", RUNS, ids=" ".join)
     def test_run(self, call: list[str]) -> None:
