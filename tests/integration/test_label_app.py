@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from monai.bundle import ConfigParser
 
+from scripts.__main__ import main
 from scripts.label_server import assemble as module
 from scripts.weights import write_model_files
 
@@ -65,3 +67,43 @@ class TestShippedNetwork:
         bundle = module.assemble(tmp_path / "app", models=trained.models)
         settings = json.loads((trained.models / "model.json").read_text(encoding="utf-8"))
         assert config(bundle)["channels"] == settings["channels"] == [4, 8, 8]
+
+
+class TestStart:
+    """`--start` becomes the server that is printed else."""
+
+    def call(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *options: str) -> tuple[list[str], dict[str, str]]:
+        called: list[tuple[list[str], dict[str, str]]] = []
+
+        def become(file: str, line: list[str], environment: dict[str, str]) -> None:
+            assert file == line[0]
+            called.append((line, environment))
+            raise SystemExit(0)
+
+        monkeypatch.setattr(module.os, "execve", become)
+        with pytest.raises(SystemExit):
+            main(["label_app", str(tmp_path / "app"), "--start", *options])
+        return called[0]
+
+    def test_the_same_line_as_printed(
+        self, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.delenv("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", raising=False)
+        options = ["--studies", "http://archive:8042/dicom-web", "--port", "8001"]
+        assert main(["label_app", str(tmp_path / "app"), *options]) == 0
+        variable, *printed = shlex.split(capsys.readouterr().out.splitlines()[-1])
+        line, environment = self.call(monkeypatch, tmp_path, *options)
+        assert line == printed
+        assert variable == f"MONAI_LABEL_DICOMWEB_SEARCH_FILTER={environment['MONAI_LABEL_DICOMWEB_SEARCH_FILTER']}"
+        assert json.loads(environment["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"]) == {"Modality": "MR"}
+        assert line[line.index("--host") + 1] == "127.0.0.1"
+
+    def test_another_address_and_a_filter_of_one_s_own(
+        self, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", "mine")
+        line, environment = self.call(monkeypatch, tmp_path, "--studies", "https://pacs", "--host", "0.0.0.0")
+        assert line[line.index("--host") + 1] == "0.0.0.0"
+        assert environment["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"] == "mine"
+        line, _ = self.call(monkeypatch, tmp_path, "--studies", str(tmp_path / "scans"))
+        assert line[line.index("--studies") + 1] == str(tmp_path / "scans")
