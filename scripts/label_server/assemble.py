@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import os
 import shlex
 import shutil
@@ -16,6 +18,8 @@ import yaml
 from monai.bundle import ConfigParser
 
 from ..weights import SETTINGS, WEIGHTS, model_settings
+
+log = logging.getLogger(__name__)
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = BUNDLE_ROOT / "models"
@@ -33,8 +37,11 @@ GRID = "data/check/grid.py"
 OF_A_NETWORK = ("image_size", "pixel_mm", "channels", "norm", "statistics")
 """Keys of `train.yaml` that the weights which training starts from decide."""
 THIS_MACHINE = "127.0.0.1"
-MR_ALONE = {"MONAI_LABEL_DICOMWEB_SEARCH_FILTER": '{"Modality": "MR"}'}
-"""Variable of the environment for a DICOMweb server: MONAI Label looks for CT unless told otherwise."""
+OWN = "settings.yaml"
+"""File of the app's folder with keys of `train.yaml` that a user wants others."""
+ARCHIVE = {"MONAI_LABEL_DICOMWEB_SEARCH_FILTER": '{"Modality": "MR"}', "MONAI_LABEL_DICOMWEB_CACHE_EXPIRY": "60"}
+"""For a DICOMweb server: MONAI Label looks for CT, and remembers for two hours which series there are, unless told
+otherwise."""
 PARTS = ("configs", "scripts", "LICENSE", "metadata.json")
 
 
@@ -42,14 +49,15 @@ def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str |
     """Make the app folder: MONAI Label's monaibundle app, the additions of `app.py`, and a copy of the bundle.
 
     MONAI Label reads `configs/train.yaml` only, so overlays are merged into the copy, and what a server needs:
-    training replaces `models/model.pt`, time and again. An existing folder is updated; its weights and caches are kept.
+    training replaces `models/model.pt`, time and again. An existing folder is updated; its weights, caches and keys of
+    `settings.yaml` in it, which go behind all others, are kept.
     A network in the copy's `models/` decides grid and width of its further training.
 
     Args:
         app: the folder; MONAI Label has to be installed in this Python.
         overlays: overlays on `train`, absolute or relative to `configs/`, in their order.
-        models: folder with a trained network, copied to the bundle's `models/`; None leaves the network that is there,
-            and without one and without overlays takes the shipped one.
+        models: folder with a trained network, copied to the bundle's `models/` if there is none yet; without it and
+            without overlays the shipped one.
 
     Returns:
         The bundle's folder inside.
@@ -77,16 +85,24 @@ def assemble(app: str | Path, overlays: Sequence[str | Path] = (), models: str |
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    if models is not None:
+    there = bundle / "models" / WEIGHTS
+    if models is not None and there.is_file():
+        if there.read_bytes() != Path(models, WEIGHTS).read_bytes():
+            log.warning("the app has a network, which stays; delete %s to take that of %s", there, models)
+    elif models is not None:
         shutil.copytree(models, bundle / "models", dirs_exist_ok=True)
-    elif not overlays and not (bundle / "models" / WEIGHTS).is_file() and (SHIPPED / WEIGHTS).is_file():
+    elif not overlays and not there.is_file() and (SHIPPED / WEIGHTS).is_file():
         (bundle / "models").mkdir(exist_ok=True)
         for name in (WEIGHTS, SETTINGS):  # what else lies there was trained here
             shutil.copy(SHIPPED / name, bundle / "models")
     trained = model_settings(bundle / "models") or {}
     merged = {**ConfigParser.load_config_files([str(file) for file in files]), **SERVER_KEYS}
     merged |= {key: trained[key] for key in OF_A_NETWORK if key in trained}
-    header = f"# {', '.join(['train.yaml', *map(str, overlays)])}, merged by `python -m scripts label_app`\n"
+    names = ["train.yaml", *map(str, overlays)]
+    if (own := app / OWN).is_file():
+        names.append(OWN)
+        merged |= ConfigParser.load_config_file(str(own))
+    header = f"# {', '.join(names)}, merged by `python -m scripts label_app`, which writes this file anew\n"
     text = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)
     (bundle / "configs" / "train.yaml").write_text(header + text, encoding="utf-8")
     return bundle
@@ -105,6 +121,14 @@ def server_command(
     for name, value in {"models": NAME, "zoo_source": "local", "sam2": "false", **(conf or {})}.items():
         line += ["--conf", name, value]
     return line
+
+
+def own_pages_alone(port: int) -> dict[str, str]:
+    """Variable of the environment with which other web sites in a browser on this machine cannot ask the server.
+
+    MONAI Label lets all of them ask, unless some are named; its own pages, OHIF among them, need no leave.
+    """
+    return {"MONAI_LABEL_CORS_ORIGINS": json.dumps([f"http://{THIS_MACHINE}:{port}"])}
 
 
 def _monai_label_app(target: Path) -> None:
@@ -131,6 +155,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--host", default=THIS_MACHINE,
         help="address that the server listens at; 0.0.0.0 lets other machines in, and it asks nobody for a password",
     )  # fmt: skip
+    parser.add_argument(
+        "--conf", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="setting of the app, as --conf stage1 offline_encoders.yaml",
+    )  # fmt: skip
     parser.add_argument("--start", action="store_true", help="start the server, in place of printing the command")
 
 
@@ -139,8 +167,8 @@ def run(args: argparse.Namespace) -> int:
     bundle = assemble(args.app, args.overlays, args.models)
     remote = args.studies.startswith(("http://", "https://"))
     studies = args.studies if remote else Path(args.studies).absolute()
-    line = server_command(args.app.absolute(), studies, args.port, host=args.host)
-    environment = MR_ALONE if remote else {}
+    line = server_command(args.app.absolute(), studies, args.port, dict(args.conf), args.host)
+    environment = {**own_pages_alone(args.port), **(ARCHIVE if remote else {})}
     if args.start:
         os.execve(line[0], line, {**environment, **os.environ})
     print(f"the bundle's copy is {bundle}; start the server with")

@@ -72,9 +72,19 @@ def write_block(document: Path, mark: str, text: str) -> None:
     Raises:
         ValueError: the file has no such lines.
     """
+    before, after = split_at_block(document, mark)
+    write_whole(document, f"{before}<!-- {mark} -->\n{text}\n<!-- /{mark} -->{after}")
+
+
+def split_at_block(document: Path, mark: str) -> tuple[str, str]:
+    """What stands before and behind such a block.
+
+    Raises:
+        ValueError: the file has no such lines.
+    """
     start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     before, found, rest = document.read_text(encoding="utf-8").partition(start)
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise ValueError(f"{document} has no lines {start} and {end}, between which the table is written")
-    write_whole(document, f"{before}{start}\n{text}\n{end}{after}")
+    return before, after

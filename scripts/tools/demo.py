@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from ..bundle.launch import BUNDLE_ROOT, bundle_run
 from ..files import sha256, write_whole
 from ..labels import ClassTable
 from ..phantom.write import DRAWING_VERSION, write_phantoms
 from ..report.charts import curves, per_class_bars
-from ..report.tables import format_table, percent
+from ..report.tables import format_table, percent, split_at_block, write_block
 from ..weights import WEIGHTS
-from .results.document import Chapter, Commands, Picture, Table, settings_table, write_html
+from .results.document import Chapter, Commands, Picture, Table, markdown, settings_table, write_html
+from .speed.pairs import conditions_here, conditions_in_words
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ OF_STRUCTURES = {
 """Column of structures.csv -> head in the report."""
 SCORES = {"mDice %": "mdice", "mIoU %": "miou", "levels right %": "levels_right"}
 """Column of the table of scores -> key of `summary.json`."""
+MARK = "demo"
+"""Of the block that receives the scores."""
 NAMES = {"supervised": "supervised", "mean_teacher": "Mean Teacher", "cps4": "CPS4"}
 
 
@@ -57,12 +61,14 @@ class Demo:
         seed: of the labelled subset's networks and batches; the phantoms stay the same.
         seconds: phase -> seconds; a reused phase keeps the seconds of the run that did it.
         history: settings of all phases so far; a phase is reused only if those before it were the same.
+        conditions: machines, versions and dates of all phases, each once, in their order.
     """
 
     folder: Path
     seed: int
     seconds: dict[str, float] = field(default_factory=dict)
     history: list[Any] = field(default_factory=list)
+    conditions: dict[str, None] = field(default_factory=dict)
 
     @property
     def datalist(self) -> Path:
@@ -71,19 +77,23 @@ class Demo:
 
     def phase(self, name: str, action: Callable[[], Any], *, config: dict[str, Any] | None = None) -> None:
         """Do a phase, or say that an earlier run with the same settings has done it."""
+        here = conditions_in_words(conditions_here(torch.get_num_threads()))
         record = self.folder / "phases" / f"{name.replace(' ', '_')}.json"
         self.history.append(json.loads(json.dumps({name: config})))
         if record.is_file():
             done = json.loads(record.read_text(encoding="utf-8"))
             if done["settings"] == self.history:
                 self.seconds[name] = done["seconds"]
+                self.conditions[done.get("conditions", here)] = None
                 print(f"{name:24s} reused from an earlier run ({done['seconds']:.0f} s then)", flush=True)
                 return
         begin = time.perf_counter()
         action()
+        self.conditions[here] = None
         self.seconds[name] = round(time.perf_counter() - begin, 1)
         print(f"{name:24s} {self.seconds[name]:6.1f} s", flush=True)
-        write_whole(record, json.dumps({"settings": self.history, "seconds": self.seconds[name]}))
+        done = {"settings": self.history, "seconds": self.seconds[name], "conditions": here}
+        write_whole(record, json.dumps(done))
 
     def _start_over_if_changed(self, out: Path) -> None:
         """Remove what a training of other settings left: going on from its checkpoint would pass for these settings."""
@@ -138,7 +148,7 @@ class Demo:
         for method in METHODS:
             scores = self.scores(method)
             result[method] = {k: scores[k] for k in ("mdice", "miou", "levels_right", "n_cases")}
-        result.update(settings=settings, seconds=self.seconds)
+        result.update(settings=settings, seconds=self.seconds, conditions=list(self.conditions))
         write_whole(self.folder / "summary.json", json.dumps(result, indent=1) + "\n")
         return result
 
@@ -228,6 +238,13 @@ def scores_table(summary: Mapping[str, Any]) -> Table:
     return Table("scores", note, cells.rename_axis("method"), best)
 
 
+def block(summary: Mapping[str, Any]) -> str:
+    """Scores and time in Markdown, and what they depend on."""
+    seconds, made = sum(summary["seconds"].values()), ". ".join(summary["conditions"])
+    lines = f"Seed {summary['settings']['seed']}; {seconds:.0f} s for all phases. {made}."
+    return f"{markdown(scores_table(summary))}\n\n{lines}"
+
+
 def seconds_table(seconds: Mapping[str, float]) -> Table:
     """What each phase took, and all together."""
     values = {**seconds, "together": sum(seconds.values())}
@@ -238,10 +255,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the demo")
     parser.add_argument("--seed", type=int, default=0, help="of networks and batches; the phantoms stay the same")
+    parser.add_argument(
+        "--into", type=Path, metavar="FILE.md", help=f"Markdown file whose block <!-- {MARK} --> receives the scores"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
+    if args.into:
+        split_at_block(args.into, MARK)
     demo = Demo(args.out.absolute(), args.seed)
     begin = time.perf_counter()
     print(f"the demo's folder is {demo.folder}; progress bars show each phase", flush=True)
@@ -263,6 +285,8 @@ def run(args: argparse.Namespace) -> int:
     settings = {**phantoms, "phantom_seed": phantoms["seed"], "seed": args.seed, "python": platform.python_version()}
     summary = demo.summary(settings)
     page = demo.page(summary)
+    if args.into:
+        write_block(args.into, MARK, block(summary))
     rows = [[NAMES[m], *(percent(summary[m][key]) for key in SCORES.values())] for m in METHODS]
     print("\n" + format_table(["method", *SCORES], rows))
     print(f"\n{page}\n{time.perf_counter() - begin:.0f} s in all", flush=True)

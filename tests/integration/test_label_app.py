@@ -69,6 +69,28 @@ class TestShippedNetwork:
         assert config(bundle)["channels"] == settings["channels"] == [4, 8, 8]
 
 
+class TestMadeAnew:
+    """A container makes the folder at every start."""
+
+    def test_what_was_trained_stays_beside_a_named_network(
+        self, shipped: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bundle = module.assemble(tmp_path / "app", models=shipped)
+        module.assemble(tmp_path / "app", models=shipped)
+        assert "stays" not in caplog.text
+        write_model_files(bundle / "models", b"mine", {**SETTINGS, "pixel_mm": 2.0})
+        module.assemble(tmp_path / "app", models=shipped)
+        assert (bundle / "models/model.pt").read_bytes() == b"mine"
+        assert f"delete {bundle / 'models/model.pt'} to take that of {shipped}" in caplog.text
+
+    def test_keys_of_one_s_own_stay_and_go_last(self, shipped: Path, tmp_path: Path) -> None:
+        (tmp_path / "app").mkdir()
+        (tmp_path / "app/settings.yaml").write_text("unlabelled_dir: /scans\npixel_mm: 3.0\n")
+        for _ in range(2):
+            bundle = module.assemble(tmp_path / "app")
+            assert (config(bundle)["unlabelled_dir"], config(bundle)["pixel_mm"]) == ("/scans", 3.0)
+
+
 class TestStart:
     """`--start` becomes the server that is printed else."""
 
@@ -88,13 +110,15 @@ class TestStart:
     def test_the_same_line_as_printed(
         self, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.delenv("MONAI_LABEL_DICOMWEB_SEARCH_FILTER", raising=False)
+        for name in (*module.ARCHIVE, "MONAI_LABEL_CORS_ORIGINS"):
+            monkeypatch.delenv(name, raising=False)
         options = ["--studies", "http://archive:8042/dicom-web", "--port", "8001"]
         assert main(["label_app", str(tmp_path / "app"), *options]) == 0
-        variable, *printed = shlex.split(capsys.readouterr().out.splitlines()[-1])
+        words = shlex.split(capsys.readouterr().out.splitlines()[-1])
         line, environment = self.call(monkeypatch, tmp_path, *options)
-        assert line == printed
-        assert variable == f"MONAI_LABEL_DICOMWEB_SEARCH_FILTER={environment['MONAI_LABEL_DICOMWEB_SEARCH_FILTER']}"
+        assert line == words[3:]
+        assert all(environment[name] == value for name, _, value in (word.partition("=") for word in words[:3]))
+        assert json.loads(environment["MONAI_LABEL_CORS_ORIGINS"]) == ["http://127.0.0.1:8001"]
         assert json.loads(environment["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"]) == {"Modality": "MR"}
         assert line[line.index("--host") + 1] == "127.0.0.1"
 
@@ -107,3 +131,7 @@ class TestStart:
         assert environment["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"] == "mine"
         line, _ = self.call(monkeypatch, tmp_path, "--studies", str(tmp_path / "scans"))
         assert line[line.index("--studies") + 1] == str(tmp_path / "scans")
+
+    def test_settings_of_the_app(self, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        line, _ = self.call(monkeypatch, tmp_path, "--conf", "stage1", "a.yaml,b.yaml", "--conf", "x", "y")
+        assert line[-6:] == ["--conf", "stage1", "a.yaml,b.yaml", "--conf", "x", "y"]

@@ -6,8 +6,19 @@ from typing import Any
 
 import pytest
 
+from scripts.__main__ import main
 from scripts.tools import demo
-from scripts.tools.demo import EXAMPLE, METHODS, NAMES, SHIPPED, Demo, example_chapters, scores_table, seconds_table
+from scripts.tools.demo import (
+    EXAMPLE,
+    METHODS,
+    NAMES,
+    SHIPPED,
+    Demo,
+    block,
+    example_chapters,
+    scores_table,
+    seconds_table,
+)
 from scripts.tools.results.document import Picture, Table, markdown, write_html
 
 
@@ -70,6 +81,38 @@ def test_scores_are_of_the_names_that_label_maps_have(tmp_path: Path) -> None:
 
 def test_seconds_are_added_up() -> None:
     assert seconds_table({"phantoms": 1.25, "training": 10}).cells["seconds"].tolist() == ["1.2", "10.0", "11.2"]
+
+
+def test_block_of_a_page_holds_scores_seed_time_and_machine() -> None:
+    scores = {m: {"mdice": 0.5, "miou": 0.4, "levels_right": 0.875, "n_cases": 16} for m in METHODS}
+    more = {"settings": {"seed": 3}, "seconds": {"phantoms": 1.4, "training": 600}, "conditions": ["A 2 cores", "B"]}
+    text = block({**scores, **more})
+    assert sum(line.startswith(f"| {name}") for line in text.splitlines() for name in NAMES.values()) == len(METHODS)
+    assert "Seed 3; 601 s for all phases." in text
+    assert text.endswith("A 2 cores. B.")
+
+
+def test_a_reused_phase_keeps_the_machine_that_did_it(
+    runs: list[bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "conditions_in_words", lambda made: "a fast machine")
+    train(tmp_path, max_epochs=2)
+    monkeypatch.setattr(demo, "conditions_in_words", lambda made: "another")
+    again = Demo(tmp_path, 0)
+    again.train("cps4", "training", ["train.yaml"], max_epochs=2)
+    again.train("next", "training", ["train.yaml"], max_epochs=2)
+    assert list(again.conditions) == ["a fast machine", "another"]
+    assert len(runs) == 2
+
+
+def test_a_page_without_a_block_is_refused_before_any_phase(
+    runs: list[bool], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "page.md").write_text("nothing")
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--into", str(tmp_path / "page.md")]) == 1
+    assert "has no lines <!-- demo -->" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+    assert runs == []
 
 
 def labelled(folder: Path) -> Path:

@@ -95,27 +95,28 @@ def run(args: argparse.Namespace) -> int:
     rows = [row for row in rows if not args.methods or read(row / "row.json")["method"] in args.methods]
     if not rows:
         raise ValueError(f"{folder} holds no finished row with a network; run python -m scripts benchmark accuracy")
+    benchmark, table = read_benchmark(folder, args.published), args.out / "names.csv"
+    before = pd.DataFrame(columns=FIELDS)
+    if args.published is not None and table.is_file():
+        before = pd.read_csv(table, dtype=str, keep_default_na=False)
     scans: list[dict[str, Any]] = []
     for row in tqdm(rows, desc="rows"):
         about = {k: read(row / "row.json")[k] for k in ("method", "labelled", "seed")}
         cohort, volumes = look(row, folder, args.cache or folder / "cache")
         scans += [about | scan for scan in name(cohort, volumes)]
-    benchmark, table = read_benchmark(folder, args.published), args.out / "names.csv"
-    if args.published is not None:
-        scans = [*_published(table, benchmark, {_run(scan) for scan in scans}), *scans]
-    write_csv(table, FIELDS, scans)
+    write_csv(table, FIELDS, [*_published(before, benchmark, {_run(scan) for scan in scans}), *scans])
     page = args.out / "names.md"
-    named = pd.read_csv(table, dtype={"case": str})
+    named = pd.read_csv(table, dtype={"case": str, "right": str})
+    named["right"] = named["right"] == "True"  # empty where no level could be judged
     write_whole(page, markdown(named, {method: of.title for method, of in benchmark.names.items()}))
     print(page.read_text(encoding="utf-8"), page, sep="\n")
     return 0
 
 
-def _published(table: Path, benchmark: Benchmark, anew: set[tuple[str, ...]]) -> list[dict[str, Any]]:
+def _published(before: pd.DataFrame, benchmark: Benchmark, anew: set[tuple[str, ...]]) -> list[dict[str, Any]]:
     """Lines that an earlier call wrote of the benchmark's runs, but for those that were named anew."""
-    before = pd.read_csv(table, dtype=str, keep_default_na=False).to_dict("records")
     kept = {_run(run) for run in benchmark.runs.to_dict("records")} - anew
-    return [{str(k): v for k, v in scan.items()} for scan in before if _run(scan) in kept]
+    return [{str(k): v for k, v in scan.items()} for scan in before.to_dict("records") if _run(scan) in kept]
 
 
 def _run(line: Mapping[Any, Any]) -> tuple[str, ...]:

@@ -171,7 +171,7 @@ def read_benchmark(folder: str | Path, published: str | Path | None = None) -> B
 
     Raises:
         FileNotFoundError: there is no results.csv, or a file of the earlier report is missing.
-        ValueError: it holds no run.
+        ValueError: it holds no run, or the published runs saw slices of another size.
     """
     folder = Path(folder)
     table = folder / "results.csv"
@@ -179,16 +179,25 @@ def read_benchmark(folder: str | Path, published: str | Path | None = None) -> B
         raise FileNotFoundError(f"there is no {table}; run python -m scripts benchmark accuracy --out {folder}")
     steps = {"steps": "Int64", "stage1_steps": "Int64"}
     lines, elsewhere = pd.read_csv(table, dtype=steps), pd.DataFrame(columns=CASE_FIELDS)
+    there: set[str] = set()  # published runs
     if published is not None:
         before = _absent(pd.read_csv(f"{published}.csv", dtype=steps), lines)
         elsewhere = _absent(pd.read_csv(f"{published}_per_case.csv.gz", dtype={"case": str}), lines)
+        if "resolution" in lines and (other := {*before["resolution"]} - {*lines["resolution"]}):
+            here = ", ".join(sorted({*lines["resolution"]}))
+            raise ValueError(f"{published}.csv holds runs at {', '.join(sorted(other))} pixels, {folder} at {here}")
+        there = {*_names(before)}
         lines = pd.concat([before, lines], ignore_index=True)[[*lines]]
     if lines.empty:
         raise ValueError(f"{table} holds no run yet")
     last = lines.drop_duplicates(RUN, keep="last")
     runs = last.assign(folder=[folder / name for name in _names(last)]).sort_values(["labelled", "method", "seed"])
     columns = {readout.column(measure): math.nan for readout in READOUTS for measure in MEASURES}
-    runs = pd.DataFrame([{**columns, **run, **_summaries(run["folder"])} for run in runs.to_dict("records")])
+    found = [
+        {**columns, **run, **({} if run["folder"].name in there else _summaries(run["folder"]))}
+        for run in runs.to_dict("records")
+    ]
+    runs = pd.DataFrame(found)
     return Benchmark(folder, lines, runs, _read_cases(runs, elsewhere))
 
 

@@ -32,6 +32,7 @@ MARK = "results"
 """Of the block that receives the short table."""
 LATEX = ("Summary", "Scores", "Ablation", "CPS4 against the others")
 """Chapters whose tables are written for LaTeX, too."""
+NOT_PUBLISHED = "What the runs of the folder share; of those that were published before, their own report said it."
 READING = (
     "Percent, mean ± standard deviation over seeds; each has other labelled patients and initial weights. "
     "Test: mean over the test patients. Unlabelled: hidden labels of the unlabelled training patients (transductive). "
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         "Structures": [_classes(benchmark, args, start)],
         "Pictures": [] if args.no_pictures else [*_pictures(benchmark, args, start)],
         "All columns": [all_columns_table(benchmark)],
-        "Settings": [_settings(benchmark)],
+        "Settings": [_settings(benchmark, "What all runs share." if args.published is None else NOT_PUBLISHED)],
     }
     chapters = [Chapter(head, [part for part in found if part]) for head, found in parts.items()]
     lead = [args.note, *READING] if args.note else list(READING)
@@ -173,13 +174,13 @@ def _published_pictures(published: Path, start: str) -> Iterator[Picture]:
     for kind in ("strip", "attention"):
         picture, path = Path(f"{published}_{kind}.png"), Path(f"{start}_{kind}.png")
         if found := re.search(rf"\({re.escape(picture.name)}\)\n\n(.+)", page):
-            if not path.exists():
+            if picture.resolve() != path.resolve():
                 shutil.copyfile(picture, path)
             yield Picture(path, found[1])
 
 
-def _settings(benchmark: Benchmark) -> Table | str:
-    """What settings.json holds; of rows that were asked for those that were run."""
+def _settings(benchmark: Benchmark, shared: str) -> Table | str:
+    """What settings.json holds, under the caption `shared`; of rows that were asked for those that were run."""
     file = benchmark.folder / "settings.json"
     if not file.is_file():
         return "The benchmark left no settings.json."
@@ -187,4 +188,4 @@ def _settings(benchmark: Benchmark) -> Table | str:
     for key, name in (("methods", str), ("variant", lambda words: words[0])):
         if key in settings:
             settings[key] = [entry for entry in settings[key] if name(entry) in benchmark.names]
-    return settings_table(settings, "What all runs share.")
+    return settings_table(settings, shared)

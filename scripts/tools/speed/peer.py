@@ -17,6 +17,7 @@ import torch
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from ...bundle.model_file import trained_settings
+from ...weights import SETTINGS
 from ..quantise import QUANTISED
 from .labelling import Labelling, PlainLabelling
 from .pairs import Goal, in_turns
@@ -42,6 +43,7 @@ class NnunetPredictor:
 
     def __init__(self, venv: Path, given: dict[str, Any]) -> None:
         self.out = Path(given["out"])
+        self.out.unlink(missing_ok=True)  # of another scan or network
         folders = dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), str(self.out.parent))
         own = {**folders, "nnUNet_def_n_proc": str(given["threads"]), "OMP_NUM_THREADS": str(given["threads"])}
         inherited = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
@@ -77,31 +79,29 @@ class NnunetPredictor:
         raise RuntimeError(f"nnU-Net's predictor ended, see {self.log}\n{tail}")
 
 
-def peer_rows(
-    model: Path, scan: Path, venv: Path | None, work: Path, pairs: int, threads: int
-) -> Iterator[dict[str, Any]]:
+def peer_rows(model: Path, scan: Path, venv: Path, work: Path, pairs: int, threads: int) -> Iterator[dict[str, Any]]:
     """Rows: default settings, and 8-bit integers, beside nnU-Net's predictor; CPU.
 
     Args:
         model: folder `models`; with `model.xml` of `cps4 quantise` for the second row.
         scan: a sagittal volume.
-        venv: nnU-Net's environment; None measures nothing.
+        venv: nnU-Net's environment.
         work: folder of the turned scan and the traced network.
         pairs: measurements of each.
         threads: of both.
 
     Raises:
         RuntimeError: both label different things.
+        ValueError: `model` holds no settings of a training, or `venv` no nnU-Net.
     """
-    if venv is None:
-        for name in (NAME, FAST):
-            yield Goal(name, WANTED, REFERENCE).not_measured("no environment with nnU-Net was given, --nnunet")
-        return
+    reference, settings = f"{REFERENCE}; version {version_of(venv)}", trained_settings(model)
+    if not settings:
+        raise ValueError(f"{model} holds no {SETTINGS} of a training of stage 2")
     work.mkdir(parents=True, exist_ok=True)
     turned = turn(scan, work / "scan.nii.gz")
-    ours = Labelling("PyTorch", "volume", model, str(turned))
+    ours = Labelling("PyTorch", settings["statistics"], model, str(turned))
     get = ours.parser.get_parsed_content
-    settings, size = trained_settings(model) or {}, [int(n) for n in get("image_size")]
+    size = [int(n) for n in get("image_size")]
     traced = work / "network.ts"
     network = PlainLabelling(ours).net
     torch.jit.trace(network, torch.zeros(1, 1, *size)).save(str(traced))
@@ -109,10 +109,10 @@ def peer_rows(
         "network": str(traced), "scan": str(turned), "classes": settings["classes"], "image_size": size,
         "pixel_mm": float(get("pixel_mm")), "threads": threads, "out": str(work / "label.npy"),
     }  # fmt: skip
-    kinds = {NAME: ours}
-    if find_spec("openvino") and (model / QUANTISED).is_file():
-        kinds[FAST] = Labelling("OpenVINO INT8", "volume", model, str(turned))
-    reference = f"{REFERENCE}; version {version_of(venv)}, {ours.slices.shape[-1]} slices"
+    reference += f", {ours.slices.shape[-1]} slices"
+    kinds, fast = {NAME: ours}, find_spec("openvino") and (model / QUANTISED).is_file()
+    if fast:
+        kinds[FAST] = Labelling("OpenVINO INT8", settings["statistics"], model, str(turned))
     with NnunetPredictor(venv, given) as theirs:
         theirs.label()
         for name, labelling in kinds.items():
@@ -125,6 +125,8 @@ def peer_rows(
                 raise RuntimeError(f"both must label the same structures; their Dice is {alike:.3f}")
             times = in_turns(labelling.label, theirs.label, pairs, 1)
             yield Goal(name, WANTED, reference).row(times, dice=round(alike, 4))
+    if not fast:
+        yield Goal(FAST, WANTED, reference).not_measured(f"openvino is not installed, or {model} has no {QUANTISED}")
 
 
 def turn(scan: Path, to: Path) -> Path:

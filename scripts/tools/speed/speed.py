@@ -55,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, default=BUNDLE_ROOT / "docs/results/speed.json", help="a table .md is written beside it")
     kinds = "; ".join(f"{name}: {words}" for name, words in PARTS.items())
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=f"rows to measure ({kinds})")
+    add("--parts", nargs="+", choices=PARTS, metavar="PART",
+        help=f"rows to measure ({kinds}); default: all, peer with --nnunet alone")  # fmt: skip
     add("--pairs", type=int, default=40, help="pairs of measurements of a row; what takes long has its own number")
     add("--threads", type=int, default=1, help="CPU threads of the steps; thresholds always have one")
     add("--seed", type=int, default=0)
@@ -109,10 +110,13 @@ def write(out: Path, measured: dict[str, list[dict[str, Any]]], conditions: dict
 
 def measure(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (part, row) of the chosen parts."""
+    parts = args.parts or [part for part in PARTS if part != "peer" or args.nnunet]
+    if "peer" in parts and not args.nnunet:
+        raise ValueError("the part peer needs nnU-Net: name its environment with --nnunet")
     with ExitStack() as stack:
         work = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for part, rows in kinds(args, work).items():
-            if part in args.parts:
+            if part in parts:
                 yield from ((part, row) for row in rows())
 
 

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from scripts.__main__ import main
 from scripts.tools.speed import peer
 from scripts.tools.speed.peer import NnunetPredictor, dice, peer_rows, turn, version_of
 
@@ -52,10 +53,17 @@ def test_dice_counts_a_pixel_under_its_own_name() -> None:
     assert dice(one, np.zeros_like(one)) == 0
 
 
-def test_without_an_environment_nothing_is_measured(tmp_path: Path) -> None:
-    rows = list(peer_rows(tmp_path, tmp_path / "scan.nii.gz", None, tmp_path / "work", 7, 1))
-    assert [(row["ratio"], row["goal"]) for row in rows] == [(None, 0.1), (None, 0.1)]
-    assert "--nnunet" in rows[0]["reason"]
+def test_asked_for_without_an_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is left out of all parts; named, it is an error before anything is measured or written."""
+    assert main(["benchmark", "speed", "--parts", "peer", "--out", str(tmp_path / "speed.json")]) == 1
+    assert "--nnunet" in capsys.readouterr().err
+    assert not (tmp_path / "speed.json").exists()
+
+
+def test_a_folder_without_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer, "version_of", lambda venv: "2.8.1")
+    with pytest.raises(ValueError, match=r"holds no model\.json"):
+        next(peer_rows(tmp_path, tmp_path / "scan.nii.gz", tmp_path, tmp_path / "work", 7, 1))
     assert not (tmp_path / "work").exists()
 
 
@@ -73,6 +81,9 @@ class TestPredictor:
             theirs.label()
             theirs.label()
             assert theirs.process.poll() is None
+        (tmp_path / "label.npy").write_text("of another scan")
+        with NnunetPredictor(venv, self.given(tmp_path, 9)):
+            assert not (tmp_path / "label.npy").exists()
         assert theirs.process.poll() is not None
 
     def test_its_end_is_an_error_with_its_last_words(self, venv: Path, tmp_path: Path) -> None:
