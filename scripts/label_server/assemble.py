@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import shlex
@@ -123,14 +122,6 @@ def server_command(
     return line
 
 
-def own_pages_alone(port: int) -> dict[str, str]:
-    """Variable of the environment with which other web sites in a browser on this machine cannot ask the server.
-
-    MONAI Label lets all of them ask, unless some are named; its own pages, OHIF among them, need no leave.
-    """
-    return {"MONAI_LABEL_CORS_ORIGINS": json.dumps([f"http://{THIS_MACHINE}:{port}"])}
-
-
 def _monai_label_app(target: Path) -> None:
     """Copy the code of MONAI Label's own app for bundles."""
     with tempfile.TemporaryDirectory() as folder:
@@ -168,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
     remote = args.studies.startswith(("http://", "https://"))
     studies = args.studies if remote else Path(args.studies).absolute()
     line = server_command(args.app.absolute(), studies, args.port, dict(args.conf), args.host)
-    environment = {**own_pages_alone(args.port), **(ARCHIVE if remote else {})}
+    environment = ARCHIVE if remote else {}
     if args.start:
         os.execve(line[0], line, {**environment, **os.environ})
     print(f"the bundle's copy is {bundle}; start the server with")

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..data.datalist import load_datalist
 from ..phantom.write import write_phantoms
-from .assemble import NAME, assemble, own_pages_alone, server_command
+from .assemble import NAME, assemble, server_command
 
 OVERLAYS = ["narrow.yaml", "datasets/phantom.yaml"]
 CONF = {"stage1": "offline_encoders.yaml,datasets/phantom.yaml"}
@@ -54,7 +54,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"train: curl -X POST {url}/train/{NAME} -H 'Content-Type: application/json' -d '{{\"max_epochs\": 10}}'")
     print(f"scans: {studies}; Ctrl-C ends the server", flush=True)
     try:
-        line, environment = server_command(app, studies, args.port, CONF), {**own_pages_alone(args.port), **os.environ}
-        return subprocess.run(line, env=environment, check=False).returncode
+        return subprocess.run(server_command(app, studies, args.port, CONF), env={**os.environ}, check=False).returncode
     except KeyboardInterrupt:
         return 0

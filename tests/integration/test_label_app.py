@@ -110,15 +110,14 @@ class TestStart:
     def test_the_same_line_as_printed(
         self, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        for name in (*module.ARCHIVE, "MONAI_LABEL_CORS_ORIGINS"):
+        for name in module.ARCHIVE:
             monkeypatch.delenv(name, raising=False)
         options = ["--studies", "http://archive:8042/dicom-web", "--port", "8001"]
         assert main(["label_app", str(tmp_path / "app"), *options]) == 0
         words = shlex.split(capsys.readouterr().out.splitlines()[-1])
         line, environment = self.call(monkeypatch, tmp_path, *options)
-        assert line == words[3:]
-        assert all(environment[name] == value for name, _, value in (word.partition("=") for word in words[:3]))
-        assert json.loads(environment["MONAI_LABEL_CORS_ORIGINS"]) == ["http://127.0.0.1:8001"]
+        assert line == words[2:]
+        assert all(environment[name] == value for name, _, value in (word.partition("=") for word in words[:2]))
         assert json.loads(environment["MONAI_LABEL_DICOMWEB_SEARCH_FILTER"]) == {"Modality": "MR"}
         assert line[line.index("--host") + 1] == "127.0.0.1"
 
