@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -198,7 +199,8 @@ def read_benchmark(folder: str | Path, published: str | Path | None = None) -> B
         for run in runs.to_dict("records")
     ]
     runs = pd.DataFrame(found)
-    return Benchmark(folder, lines, runs, _read_cases(runs, elsewhere))
+    cases = _read_cases(runs, elsewhere)
+    return Benchmark(folder, lines, _with_means(runs, cases, there), cases)
 
 
 def _names(table: pd.DataFrame) -> pd.Series:
@@ -242,6 +244,20 @@ def _summaries(folder: Path) -> dict[str, float]:
         part = summary if readout.variant == "raw" else summary.get(readout.variant) or {}
         found.update({readout.column(m): part[m] for m in MEASURES if part.get(m) is not None})
     return found
+
+
+def _with_means(runs: pd.DataFrame, cases: pd.DataFrame, published: Set[str]) -> pd.DataFrame:
+    """Runs, with the means over the cases of published ones where results.csv has no column for them."""
+    mine = cases[_names(cases).isin(published)] if len(cases) else cases
+    by_case = mine.groupby(CASE_FIELDS[:6])[list(MEASURES.values())].mean()
+    means = by_case.groupby(level=CASE_FIELDS[:5]).mean()
+    runs = runs.copy()
+    for (*run, section, variant), mean in means.iterrows():
+        at = (runs[RUN] == run).all(axis=1)
+        for measure, score in MEASURES.items():
+            column = Readout(str(section), str(variant)).column(measure)
+            runs.loc[at & runs[column].isna(), column] = mean[score]
+    return runs
 
 
 def _read_cases(runs: pd.DataFrame, elsewhere: pd.DataFrame) -> pd.DataFrame:
