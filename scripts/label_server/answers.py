@@ -135,4 +135,4 @@ def in_server_words(problem: str) -> str:
     for pattern, words in WORDS.items():
         told = re.sub(pattern, words, told)
     keys = told.count("`") > problem.count("`")
-    return told + (" (keys of configs/train.yaml in the server's copy of the bundle)" if keys else "")
+    return told + (" (keys of settings.yaml in the app's folder, taken when label_app makes it anew)" if keys else "")
