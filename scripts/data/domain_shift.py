@@ -18,11 +18,16 @@ from .check.volumes import UnusableError, read_volume
 MILLIMETRES = {
     "height_mm": "{:.0f} mm from head to foot",
     "depth_mm": "{:.0f} mm from front to back",
+    "width_mm": "{:.0f} mm from left to right",
     "pixel_mm": "pixels of {:.2g} mm",
     "slice_mm": "slices every {:.2g} mm",
 }
 FACTOR = 1.5
 """A length may be this factor above the largest or below the smallest of training."""
+ONLY_LARGE = ("width_mm",)
+"""Lengths of which less is nothing new to the network: in fewer slices there is no tissue that it has not seen."""
+ACROSS = ("slice_mm", "width_mm")
+"""Lengths that a single slice has not."""
 GREY = {"grey_10": "dark tenth", "grey_50": "median", "grey_90": "bright tenth"}
 GREY_SLACK = 0.35
 """Tolerance of a quantile of the normalised grey values beyond the range of training."""
@@ -119,8 +124,8 @@ def domain_shift(
         found.append(f"{grid.plane} slices ({', '.join(p for p in training['planes'] if p != 'any') or 'sagittal'})")
     for name, words in MILLIMETRES.items():
         low, high = ranges.get(name, (0.0, np.inf))
-        size = getattr(grid, name)
-        if not low / FACTOR <= size <= high * FACTOR and not (name == "slice_mm" and grid.slices == 1):
+        size, least = getattr(grid, name), 0.0 if name in ONLY_LARGE else low / FACTOR
+        if not least <= size <= high * FACTOR and not (name in ACROSS and grid.slices == 1):
             found.append(f"{words.format(size)} ({low:.3g} to {high:.3g})")
     measured = {**grey_values(slices), **contrast(slices, label, table)}
     for name, value in measured.items():

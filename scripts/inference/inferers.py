@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from monai.inferers import Inferer, SliceInferer
 from torch import Tensor, nn
 
 from ..ops.batch_norm import batch_norm_statistics
+from ..ops.levels.tissue import foreground_columns
 from ..ops.otsu import otsu_thresholds
 from ..ops.prompt_map import average_slices, upsample
 from ..ops.shift_tta import entropy_weighted_tta
 
 NEVER = -1e4
 """Logit of a class that cannot be; its probability is 0, in half precision too."""
+LEAST = 1e-6
+"""Probability of a class in the log-probabilities of an order."""
 
 
 class VolumeInferer(Inferer):
@@ -120,9 +124,9 @@ class SlicewiseInferer(SliceInferer):
     """MONAI's `SliceInferer` that finds the spine in the plane, with a choice of batch statistics and decoded levels.
 
     A scan that is hardly higher than the window (`TALLER`) is seen in one, and a higher one in several that slide along
-    the height. A volume that is wider than the window is cut to it front to back around the spine: in a few slices a
-    coarse pass finds where the most foreground is, and then the window moves until what the network finds in it lies in
-    its middle; all slices are seen there once.
+    the height. A volume that is wider than the window is cut to it front to back around the spine: in a few slices the
+    window moves until what the network finds in it lies in its middle; all slices are seen there once. It begins in the
+    middle of the volume, or, where that shows no spine, where a coarse pass finds the most foreground.
     Grey values are normalised in the window, so that what lies in front or behind changes neither them nor the batch
     statistics; outside, all is background.
 
@@ -141,6 +145,8 @@ class SlicewiseInferer(SliceInferer):
     than training's costs names, which networks find by the distance from its borders."""
     SEARCH_SHARE, SEARCH_SLICES, STEPS = 5, (2, 8), 12
     """One slice of so many is searched for the spine, at least and at most so many, in at most so many windows."""
+    SHOWN = 0.05
+    """Share of a window's pixels that a spine takes at least: a lumbar one takes a fifth of it."""
     OUTSIDE = 20.0  # logit of the background outside of the window, where all others are 0
 
     def __init__(
@@ -206,27 +212,43 @@ class SlicewiseInferer(SliceInferer):
         part = volume[:, :, :, start : start + self.width]
         return (part - part.mean()) / part.std().clamp_min(1e-6)
 
+    def _shows_spine(self, found: Tensor, rows: int) -> bool:
+        """Whether the foreground (W,) of a window, of so many rows, is that of a spine in its middle half.
+
+        Tissue that batch normalisation by the window alone makes look like one is strewn over all columns.
+        """
+        behind, spread = _off_centre(found)
+        enough = bool(found.sum() >= self.SHOWN * rows * self.width)
+        return enough and abs(behind) <= self.width / 4 and spread <= self.width / 6
+
     def _centred(self, few: Tensor, run: Callable[[Tensor], Tensor], start: int) -> int:
         """First column of the window in whose middle the foreground lies, wherever the search starts."""
-        columns = torch.arange(self.width, device=few.device)
         last, off = few.shape[3] - self.width, dict[int, float]()
         while start not in off and len(off) < self.STEPS:
-            found = _foreground(run(self._window(few, start)))
-            centre = float((found * columns).sum() / found.sum().clamp_min(1e-9))
-            behind = centre - (self.width - 1) / 2
+            behind, _ = _off_centre(_foreground(run(self._window(few, start))))
             off[start] = abs(behind)
             # By a pixel at least, until the centre lies between two windows: both are then known, from either side.
             start = min(max(start + (round(behind) or (1 if behind > 0 else -1)), 0), last)
         return min(off, key=lambda at: off[at])
 
     def _coarse_start(self, few: Tensor, run: Callable[[Tensor], Tensor]) -> int:
-        """First column of the window with the most foreground, the middle weighted more; windows overlap by a third."""
+        """First column of the window around the spine of the middle window, or of that with the most foreground.
+
+        Where the middle shows no spine, windows that overlap by a third are searched; their middle is weighted more.
+        """
+
+        def foreground(start: int) -> Tensor:
+            return _foreground(run(few[:, :, :, start : start + self.width]))
+
         last = few.shape[3] - self.width
+        found = foreground(last // 2)
+        if self._shows_spine(found, few.shape[2] * few.shape[4]):
+            return min(max(last // 2 + round(_off_centre(found)[0]), 0), last)
         total, count = torch.zeros(2, few.shape[3], device=few.device)
         steps = -(-last // max(2 * self.width // 3, 1))
         for start in [last * step // steps for step in range(steps + 1)]:
             part = slice(start, start + self.width)
-            total[part] += _foreground(run(few[:, :, :, part]))
+            total[part] += foreground(start)
             count[part] += 1
         weight = torch.hann_window(self.width + 2, periodic=False, device=total.device)[1:-1]
         return int(F.conv1d((total / count)[None, None], weight[None, None]).argmax())
@@ -241,6 +263,14 @@ def _unlabelled_as_background(logits: Tensor, labelled: Sequence[int] | None) ->
     merged[:, 0] = logits[:, [0, *never]].float().logsumexp(1).to(logits.dtype)
     merged[:, never] = NEVER
     return merged
+
+
+def _off_centre(found: Tensor) -> tuple[float, float]:
+    """Columns by which the centre of the foreground (W,) lies behind the window's middle; its standard deviation."""
+    columns = torch.arange(len(found), device=found.device) - (len(found) - 1) / 2
+    share = found / found.sum().clamp_min(1e-9)
+    centre = (share * columns).sum()
+    return float(centre), float((share * (columns - centre) ** 2).sum().sqrt())
 
 
 def _foreground(logits: Tensor) -> Tensor:
@@ -284,6 +314,15 @@ def append_decoded(logits: Tensor, orders: Sequence[Callable[[Tensor], Tensor]])
     """Logits (B, N, H, W, S) -> (B, (1 + len(orders)) N, H, W, S): logits, then log-probabilities by each order."""
     if not orders:
         return logits
-    probs = logits.float().softmax(1).movedim(-1, 1)  # (B, S, N, H, W)
-    ordered = [torch.stack([order(volume) for volume in probs]).movedim(1, -1) for order in orders]
-    return torch.cat([logits, *(of.clamp_min(1e-6).log().to(logits.dtype) for of in ordered)], 1)
+    volumes = logits.float().movedim(-1, 1)  # (B, S, N, H, W)
+    ordered = [torch.stack([_ordered(volume, order) for volume in volumes]).movedim(1, -1) for order in orders]
+    return torch.cat([logits, *(of.to(logits.dtype) for of in ordered)], 1)
+
+
+def _ordered(logits: Tensor, order: Callable[[Tensor], Tensor]) -> Tensor:
+    """Log-probabilities (S, N, H, W) by an order, which sees the columns with foreground alone."""
+    spine = foreground_columns(logits)
+    log_probs = torch.full_like(logits, math.log(LEAST))
+    log_probs[:, 0] = 0.0
+    log_probs[..., spine] = order(logits[..., spine].softmax(1)).clamp_min(LEAST).log()
+    return log_probs

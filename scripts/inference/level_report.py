@@ -22,7 +22,7 @@ from ..ops.levels.naming import ChainNaming
 from ..ops.levels.report import level_evidence
 from ..ops.levels.spine_parts import off_spine, specks
 from ..ops.levels.structures import as_volume, field_of
-from ..ops.levels.tissue import top_class
+from ..ops.levels.tissue import foreground_columns, top_class
 from ..ops.levels.verdict import OK, Trained
 from ..report.spine_picture import spine_picture
 
@@ -64,7 +64,8 @@ class LevelEvidenced(MapTransform):
         d, image = dict(data), data.get(self.image_key)
         for key in self.key_iterator(d):
             parts = convert_to_tensor(d[key], track_meta=False).float().movedim(-1, 0).split(self.table.num_classes, 1)
-            probs, label = parts[0].softmax(1), top_class(parts[1 + self.order])
+            spine = foreground_columns(parts[0])
+            probs, label = parts[0][..., spine].softmax(1), top_class(parts[1 + self.order][..., spine])
             names = None if self.naming is None else self.naming.evidence(probs)
             evidence, findings = level_evidence(probs, label, self.table, self.chain, names)
             found = label > 0

@@ -16,6 +16,7 @@ from tests import tiny
 TABLE = ClassTable.load()
 SAGITTAL = np.diag([1.0, 1.0, 4.0, 1.0])[[2, 1, 0, 3]]
 RANGES = {"height_mm": [250.0, 300.0], "depth_mm": [200.0, 260.0], "pixel_mm": [0.8, 1.2], "slice_mm": [3.3, 4.4]}
+RANGES |= {"width_mm": [40.0, 60.0]}
 RANGES = {"scans": 4, "planes": ["sagittal"], "ranges": {**RANGES, "grey_50": [-0.4, 0.1], "grey_of_disc": [-0.5, 0.5]}}
 
 
@@ -42,16 +43,20 @@ class TestUnlikeTraining:
             ({"affine": np.diag([1.0, 1.0, 5.0, 1.0]), "shape": (220, 220, 55)}, "axial slices (sagittal)"),
             ({"shape": (120, 220, 12)}, "120 mm from head to foot (250 to 300)"),
             ({"shape": (260, 500, 12)}, "500 mm from front to back (200 to 260)"),
+            ({"shape": (260, 220, 24)}, "96 mm from left to right (40 to 60)"),
             ({"shift": 1.5}, "median of the grey values at 1."),
             ({"disc": 1.8}, "grey of disc at 1.80 (-0.50 to 0.50)"),
         ],
-        ids=["plane", "height", "depth", "intensity", "contrast"],
+        ids=["plane", "height", "depth", "width", "intensity", "contrast"],
     )
     def test_other(self, changes, words) -> None:
         sentence = told(**changes)
         assert sentence is not None
         assert sentence.startswith("does not look like the scans of the training (theirs in brackets): ")
         assert words in sentence
+
+    def test_fewer_slices_show_nothing_new(self) -> None:
+        assert told(shape=(260, 220, 3)) is None
 
     def test_one_slice_has_no_distance(self) -> None:
         assert told(np.diag([1.0, 1.0, 99.0, 1.0])[[2, 1, 0, 3]], (260, 220, 1)) is None
@@ -77,7 +82,7 @@ class TestTrainingRanges:
     def test_ranges(self, dataset: SliceDataset) -> None:
         seen = TrainingRanges([dataset], TABLE)()
         assert (seen["scans"], seen["planes"]) == (2, ["any"])
-        for number, name in enumerate(("height_mm", "depth_mm")):
+        for number, name in enumerate(("height_mm", "depth_mm", "width_mm")):
             sizes = [nibabel.load(e["image"]).shape[2 - number] for e in dataset.data]
             assert seen["ranges"][name] == [min(sizes), max(sizes)]
         assert json.loads(json.dumps(seen)) == seen

@@ -12,7 +12,13 @@ from monai.engines import SupervisedTrainer
 from monai.inferers import SliceInferer
 from torch import Tensor, nn
 
-from scripts.inference.inferers import PromptMapInferer, ShiftTTAInferer, SlicewiseInferer, VolumeInferer
+from scripts.inference.inferers import (
+    PromptMapInferer,
+    ShiftTTAInferer,
+    SlicewiseInferer,
+    VolumeInferer,
+    append_decoded,
+)
 from scripts.ops.batch_norm import batch_norm_statistics
 from scripts.ops.otsu import otsu_thresholds
 from scripts.ops.prompt_map import prompt_guided_map, upsample
@@ -292,6 +298,37 @@ class TestSpineInThePlane:
         assert seen[-1] == slices
         assert len(seen) <= 6
         assert found.argmax(1).sum() == 36 * 4 * slices
+
+    @pytest.mark.parametrize(("front", "coarse"), [(37, False), (34, False), (40, False), (30, True), (1, True)])
+    def test_the_coarse_pass_is_for_spines_off_the_middle(self, front: int, coarse: bool) -> None:
+        scan = self.scan()
+        around = torch.rand(1, 1, 40, 74, 5, generator=torch.Generator().manual_seed(1))
+        wide = torch.cat([around[:, :, :, :front], scan, around[:, :, :, front:]], 3)  # the spine's middle: front + 9.5
+        network, seen = Bright(), []
+        network.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+        label = self.infer(wide, network=network).argmax(1)
+        assert (len(seen) > 4) is coarse  # the middle, the window around the spine once or twice, all slices
+        assert torch.equal(label[:, :, front : front + 20], self.infer(scan).argmax(1))
+        assert label.sum() == 36 * 4 * 5
+
+    def test_an_order_sees_the_columns_of_the_spine_alone(self) -> None:
+        seen = []
+
+        def turned(probs: Tensor) -> Tensor:
+            seen.append(probs.shape[-1])
+            return probs.flip(1)
+
+        logits = torch.full((1, 2, 6, 30, 3), -9.0)
+        logits[:, 0] = 9.0
+        logits[0, :, 2, 12:15] = torch.tensor([-4.0, 4.0])[:, None, None]
+        found = append_decoded(logits, [turned])
+        assert seen == [5]
+        assert torch.equal(found[:, :2], logits)
+        within, whole = found[:, 2:, :, 11:16].exp(), torch.zeros(1, 2, 6, 30, 3)
+        torch.testing.assert_close(within, logits[:, :, :, 11:16].softmax(1).flip(1).clamp_min(1e-6))
+        whole[:, 0], whole[:, 1] = 1.0, 1e-6
+        whole[:, :, :, 11:16] = within
+        torch.testing.assert_close(found[:, 2:].exp(), whole)
 
     def test_a_class_that_no_label_named_shows_no_spine(self) -> None:
         front = torch.rand(1, 1, 40, 60, 5, generator=torch.Generator().manual_seed(1))

@@ -42,6 +42,11 @@ class Grid:
     rows: int
     columns: int
 
+    @property
+    def width_mm(self) -> float:
+        """Field of view from left to right."""
+        return self.slices * self.slice_mm
+
 
 def grid_of(shape: Sequence[int], affine: np.ndarray) -> Grid:
     """Describe a grid.

@@ -37,16 +37,20 @@ def spine_rows(weight: Tensor, degree: int = 3) -> Tensor:
         degree: of the polynomial column = f(row).
 
     Returns:
-        (B, H, W) int64 in [0, H); pixels of a tilted disc get the same row.
+        (B, H, W) int64 in [0, H); pixels of a tilted disc get the same row. Columns without weight that are added or
+        left out at the sides change nothing.
 
     Convention: rows run from superior to inferior, as in all slices here.
     """
     sizes = check_shape("weight", weight, "B H W")
     height, width = sizes["H"], sizes["W"]
     rows = torch.linspace(-1, 1, height, device=weight.device)
-    columns = torch.arange(width, device=weight.device, dtype=torch.float32)
     mass = weight.sum(2)  # (B, H)
-    moment = (weight * columns).sum(2)
+    moment = (weight * torch.arange(width, device=weight.device, dtype=torch.float32)).sum(2)
+    # Columns count from the middle of the weight, to which the ridge draws the line, too.
+    middle = moment.sum(1) / mass.sum(1).clamp_min(1e-6)  # (B,)
+    moment = moment - middle[:, None] * mass
+    columns = torch.arange(width, device=weight.device, dtype=torch.float32) - middle[:, None, None]
     powers = torch.stack([rows**k for k in range(degree + 1)], 1)  # (H, K)
     slopes = torch.stack([k * rows ** max(k - 1, 0) for k in range(degree + 1)], 1) * 2 / (height - 1)
     # Ridge regularisation for slices without a spine; far below the weight of a single structure.

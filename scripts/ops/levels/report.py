@@ -77,22 +77,22 @@ def level_evidence(
     check_shape("label", label, "S H W", sizes)
     chain = [int(c) for c in chain if c]
     groups = group_index(table).to(probs.device)
-    levels = level_probability(probs, groups)
-    top = top_class(
-        levels.masked_fill(groups[:, None, None] != groups[label][:, None], -1.0)
-    )  # the network's class within the decoded type
+    at = (label > 0).nonzero(as_tuple=True)
+    named = label[at]  # (M,)
+    levels = level_probability(probs[at[0], :, at[1], at[2]][..., None, None], groups)[..., 0, 0]  # (M, N)
+    top = top_class(levels.masked_fill(groups != groups[named][:, None], -1.0))  # network's class in the decoded type
     position = {c: k for k, c in enumerate(chain)}
     evidence: dict[int, Evidence] = {}
     offsets = []
     given: dict[int, list[int]] = {}
     for c in chain:
-        inside = label == c
+        inside = named == c
         if not inside.any():
             continue
         votes = torch.bincount(top[inside], minlength=len(table.names)).float()
         most = int(votes.argmax())
         known = None if names is None else names.posterior.get(c, 0.0)
-        evidence[c] = Evidence(float(levels[:, c][inside].mean()), table.names[most], known)
+        evidence[c] = Evidence(float(levels[inside, c].mean()), table.names[most], known)
         offsets.append((position[c], position.get(most, position[c]) - position[c]))
         for other in (votes >= SECOND_SHARE * votes.sum()).nonzero().flatten().tolist():
             given.setdefault(other, []).append(c)

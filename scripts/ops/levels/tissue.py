@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,22 @@ def top_class(scores: Tensor) -> Tensor:
     """Arg max over the classes, (B, N, ...) scores -> (B, ...) int64; the first of equal scores."""
     # On a CPU several times faster than argmax, which is not vectorised over an inner axis.
     return scores.max(dim=1).indices
+
+
+def foreground_columns(logits: Tensor) -> slice:
+    """Columns outside of which no type is more likely than the background, whichever classes a type sums up.
+
+    Args:
+        logits: (B, N, H, W) scores of the classes, the background first.
+
+    Returns:
+        The smallest range with all columns in which a class has more than 1 / (N - 1) of the background's probability,
+        and one more on either side, for resampling; all columns if there is none.
+    """
+    check_shape("logits", logits, "B N H W")
+    likely = logits[:, 1:].amax(1) > logits[:, 0] - math.log(logits.shape[1] - 1)
+    found = likely.any(0).any(0).nonzero().flatten().tolist()
+    return slice(max(found[0] - 1, 0), found[-1] + 2) if found else slice(0, logits.shape[-1])
 
 
 def type_probability(probs: Tensor, groups: Tensor) -> Tensor:

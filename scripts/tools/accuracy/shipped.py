@@ -183,7 +183,8 @@ def page(
     if agnostic:
         cells = [[name, percent(of.get("vertebra")), percent(of.get("disc"))] for name, of in agnostic.items()]
         table = format_table(["labels that name no levels", "vertebrae, Dice %", "discs, Dice %"], cells, markdown=True)
-        lines += [table, ""]
+        lines += [table, "", "Voxels that such labels call 255 are left out.", ""]
+    sets = " ".join(f'"{name}"=T{number}.json' for number, name in enumerate(agnostic, 1))
     lines += [
         f"Expected calibration error of `confidence`, against a Dice above {LEVEL_RIGHT} under the structure's own "
         f"name: {calibrated.error:.3f} (95 % interval {calibrated.low:.3f} to {calibrated.high:.3f}; "
@@ -193,7 +194,7 @@ def page(
         f"{settings.get('channels')}. Its training and terms: [model card](../README.md). Written by",
         "",
         "```",
-        COMMAND.format(others="".join(f' --unknown-levels "{name}"=T.json' for name in agnostic)),
+        COMMAND.format(others=f" --unknown-levels {sets}" if sets else ""),
         "```",
         "",
         f"on {datetime.date.today()}, {device_name()}, {platform.machine()}.",

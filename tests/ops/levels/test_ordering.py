@@ -100,6 +100,15 @@ class TestSpineRows:
         weight[0, y, 960 + y - 32] = 1.0
         assert (spine_rows(weight)[0, y, 960 + y - 32] - y).abs().max() <= 1
 
+    @pytest.mark.parametrize("front", [1, 40, 700])
+    def test_property_columns_beside_the_spine_change_nothing(self, front: int) -> None:
+        weight = (
+            torch.rand(3, 40, 12, generator=torch.Generator().manual_seed(2))
+            * torch.tensor([1.0, 0.02, 0.0])[:, None, None]
+        )
+        wide = torch.nn.functional.pad(weight, (front, 7))
+        assert torch.equal(spine_rows(wide)[:, :, front : front + 12], spine_rows(weight))
+
     def test_value_empty(self) -> None:
         rows = spine_rows(torch.zeros(1, 7, 5))
         assert torch.equal(rows, torch.arange(7)[:, None].expand(1, 7, 5))

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.labels import ClassTable
-from scripts.ops.levels.tissue import group_index, level_probability, top_class, type_probability
+from scripts.ops.levels.tissue import foreground_columns, group_index, level_probability, top_class, type_probability
 
 GROUPS = torch.tensor([0, 1, 2, 2, 3, 3, 3])
 
@@ -26,6 +26,32 @@ class TestTopClass:
     def test_value_first_of_equals(self) -> None:
         scores = torch.tensor([[0.0, 3.0, -torch.inf], [0.0, 3.0, -torch.inf], [-1.0, 4.0, -torch.inf]])
         assert top_class(scores[None]).tolist() == [[0, 2, 0]]
+
+
+class TestForegroundColumns:
+    def test_value(self) -> None:
+        logits = torch.zeros(2, 3, 4, 9)
+        logits[:, 0] = 9.0
+        logits[0, 1, 1, 4], logits[1, 2, 3, 6] = 8.4, 8.4  # of two classes: together above the background
+        assert foreground_columns(logits) == slice(3, 8)
+        logits[1, 2, 3, 6] = 8.3  # ln 2 = 0.693: below half of it
+        logits[0, 2, 0, 0] = 9.0
+        assert foreground_columns(logits) == slice(0, 6)
+
+    def test_value_nothing(self) -> None:
+        logits = torch.zeros(1, 3, 4, 9)
+        logits[:, 0] = 9.0
+        assert foreground_columns(logits) == slice(0, 9)
+
+    @given(st.integers(0, 10_000), st.floats(0.0, 12.0))
+    @settings(max_examples=20)
+    def test_property_background_outside(self, seed: int, background: float) -> None:
+        logits = 3 * torch.randn(2, 7, 3, 30, generator=torch.Generator().manual_seed(seed))
+        logits[:, 0] += background
+        spine = foreground_columns(logits)
+        tissue = top_class(type_probability(logits.softmax(1), GROUPS))
+        columns = (tissue > 0).any(0).any(0).nonzero().flatten().tolist()
+        assert all(spine.start < c < spine.stop - 1 or c in (0, 29) for c in columns)
 
 
 class TestTypeProbability:
