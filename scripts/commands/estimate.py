@@ -49,9 +49,10 @@ def training_seconds(
     """
     # what the data sets would tell is not read; a step behind the first round asks for none of it
     parser = composed(configs, {**settings, "fuse#chain": "$None"})
-    epochs, length, rounds, interval = (
-        parser.get_parsed_content(key) for key in ("max_epochs", "iters_per_epoch", "rounds", "val_interval")
+    epochs, length, interval = (
+        parser.get_parsed_content(key) for key in ("max_epochs", "iters_per_epoch", "val_interval")
     )
+    rounds = len(parser.get_parsed_content("pseudo_labels#epochs"))
     labelled, other = _stream(parser, "batch_size"), _stream(parser, "unlabelled_batch_size")
     other["pseudo_label"] = other.pop("label")
     begins = parser.get_parsed_content("ramp#start") if unlabelled else 1.0

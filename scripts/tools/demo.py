@@ -36,8 +36,6 @@ AFTER_WARM_START = {
     "ramp#start": 0.0, "learning_rate": 0.001, "max_epochs": 12, "val_interval": 3,
     "prior_geometry": "$None",  # the warm start's cohort is this one
 }  # fmt: skip
-OF_METHOD: dict[str, dict[str, Any]] = {"cps4": {"pseudo_labels#epochs": [1, 7]}}
-"""Settings of one method: so long a warm start labels whole volumes well enough for a round at the beginning."""
 EXAMPLE, SHIPPED = BUNDLE_ROOT / "docs" / "example" / "spider_052.nii.gz", BUNDLE_ROOT / "models"
 """A scan that comes with the bundle, and the folder of the network that does."""
 OF_STRUCTURES = {
@@ -279,8 +277,7 @@ def run(args: argparse.Namespace) -> int:
     demo.train("stage 1", "pretraining", ["pretrain.yaml", "offline_encoders.yaml", overlays[-1]], val_interval=2)
     warm = demo.folder / "warm_start" / "models" / "model.pt"
     for method, configs in METHODS.items():
-        own = {**AFTER_WARM_START, **OF_METHOD.get(method, {})}
-        demo.train(method, "training", ["train.yaml", *configs, *overlays], warm_start=warm, **own)
+        demo.train(method, "training", ["train.yaml", *configs, *overlays], warm_start=warm, **AFTER_WARM_START)
         demo.phase(f"{method} scores", partial(demo.score, method))
     settings = {**phantoms, "phantom_seed": phantoms["seed"], "seed": args.seed, "python": platform.python_version()}
     summary = demo.summary(settings)

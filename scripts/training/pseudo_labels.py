@@ -291,7 +291,7 @@ class PseudoLabelledSlices(Dataset[dict[str, Any]]):
         return {**self.dataset[index], "label": label, "is_unlabelled": self.is_unlabelled}
 
 
-def round_epochs(max_epochs: int, ramp: Callable[[float], float], rounds: int) -> list[int]:
+def round_epochs(max_epochs: int, ramp: Callable[[float], float], rounds: int, at_once: bool = False) -> list[int]:
     """Epochs at which rounds start: as many, at equal distances, after as long a time without, while the ramp is not 0.
 
     One round begins in the middle of the epochs in which the ramp is not 0, two after each third of them: a teacher
@@ -300,10 +300,13 @@ def round_epochs(max_epochs: int, ramp: Callable[[float], float], rounds: int) -
     Args:
         max_epochs: of the training.
         ramp: progress in [0, 1) -> weight of the unlabelled terms.
-        rounds: number of rounds, ≥ 1.
+        rounds: number of rounds; 0 for none.
+        at_once: one round more, at the first of these epochs, for a teacher that begins with trained weights.
     """
     active = [epoch for epoch in range(1, max_epochs + 1) if ramp(epoch / max_epochs - 1e-9) > 0]
-    return sorted({active[len(active) * k // (rounds + 1)] for k in range(1, rounds + 1)}) if active else []
+    if not active or not rounds:
+        return []
+    return sorted({active[len(active) * k // (rounds + 1)] for k in range(0 if at_once else 1, rounds + 1)})
 
 
 def ordered_label(

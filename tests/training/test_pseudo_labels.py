@@ -299,7 +299,10 @@ class TestRoundEpochs:
         ],
     )
     def test_value(self, epochs: int, start: float, number: int, expected: list[int]) -> None:
-        assert round_epochs(epochs, partial(sigmoid_ramp, start=start, length=0.15), number) == expected
+        ramp = partial(sigmoid_ramp, start=start, length=0.15)
+        assert round_epochs(epochs, ramp, number) == expected
+        first = [epoch for epoch in range(1, epochs + 1) if start < epoch / epochs][: bool(number)]
+        assert round_epochs(epochs, ramp, number, at_once=True) == sorted({*first, *expected})
 
 
 class TestOrderedLabel:

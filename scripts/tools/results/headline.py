@@ -9,7 +9,7 @@ import pandas as pd
 from .benchmark_folder import TEST, Benchmark, Readout
 from .document import Table
 from .method_tables import most_seeds, over_seeds
-from .row_names import ALL_LABELLED, FULL, LITERAL, REFERENCE
+from .row_names import ALL_LABELLED, AT_ONCE, FULL, LITERAL, REFERENCE
 
 RIVALS = ("Semi-supervised", "Text-guided")
 """Groups of the methods that others have published."""
@@ -33,7 +33,7 @@ def headline_table(benchmark: Benchmark, more: str = "below") -> Table | None:
     readout, rival = benchmark.written("unlabelled"), best_rival(benchmark)
     if not benchmark.has(readout):
         return None
-    wanted = [*BASELINES, *([rival] if rival else []), LITERAL, REFERENCE, FULL]
+    wanted = [*BASELINES, *([rival] if rival else []), LITERAL, REFERENCE, AT_ONCE, FULL]
     rows = [m for m in wanted if m in benchmark.names]
     seeds = most_seeds(benchmark)
     columns = {}

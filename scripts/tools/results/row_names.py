@@ -13,6 +13,8 @@ REFERENCE, FULL = "cps4", "full"
 """The row that all others are compared with, and the one that trained on the labels of all training patients."""
 LITERAL = "cps4_literal"
 """The paper's letter."""
+AT_ONCE = "early_rounds"
+"""CPS4 with a first round of pseudo-labels at the first epoch, before that became the default from a warm start."""
 OUTSIDE_FULL = "nnunet_full"
 """nnU-Net on the labels of all training patients."""
 ALL_LABELLED = (FULL, OUTSIDE_FULL)
@@ -43,6 +45,7 @@ METHODS = {
     "dusss": MethodName("DuSSS", "Text-guided"),
     LITERAL: MethodName("CPS4 as published", "CPS4"),
     "cps4": MethodName("CPS4 (ours)", "CPS4"),
+    AT_ONCE: MethodName("CPS4, first round at once", "CPS4"),
     "token": MethodName("token loss alone", "Ablations"),
     "pixel": MethodName("pixel loss alone", "Ablations"),
     "masked_images": MethodName("masked images first", "Ablations"),

@@ -60,5 +60,10 @@ class TestHeadlineTable:
         assert list(table.cells.index) == ["Supervised only", "CPS4 (ours)"]
         assert "with the names of the network" in table.caption
 
+    def test_an_earlier_form_of_the_default(self, tmp_path):
+        scores = {m: MANY["cps4"] for m in ("early_rounds", "cps4")}
+        table = headline_table(read_benchmark(write_benchmark(tmp_path, scores, (1,), (0,), decoded=False)))
+        assert list(table.cells.index) == ["CPS4 (ours)", "CPS4, first round at once"]
+
     def test_nothing_scored(self, tmp_path):
         assert headline_table(write_runs(tmp_path, {("cps4", 1, 0): 0.5})) is None
