@@ -50,14 +50,11 @@ format: $(READY)  ## ruff: sort imports, mend what can be mended, format
 types: $(READY)  ## mypy on scripts/, a part of lint
 	$(BIN)/mypy
 
-# a file's tests stay together, since they share what they train
-SHARED := --numprocesses auto --maxprocesses 4 --dist loadfile
-
 test: $(READY)  ## all tests but those marked slow, reliability (a sample of them runs) or gpu
-	$(BIN)/python -m pytest $(SHARED)
+	$(BIN)/python -m pytest
 
 test-all: $(READY_EXTRAS) test-label test-oldest  ## all tests, optional packages and oldest versions too; those for a GPU skip themselves without one
-	$(BIN)/python -m pytest $(SHARED) -m "not label"
+	$(BIN)/python -m pytest -m "not label"
 
 $(OLDEST_READY): requirements-oldest.txt requirements-dev.txt
 	test -x $(OLDEST_BIN)/python || $(PYTHON) -m venv .venv-oldest
@@ -66,7 +63,7 @@ $(OLDEST_READY): requirements-oldest.txt requirements-dev.txt
 	touch $@
 
 test-oldest: $(OLDEST_READY)  ## what `make test` runs, with the oldest versions (requirements-oldest.txt)
-	$(OLDEST_BIN)/python -m pytest $(SHARED)
+	$(OLDEST_BIN)/python -m pytest
 
 # the newest releases of all that requirements.txt and requirements-dev.txt name, on one Python
 .venv-newest-%/.ready: requirements.txt requirements-dev.txt
