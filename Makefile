@@ -50,8 +50,9 @@ format: $(READY)  ## ruff: sort imports, mend what can be mended, format
 types: $(READY)  ## mypy on scripts/, a part of lint
 	$(BIN)/mypy
 
+# A file's tests stay in one process, since they share what they train.
 test: $(READY)  ## all tests but those marked slow, reliability (a sample of them runs) or gpu
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-all: $(READY_EXTRAS) test-label test-oldest  ## all tests, optional packages and oldest versions too; those for a GPU skip themselves without one
 	$(BIN)/python -m pytest -m "not label"
